@@ -1,0 +1,202 @@
+"""The stream of training batches: step number in, the same batch out, on any number of processes.
+
+The whole state of the data is one integer, the step: nothing else is saved or restored on resume.
+Shapes: N images per batch and rank, C = 3 channels, H height, W width.
+"""
+
+import atexit
+import ctypes
+import itertools
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from unclip.data.emoji_scene import Stream, mix
+from unclip.data.sources import Source
+
+_log = logging.getLogger(__name__)
+_ROUNDS = 8
+
+
+class Batch(TypedDict):
+    """images: (N, 3, H, W) float32 in [-1, 1]; captions: N of them."""
+
+    images: Tensor
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Position 0, 1, 2, ... in the stream -> index into a source, without end.
+
+    Each run of `length` positions is one epoch and holds every image once, in an order of its own.
+    Position k of epoch e gives e * length + (image number): sources take indices beyond their
+    length as the same images with fresh crops and captions. No permutation is stored: it is a
+    Feistel network over the next power of four, walked until it lands below `length` (Black and
+    Rogaway, 2002), so that a billion images cost no memory.
+
+    shuffle = False is the identity, for sources whose indices are independent draws already.
+    """
+
+    length: int
+    seed: int = 0
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError("there are no images to put in order")
+
+    @classmethod
+    def of(cls, source: Source, seed: int = 0) -> "Order":
+        """The order that suits the source: shuffled, or the identity for endless ones."""
+        return cls(len(source), seed, shuffle=not source.endless)
+
+    def __call__(self, position: int) -> int:
+        assert position >= 0, position
+        if not self.shuffle:
+            return position
+        epoch, place = divmod(position, self.length)
+        return epoch * self.length + self._permuted(place, Stream(self.seed, epoch).state)
+
+    def _permuted(self, place: int, key: int) -> int:
+        half = max(1, ((self.length - 1).bit_length() + 1) // 2)  # bits
+        mask = (1 << half) - 1
+        while True:
+            left, right = place >> half, place & mask
+            for turn in range(_ROUNDS):
+                left, right = right, left ^ (mix(key ^ (right * _ROUNDS + turn)) & mask)
+            place = left << half | right
+            if place < self.length:
+                return place
+
+
+def batches(
+    source: Source,
+    order: Order,
+    batch_size: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+) -> Iterator[Batch]:
+    """The batches of step `start_step`, `start_step` + 1, ..., without end.
+
+    batch_size: images per step over all ranks; rank r gets the r-th contiguous slice of them.
+    num_workers: processes that load ahead; the batches are the same for any number. Workers compute
+    on one thread, leave Ctrl-C and a first SIGTERM to the main process, and die with it. Close the
+    iterator (or drop it) to end them.
+
+    The global random state of torch is neither used nor changed. Images that cannot be decoded are
+    logged once each as warnings. ValueError for impossible numbers, and from the source.
+    """
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size} processes does not exist")
+    if batch_size < 1 or batch_size % world_size:
+        raise ValueError(
+            f"batch_size {batch_size} cannot be split evenly over {world_size} processes; "
+            f"choose a multiple of {world_size}"
+        )
+    if num_workers < 0 or start_step < 0:
+        raise ValueError("num_workers and start_step must be 0 or more")
+    steps = _Steps(source, order, batch_size, rank, world_size)
+    return _finished(steps, start_step, num_workers)
+
+
+def _finished(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[Batch]:
+    warned: set[str] = set()
+    for raw in _raw(steps, start_step, num_workers):
+        if "error" in raw:  # a worker's ValueError, without the traceback of another process
+            raise ValueError(raw["error"])
+        for name in raw["unreadable"]:
+            if name not in warned:
+                warned.add(name)
+                _log.warning("%s; another image takes its place", name)
+        # Scaled here: bytes are a quarter of the traffic between processes.
+        images = raw["images"].float().div_(127.5).sub_(1.0)  # (N, 3, H, W)
+        yield {"images": images, "captions": raw["captions"]}
+
+
+def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[str, Any]]:
+    if num_workers == 0:
+        yield from map(steps.__getitem__, itertools.count(start_step))
+        return
+    parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
+    loader = DataLoader(
+        steps,
+        batch_size=None,  # a step is a whole batch already
+        sampler=_From(start_step),
+        num_workers=num_workers,
+        worker_init_fn=partial(_start_worker, parent),
+        generator=torch.Generator(),  # without one it draws from the global random state
+    )
+    held = [iter(loader)]
+    # Dropping the iterator ends its workers; at exit that must come before torch's and Python's
+    # own clean-up, which would wait for workers that nobody has told to stop.
+    atexit.register(held.clear)
+    try:
+        while True:
+            yield next(held[0])
+    finally:
+        held.clear()
+        atexit.unregister(held.clear)
+
+
+class _Steps(Dataset[dict[str, Any]]):
+    """Step -> this rank's part of the batch, uint8."""
+
+    def __init__(
+        self, source: Source, order: Order, batch_size: int, rank: int, world_size: int
+    ) -> None:
+        self.source = source
+        self.order = order
+        self.batch_size = batch_size
+        self.share = batch_size // world_size
+        self.offset = rank * self.share
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        first = step * self.batch_size + self.offset
+        try:
+            samples = [self.source[self.order(first + i)] for i in range(self.share)]
+        except ValueError as error:
+            return {"error": str(error)}
+        return {
+            "images": torch.stack([sample["image"] for sample in samples]),  # (N, 3, H, W)
+            "captions": [sample["caption"] for sample in samples],
+            "unreadable": [name for sample in samples for name in sample.get("unreadable", ())],
+        }
+
+
+class _From(Sampler[int]):
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+def _start_worker(parent: int | None, worker: int) -> None:
+    """Quiet, obedient workers: the main process decides when to stop, and none outlives it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _obey_the_second)
+    # The kernel kills a worker when the thread that started it ends; torch's own watch takes 5 s.
+    if parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def _obey_the_second(signum: int, frame: object) -> None:
+    """A signal to the whole group stops training in the main process, which still needs batches
+    to reach its checkpoint; a second one, as Python sends at exit, ends the worker."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,417 @@
+"""Images at the border: files of any kind become RGB, RGB becomes tensors in [-1, 1] and back.
+
+Shapes: N batch, C = 3 channels, H height, W width, n side of a square image in pixels.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cache
+from io import BytesIO
+from os import PathLike, fspath
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from unclip.config import from_mapping, to_mapping
+
+MAX_PIXELS = 178_956_970
+"""Largest image that is opened by default, the limit at which Pillow too refuses: 0.5 GB as RGB."""
+
+# Pillow knows forty formats; these are the ones for pictures. The rest stays shut on purpose: EPS
+# starts Ghostscript, TGA has no signature, so that text files pass for pictures.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+"""File name endings, in lower case, that count as images in a folder."""
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(
+    source: str | PathLike[str] | bytes,
+    *,
+    size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+) -> Image.Image:
+    """Open any picture as upright 8-bit RGB.
+
+    EXIF orientation is applied, transparency is composited on white, animations give their first
+    frame, deeper pixels are scaled to 8 bits (`to_rgb`). Any aspect ratio opens, 1 x 10000
+    included. Colour profiles are ignored: values are taken as sRGB.
+
+    source: a path, or the bytes of a file. size: the shorter side that will be needed, in pixels;
+    big JPEGs are then decoded at a fraction of their size, never under twice `size`.
+    name: what to call the picture in errors; the path by default.
+
+    Raises ValueError, one sentence with the name, for anything that is not a whole picture of at
+    most `max_pixels`.
+    """
+    name = name or ("the image" if isinstance(source, bytes) else fspath(source))
+    image = _open_header(source, name, max_pixels)
+    with image:
+        with _named_errors(name):
+            if size is not None:
+                _decode_smaller(image, 2 * size)
+            image.load()
+        turn = _upright_turn(image)
+        try:
+            image = to_rgb(image)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        return image.copy() if turn is None else image.transpose(turn)
+
+
+def image_size(
+    source: str | PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """(width, height) in pixels from the header alone, as stored; ValueError as `open_image`."""
+    name = "the image" if isinstance(source, bytes) else fspath(source)
+    with _open_header(source, name, max_pixels) as image:
+        return image.size
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Pillow image of any mode -> mode RGB, 8 bits, transparency on white.
+
+    16-bit grey is scaled by 255/65535. 32-bit integers are taken as 16-bit where all values fit
+    into 0..65535, otherwise stretched from their smallest to their largest value. Floats are taken
+    as 0..1, else as 0..255, where all values fit, otherwise stretched. ValueError for NaN or
+    infinite values.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_to_rgb(image)
+    if image.mode == "La":  # Pillow converts it to LA and to nothing else
+        image = image.convert("LA")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa"):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Pillow image of any mode -> (3, H, W) float32 in [-1, 1]."""
+    return to_bytes(image).float().div_(127.5).sub_(1.0)
+
+
+def to_bytes(image: Image.Image) -> Tensor:
+    """Pillow image of any mode -> (3, H, W) uint8, contiguous."""
+    pixels = np.array(to_rgb(image))  # (H, W, 3), a copy that torch may own
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1], clamped and rounded -> Pillow RGB; exact inverse of `to_tensor`.
+
+    ValueError for NaN or infinite values: they would turn into arbitrary pixels.
+    """
+    assert image.ndim == 3, f"expected (3, H, W), got {tuple(image.shape)}"
+    assert image.shape[0] == 3, f"expected (3, H, W), got {tuple(image.shape)}"
+    image = image.detach().float().cpu()
+    if not bool(torch.isfinite(image).all()):
+        raise ValueError("the image holds NaN or infinite values, so it cannot be shown or saved")
+    levels = image.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def square(
+    image: Image.Image,
+    size: int,
+    crop: Literal["centre", "random"] = "centre",
+    generator: torch.Generator | None = None,
+    *,
+    flip: bool = False,
+) -> Image.Image:
+    """Cut the largest square out of the picture and scale it to (size, size).
+
+    crop: "centre", or "random" along the longer side. flip: mirror every second picture at random;
+    off by default, since captions say left and right. Both draws need a `generator`.
+
+    The filter is Pillow's antialiased bicubic: CLIP's own, sharper than box and with about half the
+    ringing of Lanczos at the hard edges of drawings. Cropping first costs the same for any aspect
+    ratio, and reads the same pixels as resizing first: the filter sees beyond the crop.
+    """
+    if size < 1:
+        raise ValueError(f"the image size must be at least 1 pixel, not {size}")
+    if (crop == "random" or flip) and generator is None:
+        raise ValueError("a random crop or flip needs a generator")
+    width, height = image.size
+    side = min(width, height)
+    room = max(width, height) - side
+    offset = room // 2 if crop == "centre" else _below(room + 1, generator)
+    left, top = (offset, 0) if width > height else (0, offset)
+    box = (left, top, left + side, top + side)
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    if flip and _below(2, generator) == 1:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image
+
+
+def _below(bound: int, generator: torch.Generator | None) -> int:
+    return int(torch.randint(bound, (), generator=generator))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()  # imports every plugin once, so that threads do not race for it later
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _open_header(source: str | PathLike[str] | bytes, name: str, max_pixels: int) -> Image.Image:
+    with _named_errors(name):
+        image = Image.open(
+            BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()
+        )
+    width, height = image.size
+    if width * height == 0 or width * height > max_pixels:
+        image.close()
+        reason = "no pixels" if width * height == 0 else f"more than {max_pixels:,} pixels"
+        raise ValueError(f"{name} is {width} x {height}, {reason}, so it is not opened")
+    return image
+
+
+def _decode_smaller(image: Image.Image, shorter: int) -> None:
+    """Let the JPEG decoder skip resolution while the shorter side stays at least `shorter`."""
+    scale = shorter / min(image.size)
+    if scale < 1:
+        image.draft(image.mode, (round(image.width * scale), round(image.height * scale)))
+
+
+def _upright_turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block is no reason to refuse the picture
+        return None
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    values: npt.NDArray[np.float64] = np.asarray(image).astype(np.float64)  # (H, W)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(low + high):
+        raise ValueError("the image holds NaN or infinite values; replace them by numbers")
+    limits = (1.0, 255.0) if image.mode == "F" else (65535.0,)
+    for limit in limits:
+        if low >= 0 and high <= limit:
+            low, high = 0.0, limit
+            break
+    levels = (values - low) * (255 / max(high - low, 1e-300))
+    return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
+
+
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Whatever Pillow raises becomes a ValueError that names the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"{name} does not exist") from None
+    except IsADirectoryError:
+        raise ValueError(f"{name} is a folder, not an image") from None
+    except PermissionError:
+        raise ValueError(f"{name} cannot be read: permission denied") from None
+    except UnidentifiedImageError:
+        known = ", ".join(_formats())
+        raise ValueError(f"{name} is not an image in a known format ({known})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+        raise ValueError(f"{name} has too many pixels to be opened") from None
+    except Exception as error:  # decoders of broken files raise a dozen other kinds
+        raise ValueError(f"{name} is damaged or cut short ({error})") from None
+
+
+# --- CLIP's preprocessing -------------------------------------------------------------------------
+
+# Keys that other programs write into preprocessor_config.json, with the only values that mean what
+# this class does; None accepts any value.
+_FOREIGN: dict[str, tuple[Any, ...] | None] = {
+    "image_processor_type": ("CLIPImageProcessor", "CLIPImageProcessorFast"),
+    "feature_extractor_type": ("CLIPFeatureExtractor", "CLIPImageProcessor"),
+    "processor_class": None,
+    "_valid_processor_keys": None,
+    "data_format": ("channels_first",),
+    "default_to_square": (False,),
+    "do_pad": (False,),
+}
+
+
+_LONG = 8  # aspect ratio from which on only the crop is computed
+
+
+@dataclass(frozen=True)
+class ImageProcessorConfig:
+    """The fields of Hugging Face's preprocessor_config.json, with CLIP's values as defaults.
+
+    size: n or {"shortest_edge": n} keeps the aspect ratio, {"height": h, "width": w} does not.
+    crop_size: n or {"height": n, "width": n}. resample: Pillow's number of the filter, 3 = bicubic.
+    image_mean, image_std: per channel, for values in [0, 1].
+    """
+
+    do_resize: bool = True
+    size: int | Mapping[str, int] = 224
+    resample: int = 3
+    do_center_crop: bool = True
+    crop_size: int | Mapping[str, int] = 224
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    do_convert_rgb: bool = True
+
+    def __post_init__(self) -> None:
+        size, crop = self.size, self.crop_size
+        size = {"shortest_edge": size} if isinstance(size, int) else size
+        crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+        for name, sides in (("size", size), ("crop_size", crop)):
+            if not isinstance(sides, Mapping) or not all(
+                isinstance(side, int) and 0 < side <= 16384 for side in sides.values()
+            ):
+                raise ValueError(f"{name} must be 1 to 16384 pixels, not {sides!r}")
+        if set(size) not in ({"shortest_edge"}, {"height", "width"}):
+            raise ValueError(f"size must be n, shortest_edge, or height and width, not {size!r}")
+        if set(crop) != {"height", "width"} or crop["height"] != crop["width"]:
+            raise ValueError(f"crop_size must be n, or equal height and width, not {crop!r}")
+        if self.resample not in range(6):
+            raise ValueError(f"resample must be a Pillow filter, 0 to 5, not {self.resample!r}")
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
+            raise ValueError("image_mean and image_std must be three numbers, image_std above 0")
+        object.__setattr__(self, "size", dict(size))
+        object.__setattr__(self, "crop_size", dict(crop))
+
+    @classmethod
+    def from_json(
+        cls, mapping: Mapping[str, Any], where: str = "preprocessor_config.json"
+    ) -> "ImageProcessorConfig":
+        """From the contents of a preprocessor_config.json; ValueError names an unknown key."""
+        known = {field.name for field in fields(cls)}
+        ours = {key: value for key, value in mapping.items() if key in known or value is not None}
+        for key in set(ours) - known:
+            allowed = _FOREIGN.get(key, ())
+            value = ours[key] if allowed == () else ours.pop(key)
+            if allowed and value not in allowed:
+                raise ValueError(f"{where}: {key} = {value!r} is not how CLIP prepares images")
+        try:
+            return from_mapping(cls, ours, where)
+        except ValueError as error:
+            prefix = "" if str(error).startswith(where) else f"{where}: "
+            raise ValueError(f"{prefix}{error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of a preprocessor_config.json, for transformers' CLIPImageProcessor too."""
+        return {**to_mapping(self), "image_processor_type": "CLIPImageProcessor"}
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after the resize step."""
+        assert isinstance(self.size, Mapping)
+        if not self.do_resize:
+            return height, width
+        if "height" in self.size:
+            return self.size["height"], self.size["width"]
+        shortest = self.size["shortest_edge"]
+        longest = int(shortest * max(height, width) / min(height, width))  # truncated, as published
+        return (shortest, longest) if height <= width else (longest, shortest)
+
+    def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right) after resizing; reaches outside where the image is smaller."""
+        assert isinstance(self.crop_size, Mapping)
+        if not self.do_center_crop:
+            return 0, 0, height, width
+        side = self.crop_size["height"]
+        top, left = (height - side) // 2, (width - side) // 2
+        return top, left, top + side, left + side
+
+
+class ImageProcessor:
+    """CLIP's preprocessing with Pillow: shorter side to n, centre crop, normalise.
+
+    Equal to transformers' CLIPImageProcessor (its Pillow backend) within one grey level, with two
+    exceptions: modes deeper than 8 bits, which it clips at 255 and `to_rgb` scales (and RGBa, whose
+    alpha it drops), and images longer than 8:1, where Pillow orders its two passes differently.
+    """
+
+    def __init__(self, config: ImageProcessorConfig | None = None) -> None:
+        self.config = config or ImageProcessorConfig()
+
+    def __call__(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """Pillow images of any mode and size -> (N, 3, n, n) float32, normalised."""
+        images = [images] if isinstance(images, Image.Image) else list(images)
+        if not images or not all(isinstance(image, Image.Image) for image in images):
+            raise ValueError("expected Pillow images, at least one; `open_image` opens a file")
+        pixels = [self._pixels(image) for image in images]
+        if len({tuple(one.shape) for one in pixels}) > 1:
+            raise ValueError("without do_center_crop the images must all have the same size")
+        return _normalised(torch.stack(pixels).float(), self.config)
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        if not self.config.do_convert_rgb and image.mode != "RGB":
+            raise ValueError(f"the image has mode {image.mode}, and do_convert_rgb is off")
+        image = to_rgb(image)
+        height, width = self.config.resized(image.height, image.width)
+        top, left, bottom, right = self.config.crop_box(height, width)
+        x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+        if (height, width) != (image.height, image.width):
+            filter_ = Image.Resampling(self.config.resample)
+            if max(height, width) <= _LONG * min(height, width):
+                image = image.resize((width, height), filter_)
+            else:  # compute the inside of the crop alone: resized whole, 1 x 10000 fills gigabytes
+                x, y = image.width / width, image.height / height
+                box = (x0 * x, y0 * y, x1 * x, y1 * y)
+                image = image.resize((x1 - x0, y1 - y0), filter_, box=box)
+                left, top, right, bottom = left - x0, top - y0, right - x0, bottom - y0
+        return to_bytes(image.crop((left, top, right, bottom)))  # pads with black
+
+
+def preprocess_tensors(images: Tensor, config: ImageProcessorConfig) -> Tensor:
+    """(N, 3, H, W) in [-1, 1] -> (N, 3, n, n) normalised; `ImageProcessor` for training batches.
+
+    Differentiable; stays on the device of `images`. Bicubic and bilinear only, antialiased;
+    overshoot is clamped to [-1, 1], as 8-bit images clamp it.
+    """
+    assert images.ndim == 4, f"expected (N, 3, H, W), got {tuple(images.shape)}"
+    assert images.shape[1] == 3, f"expected (N, 3, H, W), got {tuple(images.shape)}"
+    assert images.is_floating_point(), "expected floats in [-1, 1]"
+    modes = {2: "bilinear", 3: "bicubic"}
+    if config.resample not in modes:
+        raise ValueError(f"resample = {config.resample}: tensors know 2 (bilinear) and 3 (bicubic)")
+    height, width = config.resized(images.shape[2], images.shape[3])
+    images = images.float()
+    if (height, width) != tuple(images.shape[2:]):
+        mode = modes[config.resample]
+        images = F.interpolate(images, (height, width), mode=mode, antialias=True)
+        images = images.clamp(-1.0, 1.0)
+    top, left, bottom, right = config.crop_box(height, width)
+    padding = (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0))
+    images = F.pad(images, padding, value=-1.0)  # black
+    top, left = max(top, 0), max(left, 0)
+    images = images[:, :, top : bottom + padding[2], left : right + padding[0]]
+    return _normalised((images + 1.0) * 127.5, config)
+
+
+def _normalised(levels: Tensor, config: ImageProcessorConfig) -> Tensor:
+    """(N, 3, H, W) in [0, 255] -> rescaled and normalised as the config says."""
+    if config.do_rescale:
+        levels = levels * config.rescale_factor
+    if config.do_normalize:
+        mean = levels.new_tensor(config.image_mean).view(1, 3, 1, 1)
+        std = levels.new_tensor(config.image_std).view(1, 3, 1, 1)
+        levels = (levels - mean) / std
+    return levels

@@ -1,0 +1,1 @@
+"""Diffusion mathematics: no networks. See schedules, prediction, losses, guidance and samplers."""

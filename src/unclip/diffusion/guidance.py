@@ -1,0 +1,94 @@
+"""Classifier-free guidance (Ho & Salimans, arXiv 2207.12598), on raw network outputs.
+
+unCLIP (section 2.1) and Karlo guide what the network predicts (ε in the decoder, x_0 in the prior)
+before x_0 is clipped; the learned variance is the conditional branch's.
+
+Shapes: N batch, C channels of the data, ... the remaining dimensions.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from unclip.diffusion.prediction import at_least_float32
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly, and at which noise levels, the condition is exaggerated.
+
+    Args:
+        scale: 1 is the conditional model itself, 0 the unconditional one, above 1 exaggerates.
+        interval: (lowest, highest) timestep at which to guide, both included; elsewhere the
+            conditional model alone is used (Kynkäänniemi et al., arXiv 2404.07724). None: all.
+        rescale: φ in [0, 1], how far the guided output returns to the conditional one's standard
+            deviation (Lin et al., arXiv 2305.08891, section 3.4).
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    scale: float = 1.0
+    interval: tuple[int, int] | None = None
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.scale >= 0:
+            raise ValueError(f"The guidance scale is {self.scale}; it must be 0 or more.")
+        if self.interval is not None and self.interval[0] > self.interval[1]:
+            raise ValueError(
+                f"The guidance interval is {self.interval}; give the lower timestep first."
+            )
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"The guidance rescale is {self.rescale}; choose it in [0, 1].")
+
+    def active(self, t: int) -> bool:
+        """Whether timestep ``t`` needs the unconditional branch at all: without, half the cost."""
+        inside = self.interval is None or self.interval[0] <= t <= self.interval[1]
+        return inside and self.scale != 1
+
+    def __call__(self, cond: Tensor, uncond: Tensor, channels: int) -> Tensor:
+        """``guided`` with this scale and rescale."""
+        return guided(cond, uncond, self.scale, channels=channels, rescale=self.rescale)
+
+
+def guided(
+    cond: Tensor,
+    uncond: Tensor,
+    scale: float,
+    *,
+    channels: int | None = None,
+    rescale: float = 0.0,
+) -> Tensor:
+    """uncond + scale (cond - uncond)                           (Ho & Salimans, eq. 6, s = 1 + w).
+
+    Args:
+        cond, uncond: (N, C or 2C, ...) raw outputs with and without the condition.
+        channels: C, the leading channels to guide; the others (learned variance) come from
+            ``cond``. None guides them all.
+        rescale: see ``Guidance``.
+
+    Returns:
+        As ``cond``, in float32 at least: scales above 1 amplify the rounding of half precisions.
+
+    Raises:
+        ValueError: the outputs differ in shape.
+    """
+    if cond.shape != uncond.shape:
+        raise ValueError(
+            f"The guided outputs differ in shape, {tuple(cond.shape)} and {tuple(uncond.shape)}; "
+            "call the network on the same x_t in both branches."
+        )
+    cond, uncond = at_least_float32(cond), at_least_float32(uncond)
+    channels = cond.shape[1] if channels is None else channels
+    c, u = cond[:, :channels], uncond[:, :channels]
+    result = u + scale * (c - u)
+    if rescale:
+        dims = tuple(range(1, c.ndim))
+        ratio = c.std(dims, keepdim=True) / result.std(dims, keepdim=True)  # Lin et al., eq. 15
+        result = result * (rescale * ratio + 1 - rescale)  # Lin et al., eq. 16
+    if channels == cond.shape[1]:
+        return result
+    guided_output = cond.clone()
+    guided_output[:, :channels] = result
+    return guided_output

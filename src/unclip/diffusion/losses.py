@@ -1,0 +1,158 @@
+"""Training losses of diffusion models.
+
+    L_simple = E || output - target ||²                        (DDPM, arXiv 2006.11239, eq. 14)
+    L_hybrid = L_simple + 0.001 L_vlb                          (Improved DDPM, 2102.09672, eq. 16)
+    L_vlb    = Σ_t L_t                                         (Improved DDPM, eq. 4 to 6)
+    L_t      = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  L_0 = -log p(x_0 | x_t) at t = 0
+
+All in float32 at least. The constant prior term, KL(q(x_T | x_0) || N(0, I)), is left out.
+
+Shapes: N batch, C channels, T training timesteps, ... the remaining dimensions.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unclip.diffusion.prediction import at_least_float32, split_variance, to_network_target, to_x0
+from unclip.diffusion.schedules import DiffusionConfig, Schedule
+
+WEIGHTINGS = ("simple", "min_snr")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the training loss.
+
+    Args:
+        weighting: of timesteps: ``"simple"`` is uniform; ``"min_snr"``: see ``min_snr_weights``.
+        min_snr_gamma: γ of min-SNR.
+        vlb_weight: λ of the variational bound, which trains the learned variance.
+
+    Raises:
+        ValueError: unknown weighting, γ not positive, or negative vlb_weight.
+    """
+
+    weighting: str = "simple"
+    min_snr_gamma: float = 5.0
+    vlb_weight: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(
+                f"weighting is {self.weighting!r}; choose one of {', '.join(WEIGHTINGS)}."
+            )
+        if not self.min_snr_gamma > 0:
+            raise ValueError(f"min_snr_gamma is {self.min_snr_gamma}; it must be positive.")
+        if not self.vlb_weight >= 0:
+            raise ValueError(f"vlb_weight is {self.vlb_weight}; it must be 0 or more.")
+
+
+def min_snr_weights(snr: Tensor, prediction_type: str, gamma: float = 5.0) -> Tensor:
+    """Weight min(SNR, γ) on the x_0 error, expressed on the predicted quantity's own error.
+
+    Hang et al., arXiv 2303.09556, section 3.4: ε divides by SNR, v by SNR + 1.
+    """
+    weights = snr.clamp(max=gamma)
+    if prediction_type == "epsilon":
+        return weights / snr
+    if prediction_type == "v_prediction":
+        return weights / (snr + 1)
+    assert prediction_type == "sample", prediction_type
+    return weights
+
+
+def normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) -> Tensor:
+    """KL(N(mean1, e^logvar1) || N(mean2, e^logvar2)), elementwise, in nats."""
+    difference = logvar1 - logvar2
+    return 0.5 * (difference.exp() - 1 - difference + (mean1 - mean2) ** 2 * (-logvar2).exp())
+
+
+def discretised_gaussian_nll(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """-log of a Gaussian's mass in x's bin, elementwise, in nats (DDPM, eq. 13).
+
+    Args:
+        x: images of 8 bits in [-1, 1]: 256 bins of width 2/255; the outer ones reach to infinity.
+        mean, log_std: of the Gaussian.
+    """
+    log_ndtr = torch.special.log_ndtr
+    inverse_std = (-log_std).exp()
+    distance, half_width = (x - mean) * inverse_std, inverse_std / 255
+    # By symmetry, take the left tail, where log Φ is exact; then log(Φ(a) - Φ(b)) with b < a.
+    a, b = log_ndtr(half_width - distance.abs()), log_ndtr(-half_width - distance.abs())
+    inner = a + torch.log(-torch.expm1(b - a))
+    low, high = log_ndtr(distance + half_width), log_ndtr(half_width - distance)
+    return -torch.where(x < -0.999, low, torch.where(x > 0.999, high, inner))
+
+
+def vlb_terms(
+    x0_pred: Tensor, fraction: Tensor, x0: Tensor, t: Tensor, schedule: Schedule
+) -> Tensor:
+    """L_t of the variational bound for each sample, (N,) in bits per dimension.
+
+    Args:
+        x0_pred: (N, C, ...) predicted x_0, unclipped.
+        fraction: (N, C, ...) learned variance, between log β̃ (0) and log β (1) (eq. 15).
+        x0: (N, C, ...) images in [-1, 1].
+        t: (N,) timesteps.
+    """
+    alpha_bar, beta = schedule.alphas_cumprod, schedule.betas
+    before = alpha_bar / (1 - beta)  # ᾱ_{t-1}, 1 at t = 0
+    posterior = (1 - before) / (1 - alpha_bar) * beta  # β̃_t, DDPM eq. 7
+    posterior[0] = posterior[1] if len(posterior) > 1 else beta[0]  # β̃_0 = 0 has no logarithm
+    on_x0 = schedule.gather(before.sqrt() * beta / (1 - alpha_bar), t, x0)
+    small, large = (schedule.gather(table.log(), t, x0) for table in (posterior, beta))
+    logvar = small + (large - small) * fraction
+    # Both means are on_x0 * x_0 plus the same multiple of x_t, which drops out of the KL.
+    kl = normal_kl(on_x0 * x0, small, on_x0 * x0_pred, logvar)
+    # At t = 0 the mean is x_0 itself. Elsewhere the likelihood is evaluated where it and its
+    # gradient are finite: `where` would pass on the NaN of an unused branch.
+    first = (t == 0).reshape(-1, *[1] * (x0.ndim - 1))
+    nll = discretised_gaussian_nll(x0, torch.where(first, x0_pred, x0), 0.5 * logvar)
+    return torch.where(first, nll, kl).flatten(1).mean(1) / math.log(2)  # (N,)
+
+
+def diffusion_loss(
+    output: Tensor,
+    x0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    config: DiffusionConfig,
+    loss: LossConfig | None = None,
+) -> dict[str, Tensor]:
+    """Loss of a network that answered ``output`` to x_t = ``schedule.q_sample(x0, t, noise)``.
+
+    Args:
+        output: (N, C or 2C, ...) raw output.
+        x0, noise: (N, C, ...); with learned variance, x0 is images in [-1, 1].
+        t: (N,) timesteps, drawn uniformly.
+
+    Returns:
+        Scalars: ``loss``, to minimise; ``mse``, unweighted, and, with learned variance, ``vlb``,
+        the estimate T L_t of the bound in bits per dimension, both detached.
+
+    Raises:
+        ValueError: the output has the wrong number of channels.
+    """
+    loss = loss or LossConfig()
+    x0, noise = at_least_float32(x0), at_least_float32(noise)
+    predicted, fraction = split_variance(output.to(x0.dtype), x0.shape[1], config)
+    target = to_network_target(x0, noise, t, schedule, config)
+    mse = ((predicted - target) ** 2).flatten(1).mean(1)  # (N,)
+    total = mse.mean()
+    if loss.weighting == "min_snr":
+        snr = schedule.snr(torch.arange(len(schedule)))
+        weights = min_snr_weights(snr, config.prediction_type, loss.min_snr_gamma)
+        total = (schedule.gather(weights, t, mse) * mse).mean()
+    losses = {"loss": total, "mse": mse.mean().detach()}
+    if fraction is not None:
+        x_t = schedule.q_sample(x0, t, noise)
+        alpha, sigma = schedule.alpha_sigma(t, x0)
+        # L_vlb trains the variance only: the mean is detached (Improved DDPM, section 3.1).
+        x0_pred = to_x0(predicted.detach(), x_t, alpha, sigma, config.prediction_type)
+        vlb = len(schedule) * vlb_terms(x0_pred, fraction, x0, t, schedule).mean()
+        losses |= {"loss": total + loss.vlb_weight * vlb, "vlb": vlb.detach()}
+    return losses

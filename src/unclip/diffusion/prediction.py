@@ -1,0 +1,153 @@
+"""From what a network outputs to what a sampler needs, and from data to what a network is taught.
+
+With α = sqrt(ᾱ_t) and σ = sqrt(1 - ᾱ_t), so that x_t = α x_0 + σ ε, a network predicts one of
+
+    "epsilon"       ε                                      (DDPM, arXiv 2006.11239)
+    "sample"        x_0                                    (unCLIP's prior, section 2.2)
+    "v_prediction"  v = α ε - σ x_0                        (Salimans & Ho, arXiv 2202.00512)
+
+Shapes: N batch, C channels (dimension 1), ... the remaining dimensions, if any.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unclip.diffusion.schedules import DiffusionConfig, Schedule
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says of x_t; x_0 and ε agree: x_t = α x_0 + σ ε.
+
+    Attributes:
+        x0: (N, C, ...) predicted clean data.
+        eps: (N, C, ...) predicted noise.
+        variance: (N, C, ...) where the log-variance lies between log β̃ (0) and log β (1), nominally
+            in [0, 1] (Improved DDPM, eq. 15), or None where it is fixed to β̃.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    variance: Tensor | None = None
+
+
+Denoiser = Callable[[Tensor, Tensor], Prediction]
+"""(x_t (N, C, ...), t (N,) or () long timesteps of the training schedule) -> Prediction."""
+
+Noise = Callable[[Tensor], Tensor]
+"""A tensor like x_t -> standard normal noise of its shape, dtype and device."""
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precisions become float32; float32 and float64 stay: losses and sampling need them."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def split_variance(
+    output: Tensor, channels: int, config: DiffusionConfig
+) -> tuple[Tensor, Tensor | None]:
+    """Part a raw output into the prediction and the variance fraction.
+
+    Args:
+        output: (N, 2C, ...) with learned variance, where the second half holds 2 * fraction - 1;
+            otherwise (N, C, ...).
+        channels: C.
+
+    Returns:
+        (N, C, ...) the prediction, and (N, C, ...) the fraction or None.
+
+    Raises:
+        ValueError: the output has another number of channels.
+    """
+    learned = config.variance_type == "learned_range"
+    expected = 2 * channels if learned else channels
+    if output.shape[1] != expected:
+        raise ValueError(
+            f"The network returned {output.shape[1]} channels where variance_type "
+            f"{config.variance_type!r} needs {expected}; correct one or the other."
+        )
+    if not learned:
+        return output, None
+    output, variance = output.chunk(2, dim=1)
+    return output, (variance + 1) / 2
+
+
+def to_x0(output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, kind: str) -> Tensor:
+    """The x_0 (N, C, ...) that a prediction of type ``kind`` stands for, unclipped."""
+    if kind == "epsilon":
+        return (x_t - sigma * output) / alpha
+    if kind == "v_prediction":
+        return alpha * x_t - sigma * output
+    assert kind == "sample", kind
+    return output
+
+
+def dynamic_threshold(x0: Tensor, percentile: float, bound: float = 1.0) -> Tensor:
+    """Imagen's dynamic thresholding (Saharia et al., arXiv 2205.11487, section 2.3).
+
+    Each sample is clipped to ±s, s its ``percentile`` of absolute values but not below ``bound``,
+    and scaled by bound / s: strong guidance then moves saturated pixels inwards.
+
+    Args:
+        x0: (N, ...) predicted data, whose range should be ±``bound``.
+        percentile: in (0, 1]; Imagen: 0.995.
+
+    Raises:
+        ValueError: the percentile is outside (0, 1].
+    """
+    if not 0 < percentile <= 1:
+        raise ValueError(f"The threshold percentile is {percentile}; choose it in (0, 1].")
+    # Sample by sample: torch.quantile takes at most 2^24 values, less than a batch of 1024² images.
+    s = torch.stack([sample.abs().flatten().quantile(percentile) for sample in x0])
+    s = s.clamp(min=bound).reshape(-1, *[1] * (x0.ndim - 1))  # (N, 1, ...)
+    return torch.clamp(x0, -s, s) * (bound / s)
+
+
+def to_prediction(
+    output: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    config: DiffusionConfig,
+    threshold: float | None = None,
+) -> Prediction:
+    """Turn a raw network output, guided or not, into x_0, ε and variance, in float32 at least.
+
+    Where x_0 is clipped or thresholded, ε is computed anew from it, as GLIDE does, so that both
+    describe the same x_t.
+
+    Args:
+        output: (N, C or 2C, ...) raw output for (x_t, t).
+        x_t: (N, C, ...) noised data.
+        t: (N,) or () timesteps.
+        threshold: percentile for dynamic thresholding, instead of plain clipping.
+
+    Raises:
+        ValueError: wrong number of output channels, or threshold outside (0, 1].
+    """
+    x_t = at_least_float32(x_t)
+    output, variance = split_variance(output.to(x_t.dtype), x_t.shape[1], config)
+    alpha, sigma = schedule.alpha_sigma(t, x_t)
+    x0 = to_x0(output, x_t, alpha, sigma, config.prediction_type)
+    if threshold is not None:
+        x0 = dynamic_threshold(x0, threshold, config.clip_sample_range)
+    elif config.clip_sample:
+        x0 = x0.clamp(-config.clip_sample_range, config.clip_sample_range)
+    elif config.prediction_type == "epsilon":
+        return Prediction(x0, output, variance)
+    return Prediction(x0, (x_t - alpha * x0) / sigma, variance)
+
+
+def to_network_target(
+    x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule, config: DiffusionConfig
+) -> Tensor:
+    """What the network is taught to output for x_t = α x_0 + σ ε: (N, C, ...), float32 at least."""
+    if config.prediction_type == "epsilon":
+        return at_least_float32(noise)
+    if config.prediction_type == "sample":
+        return at_least_float32(x0)
+    alpha, sigma = schedule.alpha_sigma(t, x0)
+    return alpha * noise - sigma * x0

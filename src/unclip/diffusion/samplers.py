@@ -1,0 +1,247 @@
+"""Samplers: noise to data, each one short function over a ``Denoiser``.
+
+All take a descending (n,) tensor of training timesteps (``schedules.SPACINGS``) and step from each
+to the next, the last one to the data itself (ᾱ = 1), where no noise is added. Coefficients are
+computed between the timesteps visited, in float64; the state is float32 at least.
+
+Shapes: N batch, n sampling steps, ... the dimensions of one sample.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from unclip.diffusion.prediction import Denoiser, Noise, Prediction, at_least_float32
+from unclip.diffusion.schedules import Schedule
+
+Callback = Callable[[int, int, Tensor, Prediction], None]
+"""After step i from timestep t: (i, t, the new x (N, ...), the prediction made at t)."""
+
+
+class Sampler(Protocol):
+    """What ``ddpm``, ``ddim`` (also as ``partial(ddim, eta=...)``) and the others look like."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        schedule: Schedule,
+        timesteps: Tensor,
+        noise: Noise | None = None,
+        *,
+        callback: Callback | None = None,
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Step:
+    """From timestep t, ᾱ_t, to the next one visited, ᾱ_prev (1 at the end)."""
+
+    i: int
+    t: int
+    alpha_bar: float
+    alpha_bar_prev: float
+    last: bool
+
+    @property
+    def beta(self) -> float:
+        """β of the whole stride: 1 - ᾱ_t / ᾱ_prev."""
+        return 1 - self.alpha_bar / self.alpha_bar_prev
+
+    @property
+    def posterior_variance(self) -> float:
+        """β̃ of the whole stride (DDPM, eq. 7)."""
+        return (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * self.beta
+
+    def times(self, x: Tensor) -> Tensor:
+        return torch.full((len(x),), self.t, device=x.device)  # (N,)
+
+
+def _steps(schedule: Schedule, timesteps: Tensor) -> Iterator[_Step]:
+    times = [int(t) for t in timesteps]
+    if not times or any(a <= b for a, b in pairwise(times)):
+        raise ValueError("Sampling timesteps must be one or more, in strictly descending order.")
+    if times[0] >= len(schedule) or times[-1] < 0:
+        raise ValueError(f"Sampling timesteps must lie between 0 and {len(schedule) - 1}.")
+    alpha_bars = schedule.alpha_bar(torch.tensor([*times, -1])).tolist()
+    for i, t in enumerate(times):
+        yield _Step(i, t, alpha_bars[i], alpha_bars[i + 1], last=i == len(times) - 1)
+
+
+def noise_from(generators: torch.Generator | Sequence[torch.Generator]) -> Noise:
+    """Standard normal noise from one generator for the whole batch, or from one per sample.
+
+    With one per sample, a seed gives the same image alone or in any batch. Values are drawn in
+    float32 on the generator's device, so they do not depend on the precision or, with CPU
+    generators, the device of the model.
+
+    Raises:
+        ValueError: (on use) there are not as many generators as samples.
+    """
+
+    def normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    def noise(x: Tensor) -> Tensor:
+        if isinstance(generators, torch.Generator):
+            return normal(x.shape, generators).to(x)
+        if len(generators) != len(x):
+            raise ValueError(
+                f"{len(generators)} generators were given for a batch of {len(x)}; give one per "
+                "sample, or a single one that is not in a list."
+            )
+        return torch.stack([normal(x.shape[1:], g) for g in generators]).to(x)  # (N, ...)
+
+    return noise
+
+
+def _required(noise: Noise | None, sampler: str) -> Noise:
+    if noise is None:
+        raise ValueError(f"{sampler} adds noise; pass noise=noise_from(generator).")
+    return noise
+
+
+@torch.no_grad()
+def ddpm(
+    denoiser: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    timesteps: Tensor,
+    noise: Noise | None = None,
+    *,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Ancestral sampling (Ho et al., arXiv 2006.11239, eq. 7; strided: arXiv 2102.09672, eq. 19).
+
+    x_prev ~ N(μ̃(x_t, x_0), Σ), Σ = β̃, or exp(v log β + (1 - v) log β̃) where the denoiser learned
+    its variance (arXiv 2102.09672, eq. 15). Equals diffusers' UnCLIPScheduler.
+
+    Args:
+        x: (N, ...) noise at ``timesteps[0]``.
+
+    Returns:
+        (N, ...) samples.
+
+    Raises:
+        ValueError: timesteps out of range or order; no noise given.
+    """
+    noise = _required(noise, "ddpm")
+    x = at_least_float32(x)
+    for s in _steps(schedule, timesteps):
+        prediction = denoiser(x, s.times(x))
+        on_x0 = math.sqrt(s.alpha_bar_prev) * s.beta / (1 - s.alpha_bar)
+        on_x = math.sqrt(1 - s.beta) * (1 - s.alpha_bar_prev) / (1 - s.alpha_bar)
+        mean = on_x0 * prediction.x0 + on_x * x
+        if s.last:
+            x = mean
+        elif prediction.variance is None:
+            x = mean + math.sqrt(max(s.posterior_variance, 1e-20)) * noise(x)
+        else:
+            small, large = math.log(max(s.posterior_variance, 1e-20)), math.log(s.beta)
+            log_variance = small + (large - small) * prediction.variance
+            x = mean + torch.exp(0.5 * log_variance) * noise(x)
+        if callback is not None:
+            callback(s.i, s.t, x, prediction)
+    return x
+
+
+@torch.no_grad()
+def ddim(
+    denoiser: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    timesteps: Tensor,
+    noise: Noise | None = None,
+    *,
+    eta: float = 0.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DDIM (Song et al., arXiv 2010.02502, eq. 12 and 16).
+
+    x_prev = sqrt(ᾱ_prev) x_0 + sqrt(1 - ᾱ_prev - σ²) ε + σ z,  σ = η sqrt(β̃).
+
+    Args:
+        x: (N, ...) noise at ``timesteps[0]``.
+        noise: needed if eta > 0.
+        eta: 0 is deterministic (an ODE solver of order 1), 1 equals ``ddpm`` with fixed variance.
+
+    Returns:
+        (N, ...) samples.
+
+    Raises:
+        ValueError: eta outside [0, 1]; timesteps out of range or order; noise missing.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; choose it between 0 (deterministic) and 1 (as DDPM).")
+    draw = _required(noise, "ddim with eta > 0") if eta > 0 else None
+    x = at_least_float32(x)
+    for s in _steps(schedule, timesteps):
+        prediction = denoiser(x, s.times(x))
+        variance = eta**2 * s.posterior_variance
+        on_eps = math.sqrt(max(1 - s.alpha_bar_prev - variance, 0.0))
+        x = math.sqrt(s.alpha_bar_prev) * prediction.x0 + on_eps * prediction.eps
+        if draw is not None and not s.last:
+            x = x + math.sqrt(variance) * draw(x)
+        if callback is not None:
+            callback(s.i, s.t, x, prediction)
+    return x
+
+
+@torch.no_grad()
+def dpm_solver_pp_2m(
+    denoiser: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    timesteps: Tensor,
+    noise: Noise | None = None,
+    *,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M), deterministic, order 2 (Lu et al., arXiv 2211.01095, algorithm 2).
+
+    With λ = log(α / σ), h = λ_prev - λ_t, r = h_before / h:
+    D = x_0 + (x_0 - x_0,before) / (2 r),  x_prev = (σ_prev / σ_t) x_t - α_prev (e^{-h} - 1) D.
+    The first step, and the last (to σ = 0, infinite h), are of order 1. ``spacing_linspace`` suits
+    it: a visit to t = 0 (``spacing_unclip``) makes one step so long in λ that order 2 suffers.
+
+    Args:
+        x: (N, ...) noise at ``timesteps[0]``.
+        noise: not used; here so that samplers can be exchanged.
+
+    Returns:
+        (N, ...) samples.
+
+    Raises:
+        ValueError: timesteps out of range or order.
+    """
+    x = at_least_float32(x)
+    x0_before: Tensor | None = None
+    h_before = math.nan
+    for s in _steps(schedule, timesteps):
+        prediction = denoiser(x, s.times(x))
+        if s.last:
+            x = prediction.x0
+        else:
+            h = _half_log_snr(s.alpha_bar_prev) - _half_log_snr(s.alpha_bar)
+            d = prediction.x0
+            if x0_before is not None:
+                d = d + (d - x0_before) * (h / (2 * h_before))
+            sigma_ratio = math.sqrt((1 - s.alpha_bar_prev) / (1 - s.alpha_bar))
+            x = sigma_ratio * x - math.sqrt(s.alpha_bar_prev) * math.expm1(-h) * d
+            x0_before, h_before = prediction.x0, h
+        if callback is not None:
+            callback(s.i, s.t, x, prediction)
+    return x
+
+
+def _half_log_snr(alpha_bar: float) -> float:
+    """λ = log(α / σ)."""
+    return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
+
+
+SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver_pp_2m}

@@ -1,0 +1,433 @@
+"""CLIP (Radford et al. 2021): an image and a text Transformer that meet in one embedding space.
+
+The modules' names are the keys of the Hugging Face layout, so that published folders load as they
+are, whole (`CLIPModel`) or one tower each (`CLIPTextModelWithProjection`,
+`CLIPVisionModelWithProjection`).
+
+Shapes: N batch, L text tokens, P image patches + 1, D width of a tower, E embedding width.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.models.folder import ModelFolder
+
+# A key that only steers how the publishing library builds or trains the network.
+_IGNORED = {
+    "add_cross_attention", "architectures", "attention_dropout", "bad_words_ids",
+    "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "cross_attention_hidden_size",
+    "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout", "dtype",
+    "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing",
+    "id2label", "initializer_factor", "initializer_range", "is_decoder", "is_encoder_decoder",
+    "label2id", "length_penalty", "max_length", "min_length", "model_type", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_scores", "pad_token_id", "prefix", "problem_type",
+    "pruned_heads", "remove_invalid_values", "repetition_penalty", "return_dict",
+    "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params",
+    "temperature", "text_config_dict", "tf_legacy_loss", "tie_encoder_decoder",
+    "tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers_version", "typical_p", "use_bfloat16", "vision_config_dict",
+}  # fmt: skip
+
+MAX_LOGIT_SCALE = math.log(100.0)
+
+
+@dataclass(frozen=True)
+class CLIPTextConfig:
+    """The keys of a text tower's config.json."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    eos_token_id: int = 2  # 2: OpenAI's folders, pooled at the argmax of the ids
+    logit_scale_init_value: float = math.log(1 / 0.07)
+
+    def __post_init__(self) -> None:
+        _check_tower(self)
+
+    @classmethod
+    def from_json(cls, mapping: Mapping[str, Any], where: str = "config.json") -> Self:
+        return cls(**_known(cls, mapping, "text_config", where))
+
+    def to_json(self) -> dict[str, Any]:
+        header = {"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"}
+        return header | asdict(self)
+
+
+@dataclass(frozen=True)
+class CLIPVisionConfig:
+    """The keys of an image tower's config.json."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    logit_scale_init_value: float = math.log(1 / 0.07)
+
+    def __post_init__(self) -> None:
+        _check_tower(self)
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+
+    @classmethod
+    def from_json(cls, mapping: Mapping[str, Any], where: str = "config.json") -> Self:
+        return cls(**_known(cls, mapping, "vision_config", where))
+
+    def to_json(self) -> dict[str, Any]:
+        header = {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model"}
+        return header | asdict(self)
+
+
+# name: (image: width, layers, heads, patch, size), (text: width, layers, heads), embedding
+_SIZES: dict[str, tuple[tuple[int, int, int, int, int], tuple[int, int, int], int]] = {
+    "tiny":     ((64,    2,  2,  8,  32), (64,    2,  2),   64),
+    "small":    ((256,   5,  4,  8,  32), (192,   3,  3),  192),
+    "medium":   ((384,   8,  6,  8,  64), (384,   6,  6),  384),
+    "ViT-B/32": ((768,  12, 12, 32, 224), (512,  12,  8),  512),
+    "ViT-B/16": ((768,  12, 12, 16, 224), (512,  12,  8),  512),
+    "ViT-L/14": ((1024, 24, 16, 14, 224), (768,  12, 12),  768),
+    "ViT-H/16": ((1280, 32, 16, 16, 256), (1024, 24, 16), 1024),  # the paper's
+}  # fmt: skip
+SIZES = tuple(_SIZES)
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Both towers."""
+
+    text: CLIPTextConfig = field(default_factory=CLIPTextConfig)
+    vision: CLIPVisionConfig = field(default_factory=CLIPVisionConfig)
+
+    def __post_init__(self) -> None:
+        if self.text.projection_dim != self.vision.projection_dim:
+            raise ValueError(
+                f"the text tower projects to {self.text.projection_dim} dimensions, "
+                f"the image tower to {self.vision.projection_dim}"
+            )
+
+    @classmethod
+    def preset(cls, size: str, vocab_size: int = 49408, context_length: int = 77) -> Self:
+        """One of `SIZES`, from tiny (tests) to the paper's ViT-H/16."""
+        if size not in _SIZES:
+            raise ValueError(f"unknown CLIP size {size!r}; known: {', '.join(SIZES)}")
+        (width, layers, heads, patch, image), (t_width, t_layers, t_heads), embed = _SIZES[size]
+        return cls(
+            CLIPTextConfig(
+                vocab_size=vocab_size,
+                hidden_size=t_width,
+                intermediate_size=4 * t_width,
+                projection_dim=embed,
+                num_hidden_layers=t_layers,
+                num_attention_heads=t_heads,
+                max_position_embeddings=context_length,
+            ),
+            CLIPVisionConfig(
+                hidden_size=width,
+                intermediate_size=4 * width,
+                projection_dim=embed,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                image_size=image,
+                patch_size=patch,
+            ),
+        )
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:  # (N, L, D)
+        q, k, v = (
+            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, H, L, D/H)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int, hidden: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.activation = activation
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block."""
+
+    def __init__(self, config: CLIPTextConfig | CLIPVisionConfig) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.self_attn = SelfAttention(width, config.num_attention_heads)
+        self.layer_norm1 = nn.LayerNorm(width, eps)
+        self.mlp = MLP(width, config.intermediate_size, ACTIVATIONS[config.hidden_act])
+        self.layer_norm2 = nn.LayerNorm(width, eps)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), causal)
+        return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: CLIPTextConfig | CLIPVisionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, causal)
+        return x
+
+
+class TextEmbeddings(nn.Module):
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, ids: Tensor) -> Tensor:  # (N, L) → (N, L, D)
+        positions = self.position_embedding.weight[: ids.shape[1]]
+        return self.token_embedding(ids) + positions  # type: ignore[no-any-return]
+
+
+class TextTransformer(nn.Module):
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__()
+        self.eos_token_id = config.eos_token_id
+        self.embeddings = TextEmbeddings(config)
+        self.encoder = Encoder(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids (N, L) → hidden states (N, L, D) after the last norm, pooled (N, D).
+
+        Attention is causal, so padding at the end never reaches the tokens before it.
+        """
+        hidden = self.final_layer_norm(self.encoder(self.embeddings(ids), causal=True))
+        # Folders written before eos ids were recorded say 2 and mean "the highest id is the end".
+        end = ids if self.eos_token_id == 2 else (ids == self.eos_token_id).int()
+        return hidden, hidden[torch.arange(len(ids), device=ids.device), end.argmax(dim=1)]
+
+
+class VisionEmbeddings(nn.Module):
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        width, patch = config.hidden_size, config.patch_size
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.patch_embedding = nn.Conv2d(config.num_channels, width, patch, patch, bias=False)
+        positions = (config.image_size // patch) ** 2 + 1
+        self.position_embedding = nn.Embedding(positions, width)
+
+    def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) → (N, P, D)
+        patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
+        cls = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        return torch.cat([cls, patches], dim=1) + self.position_embedding.weight  # type: ignore[no-any-return]
+
+
+class VisionTransformer(nn.Module):
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        self.image_size = config.image_size
+        self.embeddings = VisionEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # sic
+        self.encoder = Encoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, image_size, image_size) → pooled (N, D)."""
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"this CLIP takes images of {self.image_size}×{self.image_size} pixels, "
+                f"not {images.shape[-1]}×{images.shape[-2]}"
+            )
+        hidden = self.encoder(self.pre_layrnorm(self.embeddings(images)), causal=False)
+        return self.post_layernorm(hidden[:, 0])  # type: ignore[no-any-return]
+
+
+class TextEncoder(nn.Module):
+    """The text tower with its projection (`CLIPTextModelWithProjection`)."""
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_model = TextTransformer(config)
+        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids (N, L) → CLIP text embeddings z_t (N, E), not normalised; hidden (N, L, D)."""
+        hidden, pooled = self.text_model(ids)
+        return self.text_projection(pooled), hidden
+
+
+class ImageEncoder(nn.Module):
+    """The image tower with its projection (`CLIPVisionModelWithProjection`)."""
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_model = VisionTransformer(config)
+        self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, H, W) → CLIP image embeddings z_i (N, E), not normalised."""
+        return self.visual_projection(self.vision_model(images))  # type: ignore[no-any-return]
+
+
+class CLIP(nn.Module):
+    """Both towers and the learned temperature (`CLIPModel`)."""
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_model = TextTransformer(config.text)
+        self.vision_model = VisionTransformer(config.vision)
+        width, embed = config.text.hidden_size, config.text.projection_dim
+        self.text_projection = nn.Linear(width, embed, bias=False)
+        self.visual_projection = nn.Linear(config.vision.hidden_size, embed, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(config.text.logit_scale_init_value))
+
+    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids (N, L) → z_t (N, E), not normalised; hidden states (N, L, D)."""
+        hidden, pooled = self.text_model(ids)
+        return self.text_projection(pooled), hidden
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, H, W) → z_i (N, E), not normalised."""
+        return self.visual_projection(self.vision_model(images))  # type: ignore[no-any-return]
+
+    def temperature(self) -> Tensor:
+        """The factor on cosine similarities, at most 100 (CLIP, section 2.5)."""
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+
+    def initialise(self) -> Self:
+        """CLIP's initialisation: widths and depths set the scale (CLIP's reference code)."""
+        for tower, config in (
+            (self.text_model, self.config.text),
+            (self.vision_model, self.config.vision),
+        ):
+            width, layers = config.hidden_size, config.num_hidden_layers
+            for module in tower.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.zeros_(module.bias)
+                elif isinstance(module, nn.Embedding):
+                    nn.init.normal_(module.weight, std=0.02)
+            for block in tower.encoder.layers:
+                attention, mlp = block.self_attn, block.mlp
+                for proj in (attention.q_proj, attention.k_proj, attention.v_proj):
+                    nn.init.normal_(proj.weight, std=width**-0.5)
+                out_std = (2 * width * layers) ** -0.5
+                nn.init.normal_(attention.out_proj.weight, std=out_std)
+                nn.init.normal_(mlp.fc1.weight, std=(2 * width) ** -0.5)
+                nn.init.normal_(mlp.fc2.weight, std=out_std)
+        vision = self.vision_model.embeddings
+        nn.init.normal_(vision.class_embedding, std=self.config.vision.hidden_size**-0.5)
+        for projection in (self.text_projection, self.visual_projection):
+            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+        return self
+
+
+def similarity(text: Tensor, image: Tensor) -> Tensor:
+    """Cosine similarities (N_text, N_image) of embeddings (N_text, E) and (N_image, E)."""
+    return F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1).T
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": _quick_gelu,
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+def _check_tower(config: CLIPTextConfig | CLIPVisionConfig) -> None:
+    if config.hidden_act not in ACTIVATIONS:
+        raise ValueError(f"hidden_act {config.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size {config.hidden_size} is not a multiple of "
+            f"num_attention_heads {config.num_attention_heads}"
+        )
+
+
+def _known(cls: type, mapping: Mapping[str, Any], inner: str, where: str) -> dict[str, Any]:
+    """The fields of `cls` in a tower's own config.json, or in one of a whole CLIP."""
+    if inner in mapping:
+        values = dict(mapping[inner])
+        for key in ("projection_dim", "logit_scale_init_value"):
+            if key in mapping:
+                values[key] = mapping[key]
+    else:
+        values = dict(mapping)
+    fields = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    for key in values:
+        if key not in fields and key not in _IGNORED and not key.startswith("_"):
+            raise ValueError(f"{where}: unknown key {key!r} for a CLIP tower")
+    return {key: value for key, value in values.items() if key in fields}
+
+
+def save_towers(folder: ModelFolder, clip: CLIP, dtype: torch.dtype | None = None) -> None:
+    """Write a CLIP as the layout has it: text_encoder and image_encoder, one tower each.
+
+    The learned temperature goes into both configs, as `logit_scale_init_value`.
+    """
+    scale = clip.logit_scale.item()
+    state = {k: v if dtype is None else v.to(dtype) for k, v in clip.state_dict().items()}
+    for component, library_class, prefix, config in (
+        ("text_encoder", "CLIPTextModelWithProjection", "text_", clip.config.text),
+        ("image_encoder", "CLIPVisionModelWithProjection", "vis", clip.config.vision),
+    ):
+        folder.save(
+            component,
+            ("transformers", library_class),
+            {"config.json": replace(config, logit_scale_init_value=scale).to_json()},
+            {key: tensor for key, tensor in state.items() if key.startswith(prefix)},
+            stem="model",
+        )
+
+
+def load_text_encoder(folder: ModelFolder, dtype: torch.dtype | None = None) -> TextEncoder:
+    """The text tower of a model folder."""
+    where = str(folder.path / "text_encoder")
+    config = CLIPTextConfig.from_json(folder.config("text_encoder"), where)
+    return folder.load("text_encoder", TextEncoder, config, dtype)
+
+
+def load_image_encoder(folder: ModelFolder, dtype: torch.dtype | None = None) -> ImageEncoder:
+    """The image tower of a model folder."""
+    where = str(folder.path / "image_encoder")
+    config = CLIPVisionConfig.from_json(folder.config("image_encoder"), where)
+    return folder.load("image_encoder", ImageEncoder, config, dtype)

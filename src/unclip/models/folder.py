@@ -1,0 +1,245 @@
+"""The model folder: the one artefact that training writes and the pipeline reads.
+
+A directory in the layout that diffusers uses for its unCLIP pipelines: `model_index.json`, and a
+folder per component with `config.json` and safetensors weights. Loading is strict (every tensor, by
+name and shape), weights are memory-mapped and read once, and pickled weights are refused. A
+component is written whole under another name first and then renamed into place.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+INDEX = "model_index.json"
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+M = TypeVar("M", bound=nn.Module)
+
+
+class Config(Protocol):
+    """What a network's configuration can do: write itself as the layout's config.json."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class ModelFolder:
+    """A model folder on disk.
+
+    Args:
+        path: the directory; it need not exist before something is saved.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def index(self) -> dict[str, Any]:
+        """`model_index.json`: component name → [library, class]."""
+        file = self.path / INDEX
+        if not file.is_file():
+            raise ValueError(
+                f"{self.path} is not a model folder: it has no {INDEX}"
+                if self.path.is_dir()
+                else f"there is no model folder {self.path}"
+            )
+        return read_json(file)
+
+    def has(self, component: str) -> bool:
+        """Whether the index names the component and its folder is there."""
+        if not (self.path / INDEX).is_file():
+            return False
+        entry = self.index().get(component)
+        return bool(entry and entry[0]) and (self.path / component).is_dir()
+
+    def config(self, component: str) -> dict[str, Any]:
+        """The component's config.json (schedulers: scheduler_config.json)."""
+        folder = self.component(component)
+        for name in ("config.json", "scheduler_config.json", "preprocessor_config.json"):
+            if (folder / name).is_file():
+                return read_json(folder / name)
+        raise ValueError(f"{folder} holds no config.json")
+
+    def component(self, component: str) -> Path:
+        """The component's folder, or a ValueError that says what is missing."""
+        self.index()
+        if not self.has(component):
+            raise ValueError(f"the model {self.path} has no {component}")
+        return self.path / component
+
+    def load(
+        self, component: str, network: type[M], config: Any, dtype: torch.dtype | None = None
+    ) -> M:
+        """Build `network(config)` and fill it with the component's weights, strictly.
+
+        The network is built without memory and takes the mapped tensors as they are read, in the
+        file's precision or in `dtype`.
+        """
+        with torch.device("meta"):
+            module = network(config)
+        load_weights(module, self.component(component), dtype)
+        return module.eval()
+
+    def save(
+        self, component: str, entry: tuple[str, str], files: Mapping[str, Any],
+        weights: Mapping[str, Tensor] | None = None, stem: str = "diffusion_pytorch_model",
+        max_shard_bytes: int = 2**34,
+    ) -> None:  # fmt: skip
+        """Write a component whole, then enter it into the index.
+
+        Args:
+            component: its name, e.g. "decoder".
+            entry: library and class for the index.
+            files: JSON files by name.
+            weights: tensors by key; left out for schedulers.
+            stem: file name of the weights ("model" for transformers' components).
+            max_shard_bytes: weights beyond this size are split over several files.
+        """
+        with self.replacing(component, entry) as folder:
+            for name, content in files.items():
+                write_json(folder / name, content)
+            if weights is not None:
+                save_weights(weights, folder, stem, max_shard_bytes)
+
+    @contextmanager
+    def replacing(self, component: str, entry: tuple[str, str]) -> Iterator[Path]:
+        """A fresh folder that takes the component's place when the block ends without error."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{component}-", dir=self.path))
+        try:
+            yield fresh
+            fresh.chmod(0o755)
+            target, old = self.path / component, fresh.with_suffix(".old")
+            if target.exists():
+                target.rename(old)
+            fresh.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        self.update_index({component: list(entry)})
+
+    def update_index(self, entries: Mapping[str, Any]) -> None:
+        """Put entries into `model_index.json`, creating it where there is none."""
+        index = self.index() if (self.path / INDEX).is_file() else {"_class_name": "UnCLIPPipeline"}
+        index.update(entries)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / INDEX, index)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; `ValueError` in one sentence if it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under another name and rename it: the file is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_weights(
+    weights: Mapping[str, Tensor], folder: Path, stem: str, max_shard_bytes: int
+) -> None:
+    """Write tensors as one safetensors file, or as several with an index."""
+    from safetensors.torch import save_file
+
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, tensor in weights.items():
+        tensor = tensor.detach().contiguous().cpu()
+        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][key] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        save_file(shards[0], folder / f"{stem}.safetensors", {"format": "pt"})
+        return
+    names = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        save_file(shard, folder / name, {"format": "pt"})
+    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
+    where = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+    write_json(
+        folder / f"{stem}.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": where},
+    )
+
+
+def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Give `module` the weights in `folder`: same keys, same shapes, nothing left over.
+
+    Raises:
+        ValueError: no safetensors file, a damaged one, a tensor that is missing, unknown or of
+            another shape (named, with both shapes), or one that is not finite.
+    """
+    wanted = module.state_dict()
+    loaded: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        for key, tensor in read_safetensors(file).items():
+            if key not in wanted:
+                raise ValueError(f"{file} has a tensor {key!r} that this network does not have")
+            if tensor.shape != wanted[key].shape:
+                raise ValueError(
+                    f"{file}: tensor {key!r} has shape {tuple(tensor.shape)}, "
+                    f"the config asks for {tuple(wanted[key].shape)}"
+                )
+            loaded[key] = tensor if dtype is None else tensor.to(dtype)
+    missing = sorted(set(wanted) - set(loaded))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"{folder} lacks the tensor {missing[0]!r}{more}")
+    module.load_state_dict(loaded, strict=True, assign=True)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a component: one, or the shards that its index names."""
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if indices:
+        names = sorted(set(read_json(indices[0]).get("weight_map", {}).values()))
+        files = [folder / name for name in names]
+        for file in files:
+            if file.parent != folder or not file.is_file():
+                raise ValueError(f"{indices[0]} names {file.name}, which is not in {folder}")
+        return files
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return files
+    if files:
+        raise ValueError(f"{folder} holds {len(files)} weight files and no index that joins them")
+    pickles = [file.name for file in folder.iterdir() if file.suffix in _PICKLES]
+    if pickles:
+        raise ValueError(
+            f"{folder} holds only {pickles[0]}, a pickle, which can run code when opened and is "
+            "never loaded; convert it to safetensors where you trust it"
+        )
+    raise ValueError(f"{folder} holds no safetensors weights")
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a file, memory-mapped; `ValueError` if it is truncated or no safetensors."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is not a whole safetensors file: {error}") from None

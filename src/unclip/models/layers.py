@@ -1,0 +1,163 @@
+"""Pieces that the networks share: timestep embeddings, zero initialisation, `config.json`.
+
+Shapes: N samples, D width of a sinusoidal embedding.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Json = dict[str, Any]
+
+
+def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
+    """Embed timesteps as [cos(t f_0) ..., sin(t f_0) ...] with f_k = 10000^(-k / (width // 2)).
+
+    The embedding of Vaswani et al. (2017) in the order of Ho et al. (2020), always in float32: in
+    half precision neighbouring timesteps near 1000 would coincide. `t` (N,) of any real type ->
+    (N, width); an odd width ends in a zero.
+    """
+    half = width // 2
+    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    angles = t.float()[:, None] * exponent.exp()[None, :]  # (N, half)
+    embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return F.pad(embedding, (0, width % 2))  # (N, width)
+
+
+class TimestepEmbedding(nn.Module):
+    """Timestep -> sinusoid -> two-layer perceptron: (N,) or () -> (N or 1, out_width)."""
+
+    def __init__(self, width: int, hidden_width: int, out_width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.linear_1 = nn.Linear(width, hidden_width)
+        self.linear_2 = nn.Linear(hidden_width, out_width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        sinusoid = sinusoidal_embedding(t.reshape(-1), self.width)
+        hidden = F.silu(self.linear_1(sinusoid.to(self.linear_1.weight.dtype)))
+        embedding: Tensor = self.linear_2(hidden)
+        return embedding
+
+
+def zero_init(layer: nn.Linear | nn.Conv2d) -> None:
+    """Set a layer to zero, so that the residual branch that it ends starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Base of the network configurations: fields are the keys of the layout's `config.json`.
+
+    A published `config.json` also holds keys for choices that unCLIP never makes. Those are listed
+    in `fixed` with the one value that is implemented: reading checks them, writing writes them.
+    """
+
+    CLASS_NAMES: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def class_name(self) -> str:
+        """The `_class_name` under which the layout knows this network."""
+        return self.CLASS_NAMES[0]
+
+    @classmethod
+    def keys(cls, class_name: str) -> frozenset[str]:
+        """Names of the fields that a `config.json` of this class holds."""
+        return frozenset(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def fixed(cls, class_name: str) -> Mapping[str, object]:
+        """Keys that are no fields, with the single value that is implemented."""
+        return {}
+
+    @classmethod
+    def absent(cls, class_name: str) -> Mapping[str, object]:
+        """What an absent key means, where that is not the field's default or the fixed value."""
+        return {}
+
+    @classmethod
+    def from_json(cls, mapping: Mapping[str, object], where: str = "config.json") -> Self:
+        """Read the contents of a `config.json`, as any diffusers version since 0.11 writes it.
+
+        Keys with a leading underscore are notes and ignored. Raises ValueError, naming `where` and
+        the key, for an unknown or missing key, a value of the wrong type, or one that is not
+        implemented.
+        """
+        name = mapping.get("_class_name")
+        if not isinstance(name, str) or name not in cls.CLASS_NAMES:
+            wanted = " or ".join(cls.CLASS_NAMES)
+            raise ValueError(f"{where}: `_class_name` is {name!r}, but must be {wanted}")
+        given = {**cls.absent(name), **mapping}
+        given = {key: _tuples(v) for key, v in given.items() if not key.startswith("_")}
+        keys, fixed, hints = cls.keys(name), cls.fixed(name), get_type_hints(cls)
+        for key, value in given.items():
+            if key in keys:
+                if not _fits(value, hints[key]):
+                    expected = _describe(hints[key])
+                    raise ValueError(f"{where}: `{key}` is {value!r}, but must be {expected}")
+            elif key not in fixed:
+                raise ValueError(f"{where}: unknown key `{key}` for a {name}")
+            elif value != _tuples(fixed[key]):
+                raise ValueError(f"{where}: `{key}` is {value!r}; only {fixed[key]!r} is supported")
+        for field in dataclasses.fields(cls):
+            if field.name in keys - given.keys() and field.default is dataclasses.MISSING:
+                raise ValueError(f"{where}: the key `{field.name}` of a {name} is missing")
+        try:
+            config = cls(**{key: value for key, value in given.items() if key in keys})
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if config.class_name != name:
+            raise ValueError(
+                f"{where}: `_class_name` is {name}, but the other keys are a {config.class_name}'s"
+            )
+        return config
+
+    def to_json(self) -> Json:
+        """The complete contents of the `config.json` that diffusers opens."""
+        name = self.class_name
+        keys = self.keys(name)
+        own = {key: value for key, value in dataclasses.asdict(self).items() if key in keys}
+        merged = {"_class_name": name, **self.fixed(name), **own}
+        return {key: _lists(merged[key]) for key in sorted(merged)}
+
+
+def _tuples(value: object) -> object:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _lists(value: object) -> object:
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Does a JSON value (lists already tuples) fit a field's type?"""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _describe(hint: Any) -> str:
+    """A field's type in words: "an integer", "a list of strings", "None or 'identity'"."""
+    words = {int: "an integer", float: "a number", str: "a string", bool: "a boolean"}
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_describe(option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a list of {words[get_args(hint)[0]].split()[-1]}s"
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return "null" if hint is NoneType else words[hint]

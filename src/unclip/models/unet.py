@@ -1,0 +1,286 @@
+"""The ADM U-Net that decoder and upsamplers share (Dhariwal & Nichol 2021; paper section 2.1).
+
+Shapes: N samples, C channels, H and W pixels, L context tokens, E width of the time embedding,
+K width of the context, A attention width (heads times head width).
+
+Attribute names are the keys of the published layout, where the decoder is a `UNet2DConditionModel`
+and an upsampler a `UNet2DModel`.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unclip.models.layers import TimestepEmbedding, zero_init
+from unclip.models.unet_config import DOWN_ATTENTION, MID_ATTENTION, UP_ATTENTION, UNetConfig
+
+__all__ = ["UNet", "UNetConfig"]
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions with the time embedding between them, optionally halving or doubling H, W.
+
+    The time embedding shifts the features before the second normalisation ("default") or scales
+    and shifts them after it ("scale_shift").
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        out_channels: int,
+        resample: Literal["up", "down"] | None = None,
+    ) -> None:
+        super().__init__()
+        groups, eps = config.norm_num_groups, config.norm_eps
+        self.resample = resample
+        self.scale_shift = config.resnet_time_scale_shift == "scale_shift"
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(
+            config.time_embed_dim, (2 if self.scale_shift else 1) * out_channels
+        )
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = (
+            nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        )
+        zero_init(self.conv2)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """`x` (N, C, H, W), `emb` (N or 1, E) after its activation -> (N, C', H', W')."""
+        h = F.silu(self.norm1(x))
+        if self.resample == "up":
+            h, x = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (h, x))
+        elif self.resample == "down":
+            h, x = (F.avg_pool2d(y, 2) for y in (h, x))
+        h = self.conv1(h)
+        shift = self.time_emb_proj(emb)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = shift.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + shift)
+        h = self.conv2(self.dropout(F.silu(h)))
+        out: Tensor = h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return out
+
+
+class Context(NamedTuple):
+    """What the pixels attend to besides themselves."""
+
+    states: Tensor  # (N, L, K)
+    mask: Tensor | None  # (N, L) boolean, True to attend; None: attend to all
+
+
+class Attention(nn.Module):
+    """Pixels attend to context and pixels alike, in one softmax over [context, pixel] keys."""
+
+    def __init__(self, config: UNetConfig, channels: int) -> None:
+        super().__init__()
+        assert config.attention_head_dim is not None
+        assert config.cross_attention_dim is not None
+        self.head_width = config.attention_head_dim
+        # The layout's attention normalises with this epsilon whatever `norm_eps` says.
+        self.group_norm = nn.GroupNorm(config.norm_num_groups, channels, eps=1e-5)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.add_k_proj = nn.Linear(config.cross_attention_dim, channels)
+        self.add_v_proj = nn.Linear(config.cross_attention_dim, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        output = self.to_out[0]
+        assert isinstance(output, nn.Linear)
+        zero_init(output)
+
+    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the context: (N, L, K) -> two (N, L, C), the same at every step."""
+        return self.add_k_proj(context), self.add_v_proj(context)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        context_keys, context_values = self.project_context(context.states)
+        pixels = self.group_norm(x).flatten(2).transpose(1, 2)  # (N, HW, C), a view
+        keys = torch.cat([context_keys, self.to_k(pixels)], dim=1)  # (N, L + HW, C)
+        values = torch.cat([context_values, self.to_v(pixels)], dim=1)
+        mask = context.mask
+        if mask is not None:
+            mask = F.pad(mask, (0, pixels.shape[1]), value=True)[:, None, None, :]
+        out = F.scaled_dot_product_attention(
+            self._heads(self.to_q(pixels)), self._heads(keys), self._heads(values), attn_mask=mask
+        )
+        out = self.to_out[0](out.transpose(1, 2).flatten(2))  # (N, HW, C)
+        residual: Tensor = out.transpose(1, 2).view(x.shape)
+        return x + residual
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)  # (N, heads, tokens, C')
+
+
+class Level(nn.Module):
+    """Resnet blocks of one resolution, the first few of them followed by attention.
+
+    As it stands, the middle of the U-Net: resnet, attention, resnet.
+    """
+
+    def __init__(
+        self, config: UNetConfig, in_channels: list[int], out_channels: int, attentions: int
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(ResnetBlock(config, c, out_channels) for c in in_channels)
+        self.attentions = nn.ModuleList(Attention(config, out_channels) for _ in range(attentions))
+
+    def layer(self, index: int, x: Tensor, emb: Tensor, context: Context | None) -> Tensor:
+        x = self.resnets[index](x, emb)
+        if index < len(self.attentions):
+            x = self.attentions[index](x, context)
+        return x
+
+    def forward(self, x: Tensor, emb: Tensor, context: Context | None) -> Tensor:
+        for index in range(len(self.resnets)):
+            x = self.layer(index, x, emb, context)
+        return x
+
+
+class DownLevel(Level):
+    """A level of the way down, which records every output for the way up."""
+
+    def __init__(
+        self, config: UNetConfig, in_channels: int, level: int, *, downsample: bool
+    ) -> None:
+        width, layers = config.block_out_channels[level], config.layers_per_block
+        attend = config.down_block_types[level] == DOWN_ATTENTION
+        widths = [in_channels] + [width] * (layers - 1)
+        super().__init__(config, widths, width, layers if attend else 0)
+        self.downsamplers = nn.ModuleList(
+            [ResnetBlock(config, width, width, "down")] if downsample else []
+        )
+
+    def descend(self, skips: list[Tensor], emb: Tensor, context: Context | None) -> None:
+        """Continue from the last of `skips` and append every output."""
+        for index in range(len(self.resnets)):
+            skips.append(self.layer(index, skips[-1], emb, context))
+        for downsampler in self.downsamplers:
+            skips.append(downsampler(skips[-1], emb))
+
+
+class UpLevel(Level):
+    """A level of the way up, each of whose resnets also sees one output of the way down."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        skip_channels: list[int],
+        level: int,
+        *,
+        upsample: bool,
+    ) -> None:
+        width = config.block_out_channels[-1 - level]
+        attend = config.up_block_types[level] == UP_ATTENTION
+        inputs = [in_channels] + [width] * (len(skip_channels) - 1)
+        widths = [i + s for i, s in zip(inputs, skip_channels, strict=True)]
+        super().__init__(config, widths, width, len(widths) if attend else 0)
+        self.upsamplers = nn.ModuleList(
+            [ResnetBlock(config, width, width, "up")] if upsample else []
+        )
+
+    def ascend(
+        self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Context | None
+    ) -> Tensor:
+        """Consume the last outputs of `skips`, one for each layer."""
+        for index in range(len(self.resnets)):
+            x = self.layer(index, torch.cat([x, skips.pop()], dim=1), emb, context)
+        for upsampler in self.upsamplers:
+            x = upsampler(x, emb)
+        return x
+
+
+class UNet(nn.Module):
+    """U-Net over images, conditioned on a timestep and, if so configured, a vector and tokens.
+
+    A new network outputs zero: the last layers of residual branches and `conv_out` start there.
+    Activations are channels-last, the faster format, once `unet.to(memory_format=channels_last)`
+    has made the weights so; the input may have either format.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, last = config.block_out_channels, len(config.block_out_channels) - 1
+        channels, skips = widths[0], [widths[0]]
+        self.conv_in = nn.Conv2d(config.in_channels, channels, 3, padding=1)
+        self.time_embedding = TimestepEmbedding(
+            channels, config.time_embed_dim, config.time_embed_dim
+        )
+        self.down_blocks = nn.ModuleList()
+        for level, width in enumerate(widths):
+            self.down_blocks.append(DownLevel(config, channels, level, downsample=level < last))
+            channels = width
+            skips += [width] * (config.layers_per_block + (level < last))
+        self.mid_block = Level(
+            config, [channels, channels], channels, int(config.mid_block_type == MID_ATTENTION)
+        )
+        self.up_blocks = nn.ModuleList()
+        for level, width in enumerate(reversed(widths)):
+            taken = [skips.pop() for _ in range(config.layers_per_block + 1)]
+            self.up_blocks.append(UpLevel(config, channels, taken, level, upsample=level < last))
+            channels = width
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels, config.norm_eps)
+        self.conv_out = nn.Conv2d(channels, config.out_channels, 3, padding=1)
+        zero_init(self.conv_out)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        time_condition: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict from the noisy images `x` (N, in_channels, H, W) at the timesteps `t`.
+
+        `t` (N,) or () integer or float; `time_condition` (N, E) is added to the time embedding;
+        `context` (N, L, K) is attended to where `context_mask` (N, L) is True. Computes in the
+        precision of the weights and returns (N, out_channels, H, W) in the precision of `x`.
+        Raises ValueError where H or W is no multiple of `config.downsampling` and where a
+        conditioning that the network needs is missing, or one that it cannot use is given.
+        """
+        self._check_inputs(x, time_condition, context)
+        dtype = self.conv_in.weight.dtype
+        emb = self.time_embedding(t)  # (N or 1, E)
+        if time_condition is not None:
+            emb = emb + time_condition.to(dtype)
+        emb = F.silu(emb)  # every resnet block starts with it: once is enough
+        attended = None if context is None else Context(context.to(dtype), context_mask)
+
+        skips = [self.conv_in(x.to(dtype))]
+        for down in self.down_blocks:
+            assert isinstance(down, DownLevel)
+            down.descend(skips, emb, attended)
+        h = self.mid_block(skips[-1], emb, attended)
+        for up in self.up_blocks:
+            assert isinstance(up, UpLevel)
+            h = up.ascend(h, skips, emb, attended)
+        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
+        return out.to(x.dtype)
+
+    def _check_inputs(
+        self, x: Tensor, time_condition: Tensor | None, context: Tensor | None
+    ) -> None:
+        config = self.config
+        if x.shape[-2] % config.downsampling or x.shape[-1] % config.downsampling:
+            raise ValueError(
+                f"this U-Net takes heights and widths that are multiples of "
+                f"{config.downsampling}, but the image is {x.shape[-1]}×{x.shape[-2]} pixels"
+            )
+        for name, given, needed in (
+            ("time_condition", time_condition, config.class_embed_type == "identity"),
+            ("context", context, config.mid_block_type == MID_ATTENTION),
+        ):
+            if (given is not None) != needed:
+                raise ValueError(f"this U-Net {'needs' if needed else 'takes no'} `{name}`")

@@ -1,0 +1,212 @@
+"""Sizes of the U-Nets, as the layout's `config.json` states them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from unclip.models.layers import NetworkConfig
+
+CONDITIONAL, UNCONDITIONAL = "UNet2DConditionModel", "UNet2DModel"
+DOWN, DOWN_ATTENTION = "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
+UP, UP_ATTENTION = "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"
+MID, MID_ATTENTION = "UNetMidBlock2D", "UNetMidBlock2DSimpleCrossAttn"
+
+# Keys that both classes write and for which ADM has one value.
+_FIXED: dict[str, object] = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "downsample_padding": 1,  # read by convolutional downsampling only, which ADM does not use
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "num_class_embeds": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+}
+_FIXED_UNCONDITIONAL: dict[str, object] = {
+    **_FIXED,
+    "add_attention": False,
+    "attn_norm_num_groups": None,
+    "downsample_type": "conv",
+    "num_train_timesteps": None,
+    "upsample_type": "conv",
+}
+_FIXED_CONDITIONAL: dict[str, object] = {
+    **_FIXED,
+    "addition_embed_type": None,
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": None,
+    "attention_type": "default",
+    "class_embeddings_concat": False,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_norm": None,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "mid_block_only_cross_attention": None,
+    "num_attention_heads": None,
+    "only_cross_attention": False,
+    "projection_class_embeddings_input_dim": None,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "reverse_transformer_layers_per_block": None,
+    "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
+    "transformer_layers_per_block": 1,
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+
+
+@dataclass(frozen=True)
+class UNetConfig(NetworkConfig):
+    """Sizes of a U-Net, named as in `config.json`; see `adm_config` for a shorter way to write one.
+
+    Levels go from fine to coarse in `block_out_channels` and `down_block_types`, from coarse to
+    fine in `up_block_types`. `attention_head_dim` is the width of a head. `class_embed_type`
+    "identity" means that a vector (`time_condition`) is added to the time embedding.
+    """
+
+    CLASS_NAMES: ClassVar[tuple[str, ...]] = (CONDITIONAL, UNCONDITIONAL)
+
+    sample_size: int
+    in_channels: int
+    out_channels: int
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    down_block_types: tuple[str, ...]
+    up_block_types: tuple[str, ...]
+    mid_block_type: str
+    cross_attention_dim: int | None = None
+    attention_head_dim: int | None = 8
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    class_embed_type: Literal["identity"] | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        levels = len(self.block_out_channels)
+        sizes = (self.sample_size, self.in_channels, self.out_channels, self.norm_num_groups)
+        if min((*sizes, self.layers_per_block, levels, *self.block_out_channels)) < 1:
+            raise ValueError("a U-Net's sizes, channels, groups, layers and levels start at 1")
+        for key, given, types in (
+            ("down_block_types", self.down_block_types, (DOWN, DOWN_ATTENTION)),
+            ("up_block_types", self.up_block_types, (UP, UP_ATTENTION)),
+        ):
+            if len(given) != levels or not set(given) <= set(types):
+                raise ValueError(
+                    f"`{key}` is {list(given)}, but must have {' or '.join(types)} for each of the "
+                    f"{levels} levels of `block_out_channels`"
+                )
+        for width in self.block_out_channels:
+            if width % self.norm_num_groups:
+                raise ValueError(
+                    f"`norm_num_groups` {self.norm_num_groups} does not divide the {width} "
+                    f"channels of a level of `block_out_channels`"
+                )
+        if self.mid_block_type not in (MID, MID_ATTENTION):
+            raise ValueError(
+                f"`mid_block_type` is {self.mid_block_type!r}, but must be {MID} or {MID_ATTENTION}"
+            )
+        if not (0 <= self.dropout < 1 and self.norm_eps > 0):
+            raise ValueError("`dropout` must be at least 0 and below 1, and `norm_eps` above 0")
+        self._check_attention()
+
+    def _check_attention(self) -> None:
+        types = {*self.down_block_types, *self.up_block_types}
+        if self.mid_block_type == MID:
+            if types & {DOWN_ATTENTION, UP_ATTENTION} or self.cross_attention_dim is not None:
+                raise ValueError(
+                    f"attention blocks and `cross_attention_dim` need "
+                    f"the `mid_block_type` {MID_ATTENTION}"
+                )
+            return
+        if self.cross_attention_dim is None or self.cross_attention_dim < 1:
+            raise ValueError(
+                f"`cross_attention_dim` (width of the context) is {self.cross_attention_dim}, but "
+                f"the `mid_block_type` {MID_ATTENTION} needs one"
+            )
+        head_width = self.attention_head_dim
+        for level, width in enumerate(self.block_out_channels):
+            attends = (
+                level == len(self.block_out_channels) - 1  # the middle
+                or self.down_block_types[level] == DOWN_ATTENTION
+                or self.up_block_types[-1 - level] == UP_ATTENTION
+            )
+            if attends and (head_width is None or head_width < 1 or width % head_width):
+                raise ValueError(
+                    f"`attention_head_dim` {head_width} does not divide the {width} channels of a "
+                    f"level with attention"
+                )
+
+    @property
+    def class_name(self) -> str:
+        return CONDITIONAL if self.mid_block_type == MID_ATTENTION else UNCONDITIONAL
+
+    @property
+    def time_embed_dim(self) -> int:
+        """E, the width of the time embedding and of the `time_condition` added to it."""
+        return 4 * self.block_out_channels[0]
+
+    @property
+    def downsampling(self) -> int:
+        """Height and width of the input must be multiples of this."""
+        return 1 << (len(self.block_out_channels) - 1)
+
+    @classmethod
+    def keys(cls, class_name: str) -> frozenset[str]:
+        keys = super().keys(class_name)
+        return keys - {"cross_attention_dim"} if class_name == UNCONDITIONAL else keys
+
+    @classmethod
+    def fixed(cls, class_name: str) -> Mapping[str, object]:
+        return _FIXED_UNCONDITIONAL if class_name == UNCONDITIONAL else _FIXED_CONDITIONAL
+
+    @classmethod
+    def absent(cls, class_name: str) -> Mapping[str, object]:
+        if class_name == UNCONDITIONAL:
+            return {"add_attention": True, "mid_block_type": MID}
+        return {}
+
+
+def adm_config(
+    sample_size: int,
+    widths: tuple[int, ...],
+    layers: int,
+    *,
+    in_channels: int = 3,
+    out_channels: int = 3,
+    context_width: int | None = None,
+    attend_from: int = 1,
+    head_width: int = 64,
+    groups: int = 32,
+    dropout: float = 0.0,
+) -> UNetConfig:
+    """A U-Net from its few free choices, in the layout's terms.
+
+    With `context_width`, a decoder: attention from level `attend_from` (0 is the finest) downwards,
+    scale-shift conditioning, and a vector added to the time embedding. Without it, an upsampler:
+    no attention, shift conditioning.
+    """
+    levels = range(len(widths))
+    attend = [context_width is not None and level >= attend_from for level in levels]
+    conditional = context_width is not None
+    return UNetConfig(
+        sample_size=sample_size,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        down_block_types=tuple(DOWN_ATTENTION if a else DOWN for a in attend),
+        up_block_types=tuple(UP_ATTENTION if a else UP for a in reversed(attend)),
+        mid_block_type=MID_ATTENTION if conditional else MID,
+        cross_attention_dim=context_width,
+        attention_head_dim=head_width if conditional else 8,  # 8: what published upsamplers say
+        norm_num_groups=groups,
+        resnet_time_scale_shift="scale_shift" if conditional else "default",
+        class_embed_type="identity" if conditional else None,
+        dropout=dropout,
+    )

@@ -1,0 +1,133 @@
+"""What every stage is: trainable networks joined to their process, with `loss` and `sample`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from unclip.config import suggest
+from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.prediction import Denoiser, Noise
+from unclip.diffusion.samplers import SAMPLERS, Callback, Sampler
+from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule
+from unclip.models.folder import ModelFolder
+
+Batch = dict[str, Any]  # "images": (N, 3, H, W) in [-1, 1]; "captions": list of N strings
+
+
+class Stage(Protocol):
+    """One thing that the paper trains.
+
+    `network` holds what is trained and nothing else; frozen parts (CLIP) are kept beside it. The
+    training loop asks for `loss`, now and then for `preview`, and calls `save` with the weights to
+    publish. `sample` differs from stage to stage: what goes in is what the stage is conditioned on.
+    """
+
+    network: nn.Module
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalars; "loss" is minimised, the others are logged. All randomness is `generator`'s."""
+        ...
+
+    def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Rows of images (R, C, 3, H, W) in [-1, 1] that show how far training is, if any."""
+        ...
+
+    def save(self, folder: ModelFolder) -> None:
+        """Write the components that `network` holds into a model folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a stage is sampled.
+
+    Args:
+        steps: number of network evaluations (of both guidance branches together).
+        sampler: "ddpm", "ddim" or "dpm++".
+        guidance: classifier-free guidance.
+        eta: DDIM's stochasticity, 0 to 1; other samplers ignore it.
+    """
+
+    steps: int = 25
+    sampler: str = "ddpm"
+    guidance: Guidance = field(default_factory=Guidance)
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {self.sampler!r}{suggest(self.sampler, SAMPLERS)}")
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} sampling steps were asked for; take at least 1")
+
+
+class Process:
+    """A diffusion process: its configuration and the schedule that it names."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        self.config = config
+        self.schedule = Schedule.from_config(config)
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Training's x_t (N, …), t (N,) and noise (N, …) for x0 (N, …)."""
+        device = x0.device
+        t = torch.randint(len(self.schedule), (len(x0),), generator=generator, device=device)
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        return self.schedule.q_sample(x0, t, noise), t, noise
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        like: Tensor,
+        sampling: Sampling,
+        noise: Noise,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Run the sampler from fresh noise of the shape of `like` (N, …)."""
+        # DPM-Solver++ takes its last step to the data itself, which from t = 0 would be a tiny one.
+        spacing = SPACINGS["linspace" if sampling.sampler == "dpm++" else "unclip"]
+        timesteps = spacing(len(self.schedule), sampling.steps)
+        sampler: Sampler = SAMPLERS[sampling.sampler]
+        if sampling.sampler == "ddim":
+            sampler = partial(sampler, eta=sampling.eta)
+        return sampler(denoiser, noise(like), self.schedule, timesteps, noise, callback=callback)
+
+
+def scheduler_json(config: DiffusionConfig) -> dict[str, Any]:
+    """The scheduler_config.json of diffusers' UnCLIPScheduler for this process."""
+    from dataclasses import asdict
+
+    return {"_class_name": "UnCLIPScheduler", **asdict(config)}
+
+
+def scheduler_from_json(folder: ModelFolder, component: str) -> DiffusionConfig:
+    """Read a scheduler component; unknown keys are errors."""
+    from unclip.config import from_mapping
+
+    mapping = {k: v for k, v in folder.config(component).items() if not k.startswith("_")}
+    if mapping.get("variance_type") == "fixed_small":  # its logarithm is taken in any case
+        mapping["variance_type"] = "fixed_small_log"
+    return from_mapping(DiffusionConfig, mapping, str(folder.path / component))
+
+
+def guide(
+    network: Callable[[Tensor, Tensor, bool], Tensor], guidance: Guidance, channels: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Classifier-free guidance around a network that can answer both branches in one batch.
+
+    Args:
+        network: (x, t, both) → raw output; with `both`, x is [x, x] and the output holds the
+            conditional answers before the unconditional ones.
+        channels: C of the data, without learned variances.
+    """
+
+    def output(x: Tensor, t: Tensor) -> Tensor:
+        if not guidance.active(int(t[0])):
+            return network(x, t, False)
+        cond, uncond = network(torch.cat([x, x]), torch.cat([t, t]), True).chunk(2)
+        return guidance(cond, uncond, channels)
+
+    return output

@@ -1,0 +1,103 @@
+"""CLIP's contrastive training (Radford et al. 2021, section 2; unCLIP, appendix C).
+
+Shapes: N batch of this process, M batch over all processes, E embedding width.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.models.clip import CLIP, CLIPConfig
+from unclip.models.folder import ModelFolder
+from unclip.models.preprocessing import ImageProcessorConfig, preprocess
+from unclip.stages.base import Batch
+from unclip.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """What is chosen about CLIP before it is trained."""
+
+    size: str = "small"  # a row of the table in models/clip.py
+    vocab_size: int = 1024
+    context_length: int = 32
+
+    def config(self, vocab_size: int) -> CLIPConfig:
+        """`vocab_size` is the trained tokenizer's: captions may need fewer tokens than asked."""
+        config = CLIPConfig.preset(self.size, vocab_size, self.context_length)
+        return replace(config, text=replace(config.text, eos_token_id=vocab_size - 1))
+
+
+class ClipStage:
+    """Image and text towers pulled together over the batch."""
+
+    def __init__(self, network: CLIP, tokenizer: Tokenizer) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.processor = ImageProcessorConfig.for_clip(network.config.vision.image_size)
+
+    @classmethod
+    def build(cls, settings: ClipSettings, captions: list[str]) -> Self:
+        """A fresh CLIP with a tokenizer trained on `captions`."""
+        tokenizer = Tokenizer.train(captions, settings.vocab_size, settings.context_length)
+        return cls(CLIP(settings.config(len(tokenizer))).initialise(), tokenizer)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Symmetric cross-entropy of cosine similarities, over all processes' pairs."""
+        images = batch["images"]
+        tokens = self.tokenizer(batch["captions"]).trimmed().to(images.device)
+        z_i = self.network.encode_image(preprocess(images, self.processor))
+        z_t, _ = self.network.encode_text(tokens.ids)
+        with torch.autocast(images.device.type, enabled=False):
+            return contrastive_loss(z_i.float(), z_t.float(), self.network.temperature())
+
+    def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        return None
+
+    def save(self, folder: ModelFolder) -> None:
+        """text_encoder, image_encoder, tokenizer and feature_extractor."""
+        from unclip.models.clip import save_towers
+
+        save_towers(folder, self.network)
+        with folder.replacing("tokenizer", ("transformers", "CLIPTokenizer")) as path:
+            self.tokenizer.save_pretrained(path)
+        folder.save(
+            "feature_extractor",
+            ("transformers", "CLIPImageProcessor"),
+            {"preprocessor_config.json": self.processor.to_json()},
+        )
+
+
+def contrastive_loss(z_i: Tensor, z_t: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """CLIP's loss for this process's N pairs among the M pairs of all processes.
+
+    Args:
+        z_i, z_t: (N, E) image and text embeddings, fp32.
+        scale: the temperature's factor on cosine similarities.
+
+    Returns:
+        "loss", averaged over processes it is the loss of the whole batch of M; "accuracy" of
+        image → text among the M; "scale".
+    """
+    z_i, z_t = F.normalize(z_i, dim=-1), F.normalize(z_t, dim=-1)
+    all_i, all_t, first = _gather(z_i), _gather(z_t), 0
+    if len(all_i) != len(z_i):
+        first = dist.get_rank() * len(z_i)
+    labels = torch.arange(first, first + len(z_i), device=z_i.device)
+    logits_i, logits_t = scale * z_i @ all_t.T, scale * z_t @ all_i.T  # (N, M)
+    loss = (F.cross_entropy(logits_i, labels) + F.cross_entropy(logits_t, labels)) / 2
+    accuracy = (logits_i.argmax(dim=1) == labels).float().mean()
+    return {"loss": loss, "accuracy": accuracy, "scale": scale.detach()}
+
+
+def _gather(local: Tensor) -> Tensor:
+    """All processes' rows (M, E), with gradients to every process's part."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return local
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(list(all_gather(local)))

@@ -1,0 +1,127 @@
+"""The frozen CLIP that prior and decoder are conditioned on.
+
+Shapes: N captions or images, L tokens, D embedding width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unclip.models.clip import ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder
+from unclip.models.folder import ModelFolder
+from unclip.models.preprocessing import ImageProcessorConfig, preprocess
+from unclip.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """Captions as prior and decoder see them: z_t (N, D), hidden states (N, L, D), mask (N, L)."""
+
+    z_t: Tensor
+    hidden: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.z_t)
+
+    def repeat(self, times: int) -> "TextCondition":
+        """Every caption `times` times in a row."""
+        return self[torch.arange(len(self), device=self.z_t.device).repeat_interleave(times)]
+
+    def __getitem__(self, rows: Tensor | slice) -> "TextCondition":
+        return TextCondition(self.z_t[rows], self.hidden[rows], self.mask[rows])
+
+    def expand(self, n: int) -> "TextCondition":
+        """A single caption as n equal ones, without copying."""
+        return TextCondition(*(x.expand(n, *x.shape[1:]) for x in self.parts))
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.z_t, self.hidden, self.mask
+
+    def __add__(self, other: "TextCondition") -> "TextCondition":
+        """Concatenate along the batch; the shorter captions are padded (and stay masked)."""
+        length = max(self.hidden.shape[1], other.hidden.shape[1])
+        both = [side.padded(length) for side in (self, other)]
+        return TextCondition(*(torch.cat(p) for p in zip(*(b.parts for b in both), strict=True)))
+
+    def padded(self, length: int) -> "TextCondition":
+        more = length - self.hidden.shape[1]
+        hidden = F.pad(self.hidden, (0, 0, 0, more))
+        return TextCondition(self.z_t, hidden, F.pad(self.mask, (0, more), value=False))
+
+
+class FrozenCLIP:
+    """Both towers, the tokenizer and the preprocessing of a model folder; nothing trains here."""
+
+    def __init__(
+        self,
+        text_encoder: TextEncoder,
+        tokenizer: Tokenizer,
+        image_encoder: ImageEncoder | None,
+        processor: ImageProcessorConfig | None,
+    ) -> None:
+        self.text_encoder = text_encoder.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.image_encoder = image_encoder.requires_grad_(False).eval() if image_encoder else None
+        self.processor = processor
+
+    @classmethod
+    def load(cls, folder: ModelFolder, dtype: torch.dtype | None = None) -> Self:
+        """Read what the folder has; the image tower is absent from text-to-image folders."""
+        tokenizer = Tokenizer.from_pretrained(folder.component("tokenizer"))
+        text_encoder = load_text_encoder(folder, dtype)
+        tokenizer.context_length = text_encoder.config.max_position_embeddings
+        image_encoder = processor = None
+        if folder.has("image_encoder"):
+            image_encoder = load_image_encoder(folder, dtype)
+            processor = ImageProcessorConfig.for_clip(image_encoder.config.image_size)
+        if folder.has("feature_extractor"):
+            mapping = folder.config("feature_extractor")
+            where = str(folder.path / "feature_extractor")
+            processor = ImageProcessorConfig.from_json(mapping, where)
+        return cls(text_encoder, tokenizer, image_encoder, processor)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.text_encoder.config.projection_dim
+
+    def to(self, device: torch.device) -> Self:
+        self.text_encoder.to(device)
+        if self.image_encoder is not None:
+            self.image_encoder.to(device)
+        return self
+
+    @torch.no_grad()
+    def text(self, captions: Sequence[str]) -> TextCondition:
+        """Encode captions; padding beyond the longest of them is dropped (it is masked anyway)."""
+        weight = self.text_encoder.text_projection.weight
+        tokens = self.tokenizer(captions).trimmed().to(weight.device)
+        z_t, hidden = self.text_encoder(tokens.ids)
+        return TextCondition(z_t.float(), hidden.float(), tokens.mask)
+
+    @torch.no_grad()
+    def image(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] → z_i (N, D), fp32, as CLIP gives them.
+
+        Raises:
+            ValueError: the model has no image encoder.
+        """
+        if self.image_encoder is None or self.processor is None:
+            raise ValueError("this model has no image_encoder: it takes captions, not images")
+        dtype = self.image_encoder.visual_projection.weight.dtype
+        z_i: Tensor = self.image_encoder(preprocess(images, self.processor).to(dtype))
+        return z_i.float()
+
+
+def dropped(
+    captions: Sequence[str], probability: float, generator: torch.Generator
+) -> list[str]:
+    """Captions with some of them replaced by the empty one, the null condition for text."""
+    draws = torch.rand(len(captions), generator=generator, device=generator.device).tolist()
+    return ["" if u < probability else c for u, c in zip(draws, captions, strict=True)]

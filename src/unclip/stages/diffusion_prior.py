@@ -1,0 +1,199 @@
+"""The diffusion prior: P(z_i | y) by Gaussian diffusion over CLIP image embeddings (section 2.2).
+
+Shapes: N captions, M candidates per caption, D embedding width.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.diffusion.losses import LossConfig, diffusion_loss
+from unclip.diffusion.prediction import Noise, Prediction, to_prediction
+from unclip.diffusion.samplers import Callback
+from unclip.diffusion.schedules import DiffusionConfig
+from unclip.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from unclip.models.folder import ModelFolder
+from unclip.stages.base import (
+    Batch,
+    Process,
+    Sampling,
+    guide,
+    scheduler_from_json,
+    scheduler_json,
+)
+from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """What is chosen about a diffusion prior before it is trained."""
+
+    num_layers: int = 6
+    num_attention_heads: int = 6
+    attention_head_dim: int = 64
+    dropout: float = 0.0
+    drop_text: float = 0.1  # captions dropped for guidance (section 2.2)
+    candidates: int = 2  # z_i drawn per image; the one closest to z_t is kept (section 2.2)
+    statistics: int = 8192  # images that the embeddings' mean and deviation are measured on
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+class PriorStage:
+    """Network, process and frozen CLIP of the diffusion prior."""
+
+    def __init__(
+        self,
+        network: DiffusionPrior,
+        clip: FrozenCLIP,
+        process: DiffusionConfig,
+        settings: PriorSettings,
+    ) -> None:
+        self.network, self.clip, self.settings = network, clip, settings
+        self.process = Process(process)
+
+    @classmethod
+    def build(cls, settings: PriorSettings, clip: FrozenCLIP, batches: Iterable[Batch]) -> Self:
+        """A fresh prior that knows the statistics of the embeddings in `batches`."""
+        config = DiffusionPriorConfig(
+            settings.num_attention_heads,
+            settings.attention_head_dim,
+            settings.num_layers,
+            clip.width,
+            clip.tokenizer.context_length,
+            settings.dropout,
+        )
+        network = DiffusionPrior(config)
+        mean, std = embedding_statistics(clip, batches, settings.statistics)
+        network.clip_mean.data.copy_(mean)
+        network.clip_std.data.copy_(std)
+        process = DiffusionConfig(prediction_type="sample", clip_sample_range=5.0)
+        return cls(network, clip, process, settings)
+
+    @classmethod
+    def load(
+        cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Read `prior` and `prior_scheduler` of a model folder."""
+        where = str(folder.path / "prior" / "config.json")
+        config = DiffusionPriorConfig.from_json(folder.config("prior"), where)
+        if config.embedding_dim != clip.width:
+            raise ValueError(
+                f"{folder.path}: the prior makes embeddings of width {config.embedding_dim}, "
+                f"but the text encoder's have width {clip.width}: they are not of one model"
+            )
+        network = folder.load("prior", DiffusionPrior, config, dtype)
+        candidates = folder.index().get("_prior_num_candidates", 1)
+        settings = PriorSettings(
+            config.num_layers,
+            config.num_attention_heads,
+            config.attention_head_dim,
+            config.dropout,
+            candidates=candidates,
+        )
+        return cls(network, clip, scheduler_from_json(folder, "prior_scheduler"), settings)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """L_prior = E || f(z_i^(t), t, y) - z_i ||² (equation 2), on normalised embeddings."""
+        captions = dropped(batch["captions"], self.settings.drop_text, generator)
+        text = self.clip.text(captions)
+        x0 = self.network.normalise(self.clip.image(batch["images"]))
+        x_t, t, noise = self.process.draw(x0, generator)
+        output = self.network(
+            x_t, t, text_embeddings=text.z_t, text_hidden_states=text.hidden, text_mask=text.mask
+        )
+        process = self.process
+        return diffusion_loss(
+            output, x0, noise, t, process.schedule, process.config, self.settings.loss
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        text: TextCondition,
+        sampling: Sampling,
+        noise: Noise,
+        null: TextCondition | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Draw z_i (N, D) for N captions, as CLIP gives them.
+
+        Args:
+            null: the empty caption; encoded here if it is not given.
+            noise: draws for N · M rows, the candidates of a caption in a row.
+        """
+        many = text.repeat(self.settings.candidates)
+        null = null or self.clip.text([""])
+        both = many + null.expand(len(many))
+
+        def network(x: Tensor, t: Tensor, guided: bool) -> Tensor:
+            y = both if guided else many
+            return self.network(  # type: ignore[no-any-return]
+                x, t, text_embeddings=y.z_t, text_hidden_states=y.hidden, text_mask=y.mask
+            )
+
+        width = self.network.config.embedding_dim
+        output = guide(network, sampling.guidance, width)
+
+        def denoiser(x: Tensor, t: Tensor) -> Prediction:
+            return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)
+
+        like = torch.empty(len(many), width, device=many.z_t.device)
+        x0 = self.process.sample(denoiser, like, sampling, noise, callback)
+        return best_candidates(self.network.denormalise(x0), text.z_t)
+
+    def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        return None
+
+    def save(self, folder: ModelFolder) -> None:
+        """prior and prior_scheduler."""
+        config = self.network.config
+        folder.save(
+            "prior",
+            ("diffusers", config.class_name),
+            {"config.json": config.to_json()},
+            self.network.state_dict(),
+        )
+        folder.save(
+            "prior_scheduler",
+            ("diffusers", "UnCLIPScheduler"),
+            {"scheduler_config.json": scheduler_json(self.process.config)},
+        )
+        folder.update_index({"_prior_num_candidates": self.settings.candidates})
+
+
+def best_candidates(z_i: Tensor, z_t: Tensor) -> Tensor:
+    """Of each caption's candidates z_i (N · M, D), the one with the highest dot product with z_t.
+
+    Section 2.2. z_t is (N, D); the result is (N, D).
+    """
+    groups = z_i.view(len(z_t), -1, z_i.shape[-1])  # (N, M, D)
+    best = torch.einsum("nmd,nd->nm", groups, z_t.to(groups)).argmax(dim=1)
+    return groups[torch.arange(len(z_t), device=z_i.device), best]
+
+
+def embedding_statistics(
+    clip: FrozenCLIP, batches: Iterable[Batch], count: int
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (1, D) of at least `count` image embeddings.
+
+    The paper scales embeddings by a constant (17.2) to about unit variance; the published layout
+    normalises each component, which is what is measured here.
+    """
+    device = clip.text_encoder.text_projection.weight.device
+    rows: list[Tensor] = []
+    for batch in batches:
+        rows.append(clip.image(batch["images"].to(device)).cpu().double())
+        if sum(map(len, rows)) >= count:
+            break
+    z_i = torch.cat(rows)
+    std = z_i.std(dim=0, keepdim=True).clamp(min=1e-6)
+    return z_i.mean(dim=0, keepdim=True).float(), std.float()
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Mean cosine similarity of rows."""
+    return F.cosine_similarity(a.float(), b.float(), dim=-1).mean()

@@ -1,0 +1,217 @@
+"""CLIP's byte-pair encoding, through the `tokenizers` library.
+
+Text is put into NFC, white space is folded, letters are lowered; words are cut by CLIP's pattern,
+written as bytes and merged, the last piece of each word carrying `</w>`. Sequences are
+`<|startoftext|> … <|endoftext|>`, cut and padded to the context length L.
+
+Shapes: N texts, L context length.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+# CLIP's pattern: special tokens, English contractions, runs of letters, single digits, other runs.
+_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
+    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids (N, L), long, and their mask (N, L), bool: True from the start to the end token."""
+
+    ids: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        return Tokens(self.ids.to(device), self.mask.to(device))
+
+    def trimmed(self) -> "Tokens":
+        """Cut to the longest text of the batch: padding is never attended, so this is exact."""
+        longest = int(self.mask.sum(dim=1).max())
+        return Tokens(self.ids[:, :longest], self.mask[:, :longest])
+
+
+class Tokenizer:
+    """Byte-pair encoding with CLIP's rules.
+
+    Args:
+        vocab: token → id.
+        merges: pairs in order of priority.
+        context_length: L, the length that texts are cut and padded to.
+        pad_token: the padding token; Karlo uses "!" (id 0), OpenAI's folders `<|endoftext|>`.
+    """
+
+    def __init__(
+        self,
+        vocab: dict[str, int],
+        merges: Sequence[tuple[str, str]],
+        context_length: int = 77,
+        pad_token: str = "!",
+    ) -> None:
+        from tokenizers import models, processors
+
+        for token in (BOS, EOS, pad_token):
+            if token not in vocab:
+                raise ValueError(f"the tokenizer's vocabulary has no token {token!r}")
+        self.vocab, self.merges = vocab, list(merges)
+        self.context_length, self.pad_token = context_length, pad_token
+        self.eos_id = vocab[EOS]
+        model = models.BPE(
+            vocab=vocab,
+            merges=self.merges,
+            unk_token=EOS,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            fuse_unk=False,
+        )
+        self._backend = _backend(model)
+        self._backend.add_special_tokens([BOS, EOS])
+        self._backend.post_processor = processors.RobertaProcessing(
+            (EOS, vocab[EOS]), (BOS, vocab[BOS]), trim_offsets=False, add_prefix_space=False
+        )
+        self._backend.enable_truncation(context_length)
+        self._backend.enable_padding(
+            length=context_length, pad_id=vocab[pad_token], pad_token=pad_token
+        )
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Encode N texts; ids and mask are (N, L)."""
+        encodings = self._backend.encode_batch(list(texts))
+        ids = torch.tensor([e.ids for e in encodings], dtype=torch.long)
+        mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool)
+        return Tokens(ids.view(len(encodings), -1), mask.view(len(encodings), -1))
+
+    def __len__(self) -> int:
+        return len(self.vocab)
+
+    def dropped(self, text: str) -> str:
+        """The tail of `text` that does not fit into the context; empty if all of it fits."""
+        self._backend.no_truncation()
+        try:
+            encoding = self._backend.encode(text)
+        finally:
+            self._backend.enable_truncation(self.context_length)
+        if sum(encoding.attention_mask) <= self.context_length:
+            return ""
+        return text[encoding.offsets[self.context_length - 2][1] :].strip()
+
+    @classmethod
+    def train(
+        cls, captions: Iterable[str], vocab_size: int = 2048, context_length: int = 77
+    ) -> "Tokenizer":
+        """Learn merges from captions until `vocab_size` tokens (at least 514) are there."""
+        from tokenizers import models, trainers
+
+        smallest = 2 * 256 + 2
+        if vocab_size < smallest:
+            raise ValueError(f"vocab_size is {vocab_size}; byte-pair encoding needs {smallest}")
+        byte_tokens = _byte_alphabet()
+        backend = _backend(models.BPE(end_of_word_suffix="</w>"))
+        backend.train_from_iterator(
+            _nonempty(captions),
+            trainers.BpeTrainer(
+                vocab_size=vocab_size - smallest + 256,
+                initial_alphabet=byte_tokens,
+                end_of_word_suffix="</w>",
+                show_progress=False,
+            ),
+        )
+        state = json.loads(backend.to_str())["model"]
+        merges = [tuple(pair) for pair in state["merges"]]
+        # CLIP's order: bytes, bytes ending a word, merges, then the two special tokens, so that the
+        # end token has the highest id (text features are pooled at the argmax of the ids).
+        tokens = [*byte_tokens, *(b + "</w>" for b in byte_tokens), *("".join(m) for m in merges)]
+        vocab = {token: i for i, token in enumerate([*dict.fromkeys(tokens), BOS, EOS])}
+        return cls(vocab, merges, context_length)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Tokenizer":
+        """Read `vocab.json` + `merges.txt`, or `tokenizer.json`, with `tokenizer_config.json`."""
+        folder = Path(folder)
+        config = _read_json(folder / "tokenizer_config.json", default={})
+        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            vocab = _read_json(folder / "vocab.json")
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+            pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+        elif (folder / "tokenizer.json").is_file():
+            model = _read_json(folder / "tokenizer.json")["model"]
+            vocab = model["vocab"]
+            pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        else:
+            raise ValueError(f"{folder} holds no tokenizer (vocab.json and merges.txt)")
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError(f"{folder}: a line of the merges does not hold two tokens")
+        length = config.get("model_max_length", 77)
+        pad = config.get("pad_token", EOS)
+        return cls(
+            vocab,
+            [(a, b) for a, b in pairs],
+            length if length < 100_000 else 77,  # transformers writes 1e30 for "unknown"
+            pad if isinstance(pad, str) else pad["content"],
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write vocab.json, merges.txt and tokenizer_config.json, as `CLIPTokenizer` reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": self.context_length,
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "unk_token": EOS,
+            "pad_token": self.pad_token,
+        }
+        merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges)
+        (folder / "vocab.json").write_text(json.dumps(self.vocab, ensure_ascii=False), "utf-8")
+        (folder / "merges.txt").write_text(merges, "utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _backend(model: Any) -> "Backend":
+    from tokenizers import Regex, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    backend = Backend(model)
+    backend.normalizer = normalizers.Sequence(  # type: ignore[assignment]
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    return backend
+
+
+def _byte_alphabet() -> list[str]:
+    """The 256 printable stand-ins for bytes in CLIP's order, "!" first."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]
+
+
+def _nonempty(texts: Iterable[str]) -> Iterator[str]:
+    return (text for text in texts if text.strip())
+
+
+def _read_json(path: Path, default: Any = None) -> Any:
+    if default is not None and not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None

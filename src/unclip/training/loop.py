@@ -1,0 +1,209 @@
+"""The training loop: one for every stage.
+
+All randomness of step k (noise, timesteps, dropped conditions, dropout) comes from generators that
+are seeded by (seed, k, rank), and the data order is a function of k as well. The state of a run is
+therefore its weights, their average, the optimiser's moments and one integer, and a resumed run is
+bit-identical to one that was never stopped.
+"""
+
+import contextlib
+import hashlib
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from unclip.models.precision import resolve
+from unclip.stages.base import Batch, Stage
+from unclip.training import checkpoint
+from unclip.training.distribution import Processes, average_gradients
+from unclip.training.optimiser import EMA, adamw, learning_rate
+from unclip.training.recipe import Optimiser, Training
+from unclip.training.run import Run
+
+
+class NotFiniteError(ValueError):
+    """The loss or a gradient is not a number any more."""
+
+
+@dataclass
+class Stopper:
+    """Turns SIGINT and SIGTERM into a wish to stop after the step under way."""
+
+    signal: int = 0
+    _old: dict[int, object] = field(default_factory=dict)
+
+    def __enter__(self) -> "Stopper":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+
+
+def train(
+    stage: Stage,
+    training: Training,
+    optimiser: Optimiser,
+    batches: Callable[[int], Iterator[Batch]],
+    folder: Path,
+    processes: Processes,
+    publish: Callable[[], None],
+    example: Batch | None = None,
+    resume: bool = False,
+) -> int:
+    """Train `stage.network` up to `training.steps`, or until a signal asks to stop.
+
+    Args:
+        stage: what is trained.
+        training, optimiser: the recipe.
+        batches: first step → this process's parts of the batches, `accumulation` parts a step.
+        folder: where checkpoints, metrics and pictures go.
+        processes: this process among the others.
+        publish: called with the averaged weights in place, after every checkpoint.
+        example: captioned images that previews are made for.
+        resume: continue from the newest checkpoint in `folder`.
+
+    Returns:
+        0 when the run is complete, else the signal's number.
+
+    Raises:
+        NotFiniteError: a loss or gradient was NaN or infinite; the last checkpoint is from before.
+    """
+    network = stage.network.to(processes.device).train()
+    state = checkpoint.State(network, adamw(network, optimiser), EMA(network, training.ema))
+    if resume:
+        checkpoint.resume(state, folder / "checkpoints")
+    dtype = resolve(training.precision, processes.device)
+    report = _Report(training, state.step, folder if processes.main else None, dtype)
+    parts = batches(state.step)
+
+    def keep() -> None:
+        if processes.main:
+            checkpoint.save(state, folder / "checkpoints")
+            state.ema.swap()
+            publish()
+            state.ema.swap()
+
+    with Stopper() as stopper, contextlib.closing(report):
+        while state.step < training.steps and not stopper.signal:
+            # ---- one training step -------------------------------------------------------------
+            rate = learning_rate(optimiser, state.step, training.steps)
+            for group in state.optimiser.param_groups:
+                group["lr"] = rate
+            for part in range(training.accumulation):
+                generator = _seed(training.seed, state.step, part, processes)
+                with torch.autocast(processes.device.type, dtype, enabled=dtype != torch.float32):
+                    losses = stage.loss(_move(next(parts), processes.device), generator)
+                (losses["loss"] / training.accumulation).backward()
+            average_gradients(network.parameters(), processes.world_size)
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), optimiser.clip)
+            report.check(state.step, losses["loss"], norm)
+            state.optimiser.step()
+            state.optimiser.zero_grad()
+            state.ema.update(state.step)
+            state.step += 1
+            # ------------------------------------------------------------------------------------
+            report.step(state.step, {**losses, "gradient_norm": norm}, rate)
+            if example and training.preview_every and state.step % training.preview_every == 0:
+                state.ema.swap()
+                report.preview(state.step, stage, _move(example, processes.device))
+                state.ema.swap()
+            if state.step % training.checkpoint_every == 0:
+                keep()
+        if not checkpoint_is_current(state, folder / "checkpoints"):
+            keep()
+    return stopper.signal
+
+
+def checkpoint_is_current(state: checkpoint.State, folder: Path) -> bool:
+    """Whether the newest checkpoint is of this very step."""
+    files = checkpoint.checkpoints(folder)
+    return bool(files) and files[-1].stem == f"step-{state.step:08d}"
+
+
+class _Report:
+    """Progress on the terminal, metrics in the run's folder, and the check for finite numbers."""
+
+    def __init__(
+        self, training: Training, first_step: int, folder: Path | None, dtype: torch.dtype
+    ) -> None:
+        self.training, self.dtype = training, dtype
+        self.run = Run(folder, first_step) if folder else None
+        self.bar = tqdm(
+            total=training.steps, initial=first_step, unit="step", dynamic_ncols=True,
+            disable=folder is None or not sys.stderr.isatty(),
+        )  # fmt: skip
+        self.last_step, self.last_time = first_step, time.monotonic()
+        if folder:
+            print(f"training from step {first_step} to {training.steps} in {dtype}", flush=True)
+
+    def check(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        # The sum of both is finite exactly if both are: one look at the device, not two.
+        if not math.isfinite(float(loss.detach() + norm)):
+            raise NotFiniteError(
+                f"the loss or its gradient is not finite at step {step}; the last checkpoint is "
+                "kept: resume with a lower --optimiser.learning-rate, a longer "
+                "--optimiser.warmup or --training.precision fp32"
+            )
+
+    def step(self, step: int, losses: dict[str, Tensor], rate: float) -> None:
+        self.bar.update()
+        if self.run is None or step % self.training.log_every and step != self.training.steps:
+            return
+        now = time.monotonic()
+        per_step = (now - self.last_time) / max(1, step - self.last_step)
+        values = {key: float(value.detach()) for key, value in losses.items()}
+        values |= {"learning_rate": rate, "images_per_second": self.training.batch_size / per_step}
+        self.run.scalars(step, values)
+        shown = {"loss": values["loss"], "images/s": values["images_per_second"]}
+        self.bar.set_postfix({key: f"{value:.4g}" for key, value in shown.items()})
+        if self.bar.disable:
+            left = (self.training.steps - step) * per_step
+            text = " ".join(f"{key} {value:.4g}" for key, value in values.items())
+            print(f"step {step}/{self.training.steps} {text} left {left / 60:.1f} min", flush=True)
+        self.last_step, self.last_time = step, now
+
+    @torch.no_grad()
+    def preview(self, step: int, stage: Stage, example: Batch) -> None:
+        if self.run is None:
+            return
+        stage.network.eval()
+        device = next(stage.network.parameters()).device
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            rows = stage.preview(example, torch.Generator(device).manual_seed(0))
+        stage.network.train()
+        if rows is not None:
+            self.run.pictures(step, rows)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.run is not None:
+            self.run.close()
+
+
+def _seed(seed: int, step: int, part: int, processes: Processes) -> torch.Generator:
+    """Seed the global stream (dropout) and return one for noise, from (seed, step, part, rank)."""
+    name = f"{seed}/{step}/{part}/{processes.rank}".encode()
+    mixed = int.from_bytes(hashlib.blake2b(name, digest_size=7).digest())
+    torch.manual_seed(mixed)
+    return torch.Generator(processes.device).manual_seed(mixed + 1)
+
+
+def _move(batch: Batch, device: torch.device) -> Batch:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}

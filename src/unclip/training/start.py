@@ -1,0 +1,174 @@
+"""From a recipe to a run: data is opened and checked, the stage built, the loop started."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from unclip.config import dump_toml, from_mapping, read_toml, to_mapping
+from unclip.data.batches import Order, batches
+from unclip.data.sources import Source, open_source
+from unclip.models.folder import ModelFolder
+from unclip.stages.base import Batch, Stage
+from unclip.training.distribution import Processes, start_processes
+from unclip.training.loop import train
+from unclip.training.recipe import Data, Optimiser, Training
+
+S = TypeVar("S")
+RECIPE = "recipe.toml"
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[S]):
+    """Everything that decides a run of one stage."""
+
+    network: S
+    data: Data
+    training: Training
+    optimiser: Optimiser
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a stage may look at when it is built."""
+
+    folder: ModelFolder
+    source: Source
+    data: Data
+    captions: Callable[[int], list[str]]  # the first n captions
+    batches: Callable[[], Iterator[Batch]]  # batches of the training data, from the first
+
+
+@dataclass(frozen=True)
+class StageSpec(Generic[S]):
+    """How `unclip train NAME` builds a stage."""
+
+    name: str
+    recipe: Recipe[S]  # the defaults
+    components: tuple[str, ...]  # what it writes into the model folder
+    build: Callable[[S, Materials], Stage]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Folders of a run, and how it relates to what is there already."""
+
+    model: Path
+    run: Path
+    resume: bool = False
+    overwrite: bool = False
+
+
+def resolve(spec: StageSpec[S], recipe_file: Path | None) -> Recipe[S]:
+    """The stage's defaults with a recipe file over them."""
+    if recipe_file is None:
+        return spec.recipe
+    mapping = read_toml(recipe_file)
+    stage = mapping.pop("stage", spec.name)
+    if stage != spec.name:
+        raise ValueError(f"{recipe_file} is a recipe for {stage!r}, not for {spec.name!r}")
+    return read(spec, mapping, str(recipe_file))
+
+
+def read(spec: StageSpec[S], mapping: dict[str, Any], where: str) -> Recipe[S]:
+    """A recipe from a mapping; keys left out keep the stage's defaults."""
+    from unclip.config import merge
+
+    known = {"network", "data", "training", "optimiser"}
+    for key in mapping:
+        if key not in known:
+            raise ValueError(f"{where}: unknown table {key!r}; known: {', '.join(sorted(known))}")
+    merged = merge(to_mapping(spec.recipe), mapping)
+    return Recipe(
+        from_mapping(type(spec.recipe.network), merged["network"], f"{where}: network"),
+        from_mapping(Data, merged["data"], f"{where}: data"),
+        from_mapping(Training, merged["training"], f"{where}: training"),
+        from_mapping(Optimiser, merged["optimiser"], f"{where}: optimiser"),
+    )
+
+
+def open_data(data: Data, split: str = "train") -> Source:
+    """The recipe's data source."""
+    world = to_mapping(data.world)
+    for key in ("size", "seed", "split"):
+        world.pop(key)
+    if data.source.split(":")[0] == "emoji":
+        source = data.source if ":" in data.source else f"emoji:{'+'.join(data.world.kinds)}"
+        kinds = world.pop("kinds")
+        name = source if len(kinds) == 1 else "emoji"
+        return open_source(name, size=data.size, seed=data.world.seed, split=split, world=world)
+    return open_source(data.source, size=data.size, split=split)
+
+
+def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "auto") -> int:
+    """Train a stage into a model folder.
+
+    Returns:
+        0, or the number of the signal that stopped the run.
+
+    Raises:
+        ValueError: anything about data, recipe or folders that stands in the way.
+    """
+    processes = start_processes(device)
+    folder = ModelFolder(where.model)
+    _check_folders(spec, folder, where)
+    source = open_data(recipe.data)
+    report = source.check()
+    if processes.main:
+        print(report, flush=True)
+    materials = Materials(
+        folder,
+        source,
+        recipe.data,
+        lambda n: [source[i % len(source)]["caption"] for i in range(min(n, len(source)))],
+        lambda: _batches(source, recipe, 0, Processes(0, 1, processes.device)),
+    )
+    stage = spec.build(recipe.network, materials)
+    if processes.main:
+        where.run.mkdir(parents=True, exist_ok=True)
+        text = dump_toml({"stage": spec.name, **to_mapping(recipe)})
+        (where.run / RECIPE).write_text(text + "\n", encoding="utf-8")
+    example = next(materials.batches())
+    return train(
+        stage,
+        recipe.training,
+        recipe.optimiser,
+        lambda first: _batches(source, recipe, first * recipe.training.accumulation, processes),
+        where.run,
+        processes,
+        publish=lambda: stage.save(folder),
+        example={key: value[:8] for key, value in example.items()},
+        resume=where.resume,
+    )
+
+
+def _batches(
+    source: Source, recipe: Recipe[S], first: int, processes: Processes
+) -> Iterator[Batch]:
+    size = recipe.training.batch_size // recipe.training.accumulation
+    order = Order.of(source, recipe.training.seed)
+    return batches(  # type: ignore[return-value]
+        source, order, size, first, processes.rank, processes.world_size, recipe.data.workers
+    )
+
+
+def _check_folders(spec: StageSpec[S], folder: ModelFolder, where: Where) -> None:
+    """Refuse to overwrite a component or a run that nobody said should go."""
+    if where.resume:
+        return
+    there = [name for name in spec.components if folder.has(name)]
+    checkpoints = where.run / "checkpoints"
+    if where.overwrite:
+        shutil.rmtree(where.run, ignore_errors=True)
+    elif there:
+        raise ValueError(
+            f"{folder.path} already has a {there[0]}; add --overwrite to train it anew, "
+            "or --resume to continue its run"
+        )
+    elif checkpoints.is_dir() and any(checkpoints.iterdir()):
+        raise ValueError(
+            f"{where.run} holds an unfinished run; add --resume to continue it, "
+            "or --overwrite to start again"
+        )

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from unclip.diffusion.guidance import Guidance, guided
+
+COND, UNCOND = torch.randn(2, 4, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_scales():
+    torch.testing.assert_close(guided(COND, UNCOND, 1.0), COND)
+    torch.testing.assert_close(guided(COND, UNCOND, 0.0), UNCOND)
+    torch.testing.assert_close(guided(COND, UNCOND, 8.0), UNCOND + 8 * (COND - UNCOND))
+
+
+def test_variance_is_the_conditional_branchs():
+    cond = COND.clone()
+    result = guided(cond, UNCOND, 8.0, channels=3)
+    assert torch.equal(result[:, 3:], COND[:, 3:])
+    torch.testing.assert_close(result[:, :3], guided(COND[:, :3], UNCOND[:, :3], 8.0))
+    assert torch.equal(cond, COND)  # the inputs are not written to
+
+
+def test_rescale_matches_the_conditional_deviation():
+    def std(x):
+        return x.std((1, 2, 3))
+
+    torch.testing.assert_close(std(guided(COND, UNCOND, 8.0, rescale=1.0)), std(COND))
+    plain, half = guided(COND, UNCOND, 8.0), guided(COND, UNCOND, 8.0, rescale=0.5)
+    torch.testing.assert_close(std(half), (std(plain) + std(COND)) / 2)
+
+
+def test_float32_from_half_precision():
+    assert guided(COND.bfloat16(), UNCOND.bfloat16(), 2.0, channels=3).dtype == torch.float32
+
+
+def test_interval_and_unused_branch():
+    guidance = Guidance(scale=4.0, interval=(100, 800))
+    assert [guidance.active(t) for t in (99, 100, 800, 801)] == [False, True, True, False]
+    assert Guidance(scale=4.0).active(999)
+    assert not Guidance(scale=1.0).active(500)
+    torch.testing.assert_close(guidance(COND, UNCOND, 3), guided(COND, UNCOND, 4.0, channels=3))
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"scale": -1.0}, {"interval": (5, 4)}, {"rescale": 1.1}, {"scale": float("nan")}]
+)
+def test_bad_guidance(kwargs):
+    with pytest.raises(ValueError, match="guidance"):
+        Guidance(**kwargs)
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="differ in shape"):
+        guided(COND, UNCOND[:, :3], 2.0)
