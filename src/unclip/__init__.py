@@ -1,3 +1,37 @@
-"""unCLIP / DALL·E 2: a caption becomes a CLIP image embedding, the embedding becomes an image."""
+"""unCLIP / DALL·E 2: a caption becomes a CLIP image embedding, the embedding becomes an image.
+
+    import unclip
+    pipe = unclip.Pipeline.from_pretrained()          # the bundled model
+    pipe("a red circle above a blue square", seed=1).images[0].save("out.png")
+
+Names are imported when they are first used, so that `import unclip` is instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unclip.models.clip import CLIP
+    from unclip.pipeline.pipeline import Output, Pipeline, Settings
+    from unclip.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
+__all__ = ["CLIP", "Output", "Pipeline", "Settings", "Tokenizer", "__version__"]
+
+_HOMES = {
+    "CLIP": "unclip.models.clip",
+    "Output": "unclip.pipeline.pipeline",
+    "Pipeline": "unclip.pipeline.pipeline",
+    "Settings": "unclip.pipeline.pipeline",
+    "Tokenizer": "unclip.tokenizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'unclip' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -124,7 +124,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert_union(args, value, where)
     if origin is typing.Literal:
         if value not in args:
-            raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(map(repr, args))}")
+            raise ValueError(
+                f"{where} is {value!r}; it must be one of {', '.join(map(repr, args))}"
+            )
         return value
     if origin is tuple:
         if not isinstance(value, Sequence) or isinstance(value, str):

@@ -28,7 +28,7 @@ needs_font = pytest.mark.skipif(
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Forget what was found of the package and the font, before and after."""
-    caches = (emoji_glyphs._font, emoji_glyphs._characters, emoji_glyphs.emoji_words)
+    caches = (emoji_glyphs.find_font, emoji_glyphs._characters, emoji_glyphs.emoji_words)
     for cache in caches:
         cache.cache_clear()
     yield

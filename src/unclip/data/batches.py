@@ -12,10 +12,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict
+from multiprocessing.util import Finalize
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +30,10 @@ _ROUNDS = 8
 
 
 class Batch(TypedDict):
-    """images: (N, 3, H, W) float32 in [-1, 1]; captions: N of them."""
+    """images: (N, 3, H, W) float32 in [-1, 1]; captions: N of them.
+
+    Further tensors of a source's samples (labels) come along, stacked, under their own names.
+    """
 
     images: Tensor
     captions: list[str]
@@ -88,7 +92,7 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of step `start_step`, `start_step` + 1, ..., without end.
 
     batch_size: images per step over all ranks; rank r gets the r-th contiguous slice of them.
@@ -112,7 +116,9 @@ def batches(
     return _finished(steps, start_step, num_workers)
 
 
-def _finished(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[Batch]:
+def _finished(
+    steps: "_Steps", start_step: int, num_workers: int
+) -> Generator[Batch, None, None]:
     warned: set[str] = set()
     for raw in _raw(steps, start_step, num_workers):
         if "error" in raw:  # a worker's ValueError, without the traceback of another process
@@ -123,7 +129,8 @@ def _finished(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[Ba
                 _log.warning("%s; another image takes its place", name)
         # Scaled here: bytes are a quarter of the traffic between processes.
         images = raw["images"].float().div_(127.5).sub_(1.0)  # (N, 3, H, W)
-        yield {"images": images, "captions": raw["captions"]}
+        batch: Batch = {"images": images, "captions": raw["captions"]}
+        yield cast(Batch, {**raw["labels"], **batch})
 
 
 def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[str, Any]]:
@@ -141,14 +148,16 @@ def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[st
     )
     held = [iter(loader)]
     # Dropping the iterator ends its workers; at exit that must come before torch's and Python's
-    # own clean-up, which would wait for workers that nobody has told to stop.
-    atexit.register(held.clear)
+    # own clean-up, which would wait for ever for workers that nobody has told to stop. Programs
+    # run `atexit` first, processes that `multiprocessing` started only its own finalizers.
+    drop = Finalize(None, held.clear, exitpriority=100)  # the queues close at 10
+    atexit.register(drop)
     try:
         while True:
             yield next(held[0])
     finally:
-        held.clear()
-        atexit.unregister(held.clear)
+        drop()
+        atexit.unregister(drop)
 
 
 class _Steps(Dataset[dict[str, Any]]):
@@ -169,8 +178,14 @@ class _Steps(Dataset[dict[str, Any]]):
             samples = [self.source[self.order(first + i)] for i in range(self.share)]
         except ValueError as error:
             return {"error": str(error)}
+        labels = [name for name, value in samples[0].items() if isinstance(value, Tensor)]
         return {
             "images": torch.stack([sample["image"] for sample in samples]),  # (N, 3, H, W)
+            "labels": {
+                name: torch.stack([cast(dict[str, Tensor], sample)[name] for sample in samples])
+                for name in labels
+                if name != "image"
+            },
             "captions": [sample["caption"] for sample in samples],
             "unreadable": [name for sample in samples for name in sample.get("unreadable", ())],
         }

@@ -64,7 +64,7 @@ def _package() -> Any:
 
 
 @lru_cache(maxsize=1)
-def _font() -> "ImageFont.FreeTypeFont":
+def find_font() -> "ImageFont.FreeTypeFont":
     from PIL import ImageFont
 
     try:
@@ -76,7 +76,7 @@ def _font() -> "ImageFont.FreeTypeFont":
 @lru_cache(maxsize=1)
 def _characters() -> dict[str, str]:
     """One-character emoji that the font draws, by English name, in code point order."""
-    package, font = _package(), _font()
+    package, font = _package(), find_font()
     names: dict[str, str] = {}
     for text, entry in sorted(package.EMOJI_DATA.items()):
         single = len(text) == 1 or (len(text) == 2 and text[1] == "\ufe0f")
@@ -128,7 +128,7 @@ def _drawing(name: str) -> NDArray[np.uint8]:
     if entry is None:
         from PIL import Image, ImageDraw
 
-        character, font = _characters()[name], _font()
+        character, font = _characters()[name], find_font()
         picture = Image.new("RGBA", (2 * FONT_SIZE, 2 * FONT_SIZE), (0, 0, 0, 0))
         pen = ImageDraw.Draw(picture)
         pen.text((FONT_SIZE // 4, FONT_SIZE // 4), character, font=font, embedded_color=True)

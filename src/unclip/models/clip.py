@@ -95,14 +95,17 @@ class CLIPVisionConfig:
         return cls(**_known(cls, mapping, "vision_config", where))
 
     def to_json(self) -> dict[str, Any]:
-        header = {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model"}
+        header = {
+            "architectures": ["CLIPVisionModelWithProjection"],
+            "model_type": "clip_vision_model",
+        }
         return header | asdict(self)
 
 
 # name: (image: width, layers, heads, patch, size), (text: width, layers, heads), embedding
 _SIZES: dict[str, tuple[tuple[int, int, int, int, int], tuple[int, int, int], int]] = {
     "tiny":     ((64,    2,  2,  8,  32), (64,    2,  2),   64),
-    "small":    ((256,   5,  4,  8,  32), (192,   3,  3),  192),
+    "small":    ((256,   4,  4,  8,  32), (192,   3,  3),  192),
     "medium":   ((384,   8,  6,  8,  64), (384,   6,  6),  384),
     "ViT-B/32": ((768,  12, 12, 32, 224), (512,  12,  8),  512),
     "ViT-B/16": ((768,  12, 12, 16, 224), (512,  12,  8),  512),
@@ -128,7 +131,10 @@ class CLIPConfig:
 
     @classmethod
     def preset(cls, size: str, vocab_size: int = 49408, context_length: int = 77) -> Self:
-        """One of `SIZES`, from tiny (tests) to the paper's ViT-H/16."""
+        """One of `SIZES`, from tiny (tests) to the paper's ViT-H/16.
+
+        With plain GELU: OpenAI's quick one takes three kernels, and a tenth of the training time.
+        """
         if size not in _SIZES:
             raise ValueError(f"unknown CLIP size {size!r}; known: {', '.join(SIZES)}")
         (width, layers, heads, patch, image), (t_width, t_layers, t_heads), embed = _SIZES[size]
@@ -141,6 +147,7 @@ class CLIPConfig:
                 num_hidden_layers=t_layers,
                 num_attention_heads=t_heads,
                 max_position_embeddings=context_length,
+                hidden_act="gelu",
             ),
             CLIPVisionConfig(
                 hidden_size=width,
@@ -150,6 +157,7 @@ class CLIPConfig:
                 num_attention_heads=heads,
                 image_size=image,
                 patch_size=patch,
+                hidden_act="gelu",
             ),
         )
 

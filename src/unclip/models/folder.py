@@ -3,13 +3,13 @@
 A directory in the layout that diffusers uses for its unCLIP pipelines: `model_index.json`, and a
 folder per component with `config.json` and safetensors weights. Loading is strict (every tensor, by
 name and shape), weights are memory-mapped and read once, and pickled weights are refused. A
-component is written whole under another name first and then renamed into place.
+component is written whole under another name first and then renamed into place; what a killed
+process leaves of that is cleared by the next one that writes.
 """
 
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,19 +109,24 @@ class ModelFolder:
     @contextmanager
     def replacing(self, component: str, entry: tuple[str, str]) -> Iterator[Path]:
         """A fresh folder that takes the component's place when the block ends without error."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{component}-", dir=self.path))
+        target = self.path / component
+        fresh, old = (self.path / f".{component}.{state}" for state in ("new", "old"))
+        if old.exists() and not target.exists():  # killed between the two renames below
+            old.rename(target)
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        fresh.mkdir(parents=True)
         try:
             yield fresh
-            fresh.chmod(0o755)
-            target, old = self.path / component, fresh.with_suffix(".old")
             if target.exists():
                 target.rename(old)
             fresh.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
         except BaseException:
+            if old.exists():
+                old.rename(target)
             shutil.rmtree(fresh, ignore_errors=True)
             raise
+        shutil.rmtree(old, ignore_errors=True)
         self.update_index({component: list(entry)})
 
     def update_index(self, entries: Mapping[str, Any]) -> None:
@@ -130,6 +135,11 @@ class ModelFolder:
         index.update(entries)
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / INDEX, index)
+
+
+def bundled(name: str) -> Path:
+    """A folder that comes with the package: "model", "judge"."""
+    return Path(__file__).parents[1] / "assets" / name
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -145,37 +155,67 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON under another name and rename it: the file is there whole or not at all."""
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Another name to write `path` under: it is there whole when the block ends, or not at all.
+
+    Raises:
+        ValueError: the disk is full, or the place cannot be written.
+    """
+    from safetensors import SafetensorError
+
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the new name without its bytes
         partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot write {path}: {error}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, and `facts` into the header; the file is there whole or not at all."""
+    from safetensors.torch import save_file
+
+    stored = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    with whole(path) as partial:
+        save_file(stored, partial, {"format": "pt", **(facts or {})})
 
 
 def save_weights(
     weights: Mapping[str, Tensor], folder: Path, stem: str, max_shard_bytes: int
 ) -> None:
     """Write tensors as one safetensors file, or as several with an index."""
-    from safetensors.torch import save_file
-
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, tensor in weights.items():
-        tensor = tensor.detach().contiguous().cpu()
         if shards[-1] and size + tensor.nbytes > max_shard_bytes:
             shards.append({})
             size = 0
         shards[-1][key] = tensor
         size += tensor.nbytes
     if len(shards) == 1:
-        save_file(shards[0], folder / f"{stem}.safetensors", {"format": "pt"})
+        write_safetensors(folder / f"{stem}.safetensors", shards[0])
         return
     names = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / name, {"format": "pt"})
+        write_safetensors(folder / name, shard)
     total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
     where = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
     write_json(
@@ -232,6 +272,14 @@ def weight_files(folder: Path) -> list[Path]:
             "never loaded; convert it to safetensors where you trust it"
         )
     raise ValueError(f"{folder} holds no safetensors weights")
+
+
+def read_facts(file: Path) -> dict[str, str]:
+    """What the header of a safetensors file says beside its tensors."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
+        return dict(opened.metadata() or {})
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:

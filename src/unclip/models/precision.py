@@ -16,6 +16,16 @@ def resolve(precision: str, device: torch.device) -> torch.dtype:
     return fastest_dtype(device.type) if precision == "auto" else DTYPES[precision]
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """The name in recipes, "fp32" or "bf16", of a data type that `resolve` gave."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """A block in which autocast is off: for what is not a network and needs fp32."""
+    return torch.autocast(device.type, enabled=False)
+
+
 @functools.cache
 def fastest_dtype(device_type: str) -> torch.dtype:
     """bf16 where its matrix products take less time than fp32's, else fp32.

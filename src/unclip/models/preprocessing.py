@@ -1,90 +1,154 @@
 """CLIP's image preprocessing: its configuration, and the form for images that are tensors.
 
 Training and generated images are tensors in [-1, 1] already; files and Pillow images go through
-`data.transforms`, which reads the same configuration.
+`data.transforms`, which follows the same configuration.
+
+Shapes: N batch, C = 3 channels, H height, W width, n side of a square image in pixels.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass, fields
+from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
+from unclip.config import from_mapping, to_mapping
+
+# Keys that other programs write into preprocessor_config.json, with the only values that mean what
+# this class does; None accepts any value.
+_FOREIGN: dict[str, tuple[Any, ...] | None] = {
+    "image_processor_type": ("CLIPImageProcessor", "CLIPImageProcessorFast"),
+    "feature_extractor_type": ("CLIPFeatureExtractor", "CLIPImageProcessor"),
+    "processor_class": None,
+    "_valid_processor_keys": None,
+    "data_format": ("channels_first",),
+    "default_to_square": (False,),
+    "do_pad": (False,),
+}
 
 
 @dataclass(frozen=True)
 class ImageProcessorConfig:
-    """The keys of preprocessor_config.json that matter; the defaults are OpenAI's CLIP.
+    """The fields of Hugging Face's preprocessor_config.json, with CLIP's values as defaults.
 
-    Images are resized so that the shorter side has `size` pixels (bicubic, antialiased), cut to the
-    central `crop_size` square, scaled to [0, 1] and normalised per channel.
+    size: n or {"shortest_edge": n} keeps the aspect ratio, {"height": h, "width": w} does not.
+    crop_size: n or {"height": n, "width": n}. resample: Pillow's number of the filter, 3 = bicubic.
+    image_mean, image_std: per channel, for values in [0, 1].
     """
 
-    size: int = 224
-    crop_size: int = 224
-    image_mean: tuple[float, float, float] = _MEAN
-    image_std: tuple[float, float, float] = _STD
+    do_resize: bool = True
+    size: int | Mapping[str, int] = 224
+    resample: int = 3
+    do_center_crop: bool = True
+    crop_size: int | Mapping[str, int] = 224
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    do_convert_rgb: bool = True
+
+    def __post_init__(self) -> None:
+        size, crop = self.size, self.crop_size
+        size = {"shortest_edge": size} if isinstance(size, int) else size
+        crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+        for name, sides in (("size", size), ("crop_size", crop)):
+            if not isinstance(sides, Mapping) or not all(
+                isinstance(side, int) and 0 < side <= 16384 for side in sides.values()
+            ):
+                raise ValueError(f"{name} must be 1 to 16384 pixels, not {sides!r}")
+        if set(size) not in ({"shortest_edge"}, {"height", "width"}):
+            raise ValueError(f"size must be n, shortest_edge, or height and width, not {size!r}")
+        if set(crop) != {"height", "width"} or crop["height"] != crop["width"]:
+            raise ValueError(f"crop_size must be n, or equal height and width, not {crop!r}")
+        if self.resample not in range(6):
+            raise ValueError(f"resample must be a Pillow filter, 0 to 5, not {self.resample!r}")
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
+            raise ValueError("image_mean and image_std must be three numbers, image_std above 0")
+        object.__setattr__(self, "size", dict(size))
+        object.__setattr__(self, "crop_size", dict(crop))
 
     @classmethod
-    def for_clip(cls, image_size: int) -> Self:
-        """What a CLIP of this input size takes."""
+    def for_clip(cls, image_size: int) -> "ImageProcessorConfig":
+        """What a CLIP for images of `image_size` pixels a side takes."""
         return cls(size=image_size, crop_size=image_size)
 
     @classmethod
-    def from_json(cls, mapping: Mapping[str, Any], where: str = "preprocessor_config.json") -> Self:
-        """Read old (`"size": 224`) and new (`"size": {"shortest_edge": 224}`) files."""
-        for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-            if mapping.get(key, True) is not True:
-                raise ValueError(f"{where}: {key} is off; only CLIP's full preprocessing is known")
-        if mapping.get("resample", 3) != 3:
-            raise ValueError(f"{where}: resample is {mapping['resample']}, not 3 (bicubic)")
-        mean, std = (tuple(mapping.get(k, d)) for k, d in (("image_mean", _MEAN), ("image_std", _STD)))
-        if len(mean) != 3 or len(std) != 3:
-            raise ValueError(f"{where}: image_mean and image_std must have three entries")
-        size = _side(mapping.get("size", 224), "size", where)
-        return cls(size, _side(mapping.get("crop_size", size), "crop_size", where), mean, std)
+    def from_json(
+        cls, mapping: Mapping[str, Any], where: str = "preprocessor_config.json"
+    ) -> "ImageProcessorConfig":
+        """From the contents of a preprocessor_config.json; ValueError names an unknown key."""
+        known = {field.name for field in fields(cls)}
+        ours = {key: value for key, value in mapping.items() if key in known or value is not None}
+        for key in set(ours) - known:
+            allowed = _FOREIGN.get(key, ())
+            value = ours[key] if allowed == () else ours.pop(key)
+            if allowed and value not in allowed:
+                raise ValueError(f"{where}: {key} = {value!r} is not how CLIP prepares images")
+        try:
+            return from_mapping(cls, ours, where)
+        except ValueError as error:
+            prefix = "" if str(error).startswith(where) else f"{where}: "
+            raise ValueError(f"{prefix}{error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """A preprocessor_config.json that `CLIPImageProcessor` reads."""
-        return asdict(self) | {
-            "image_processor_type": "CLIPImageProcessor",
-            "size": {"shortest_edge": self.size},
-            "crop_size": {"height": self.crop_size, "width": self.crop_size},
-            "do_convert_rgb": True,
-            "do_resize": True,
-            "resample": 3,
-            "do_center_crop": True,
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-        }
+        """The contents of a preprocessor_config.json, for transformers' CLIPImageProcessor too."""
+        return {**to_mapping(self), "image_processor_type": "CLIPImageProcessor"}
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after the resize step."""
+        assert isinstance(self.size, Mapping)
+        if not self.do_resize:
+            return height, width
+        if "height" in self.size:
+            return self.size["height"], self.size["width"]
+        shortest = self.size["shortest_edge"]
+        longest = int(shortest * max(height, width) / min(height, width))  # truncated, as published
+        return (shortest, longest) if height <= width else (longest, shortest)
+
+    def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right) after resizing; reaches outside where the image is smaller."""
+        assert isinstance(self.crop_size, Mapping)
+        if not self.do_center_crop:
+            return 0, 0, height, width
+        side = self.crop_size["height"]
+        top, left = (height - side) // 2, (width - side) // 2
+        return top, left, top + side, left + side
 
 
 def preprocess(images: Tensor, config: ImageProcessorConfig) -> Tensor:
-    """Images (N, 3, H, W) in [-1, 1] → CLIP's input (N, 3, crop_size, crop_size)."""
-    height, width = images.shape[-2:]
-    shorter = min(height, width)
-    if shorter != config.size:
-        scale = config.size / shorter
-        target = (round(height * scale), round(width * scale))
-        images = F.interpolate(
-            images, target, mode="bicubic", antialias=True, align_corners=False
-        ).clamp(-1, 1)
-    top, left = ((side - config.crop_size) // 2 for side in images.shape[-2:])
-    images = images[..., top : top + config.crop_size, left : left + config.crop_size]
-    mean = torch.tensor(config.image_mean, device=images.device).view(3, 1, 1)
-    std = torch.tensor(config.image_std, device=images.device).view(3, 1, 1)
-    return ((images + 1) / 2 - mean) / std
+    """(N, 3, H, W) in [-1, 1] -> (N, 3, n, n) normalised; what CLIP takes.
+
+    Differentiable; stays on the device of `images`. Bicubic and bilinear only, antialiased;
+    overshoot is clamped to [-1, 1], as 8-bit images clamp it.
+    """
+    assert images.ndim == 4, f"expected (N, 3, H, W), got {tuple(images.shape)}"
+    assert images.shape[1] == 3, f"expected (N, 3, H, W), got {tuple(images.shape)}"
+    assert images.is_floating_point(), "expected floats in [-1, 1]"
+    modes = {2: "bilinear", 3: "bicubic"}
+    if config.resample not in modes:
+        raise ValueError(f"resample = {config.resample}: tensors know 2 (bilinear) and 3 (bicubic)")
+    height, width = config.resized(images.shape[2], images.shape[3])
+    images = images.float()
+    if (height, width) != tuple(images.shape[2:]):
+        mode = modes[config.resample]
+        images = F.interpolate(images, (height, width), mode=mode, antialias=True)
+        images = images.clamp(-1.0, 1.0)
+    top, left, bottom, right = config.crop_box(height, width)
+    padding = (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0))
+    images = F.pad(images, padding, value=-1.0)  # black
+    top, left = max(top, 0), max(left, 0)
+    images = images[:, :, top : bottom + padding[2], left : right + padding[0]]
+    return normalise((images + 1.0) * 127.5, config)
 
 
-def _side(value: Any, key: str, where: str) -> int:
-    if isinstance(value, Mapping):
-        sides = {value[k] for k in ("shortest_edge", "height", "width") if k in value}
-        value = sides.pop() if len(sides) == 1 else None
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{where}: {key} must give one side length in pixels")
-    return value
+def normalise(levels: Tensor, config: ImageProcessorConfig) -> Tensor:
+    """(N, 3, H, W) in [0, 255] -> rescaled and normalised as the config says."""
+    if config.do_rescale:
+        levels = levels * config.rescale_factor
+    if config.do_normalize:
+        mean = levels.new_tensor(config.image_mean).view(1, 3, 1, 1)
+        std = levels.new_tensor(config.image_std).view(1, 3, 1, 1)
+        levels = (levels - mean) / std
+    return levels

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from unclip.models.clip import CLIP, CLIPConfig
 from unclip.models.folder import ModelFolder
+from unclip.models.precision import full_precision
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
 from unclip.stages.base import Batch
 from unclip.tokenizer import Tokenizer
@@ -52,7 +53,7 @@ class ClipStage:
         tokens = self.tokenizer(batch["captions"]).trimmed().to(images.device)
         z_i = self.network.encode_image(preprocess(images, self.processor))
         z_t, _ = self.network.encode_text(tokens.ids)
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             return contrastive_loss(z_i.float(), z_t.float(), self.network.temperature())
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:

@@ -119,9 +119,7 @@ class FrozenCLIP:
         return z_i.float()
 
 
-def dropped(
-    captions: Sequence[str], probability: float, generator: torch.Generator
-) -> list[str]:
+def dropped(captions: Sequence[str], probability: float, generator: torch.Generator) -> list[str]:
     """Captions with some of them replaced by the empty one, the null condition for text."""
     draws = torch.rand(len(captions), generator=generator, device=generator.device).tolist()
     return ["" if u < probability else c for u, c in zip(draws, captions, strict=True)]

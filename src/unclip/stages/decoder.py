@@ -89,9 +89,7 @@ class DecoderStage:
         return cls(DecoderNetwork(UNet(config), text_proj), clip, process, settings)
 
     @classmethod
-    def load(
-        cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None
-    ) -> Self:
+    def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:
         """Read `decoder`, `text_proj` and `decoder_scheduler` of a model folder."""
         config = UNetConfig.from_json(folder.config("decoder"), str(folder.path / "decoder"))
         projection = TextProjectionConfig.from_json(
@@ -122,7 +120,8 @@ class DecoderStage:
         z_i = self.clip.image(images)
         draws = torch.rand(len(z_i), generator=generator, device=z_i.device)
         x_t, t, noise = self.process.draw(images, generator)
-        output = self._predict(x_t, t, z_i, text, draws < self.settings.drop_image)
+        condition = self._condition(z_i, text, draws < self.settings.drop_image)
+        output = self.network.decoder(x_t, t, **condition)
         process = self.process
         return diffusion_loss(
             output, images, noise, t, process.schedule, process.config, self.settings.loss
@@ -145,24 +144,16 @@ class DecoderStage:
                 the decoder sees it and the learned null embedding.
         """
         null = null or self.clip.text([""])
-        both = text + null.expand(len(text))
-        absent = torch.arange(2 * len(z_i), device=z_i.device) >= len(z_i)
+        count = len(z_i)
+        both = text + null.expand(count)
+        absent = torch.arange(2 * count, device=z_i.device) >= count
         conditions = {
-            guided: self.network.text_proj(
-                torch.cat([z_i, z_i]) if guided else z_i,
-                y.z_t,
-                y.hidden,
-                absent if guided else None,
-            )
-            + (self.network.text_proj.context_mask(y.mask),)
-            for guided, y in ((True, both), (False, text))
+            True: self._condition(torch.cat([z_i, z_i]), both, absent),
+            False: self._condition(z_i, text, None),
         }
 
         def network(x: Tensor, t: Tensor, guided: bool) -> Tensor:
-            time_condition, context, mask = conditions[guided]
-            return self.network.decoder(  # type: ignore[no-any-return]
-                x, t, time_condition=time_condition, context=context, context_mask=mask
-            )
+            return self.network.decoder(x, t, **conditions[guided])  # type: ignore[no-any-return]
 
         output = guide(network, sampling.guidance, 3)
 
@@ -173,18 +164,14 @@ class DecoderStage:
         like = like.contiguous(memory_format=torch.channels_last)
         return self.process.sample(denoiser, like, sampling, noise, callback)
 
-    def _predict(
-        self, x_t: Tensor, t: Tensor, z_i: Tensor, text: TextCondition, null: Tensor
-    ) -> Tensor:
+    def _condition(
+        self, z_i: Tensor, text: TextCondition, null: Tensor | None
+    ) -> dict[str, Tensor]:
+        """What the U-Net is conditioned on; it does not depend on the timestep."""
         projection = self.network.text_proj
         time_condition, context = projection(z_i, text.z_t, text.hidden, null)
-        return self.network.decoder(  # type: ignore[no-any-return]
-            x_t,
-            t,
-            time_condition=time_condition,
-            context=context,
-            context_mask=projection.context_mask(text.mask),
-        )
+        mask = projection.context_mask(text.mask)
+        return {"time_condition": time_condition, "context": context, "context_mask": mask}
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals above what the decoder makes of their embeddings and captions."""

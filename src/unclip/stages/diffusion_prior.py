@@ -74,9 +74,7 @@ class PriorStage:
         return cls(network, clip, process, settings)
 
     @classmethod
-    def load(
-        cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None
-    ) -> Self:
+    def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:
         """Read `prior` and `prior_scheduler` of a model folder."""
         where = str(folder.path / "prior" / "config.json")
         config = DiffusionPriorConfig.from_json(folder.config("prior"), where)

@@ -15,6 +15,7 @@ from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.models.folder import ModelFolder
+from unclip.models.precision import full_precision
 from unclip.models.unet import UNet, UNetConfig
 from unclip.models.unet_config import adm_config
 from unclip.models.upsampler import upsample_bicubic, upsampler_input
@@ -40,7 +41,9 @@ class UpsamplerSettings:
 class UpsamplerStage:
     """Network and process of one upsampler."""
 
-    def __init__(self, network: UNet, process: DiffusionConfig, settings: UpsamplerSettings) -> None:
+    def __init__(
+        self, network: UNet, process: DiffusionConfig, settings: UpsamplerSettings
+    ) -> None:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.settings = settings
         self.process = Process(process)
@@ -68,9 +71,7 @@ class UpsamplerStage:
         return cls(UNet(config), process, settings)
 
     @classmethod
-    def load(
-        cls, folder: ModelFolder, component: str, dtype: torch.dtype | None = None
-    ) -> Self:
+    def load(cls, folder: ModelFolder, component: str, dtype: torch.dtype | None = None) -> Self:
         """Read an upsampler and `super_res_scheduler` of a model folder."""
         config = UNetConfig.from_json(folder.config(component), str(folder.path / component))
         network = folder.load(component, UNet, config, dtype)
@@ -86,8 +87,9 @@ class UpsamplerStage:
         """Noise prediction on crops, conditioned on the blurred small image."""
         images = batch["images"]
         side = images.shape[-1]
-        small = F.interpolate(images, size=side // self.settings.factor, mode="area")
-        upsampled = upsample_bicubic(blur(small, self.settings.blur_sigma), (side, side))
+        with full_precision(images.device):
+            small = F.interpolate(images, size=side // self.settings.factor, mode="area")
+            upsampled = upsample_bicubic(blur(small, self.settings.blur_sigma), (side, side))
         pair = torch.cat([images, upsampled], dim=1)  # (N, 6, H, W): cropped alike
         x0, condition = random_crops(pair, side // self.settings.crop, generator).chunk(2, dim=1)
         x_t, t, noise = self.process.draw(x0, generator)
@@ -106,7 +108,8 @@ class UpsamplerStage:
         callback: Callback | None = None,
     ) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] from small ones (N, 3, h, w)."""
-        upsampled = upsample_bicubic(small, (self.size, self.size))
+        with full_precision(small.device):
+            upsampled = upsample_bicubic(small.float(), (self.size, self.size))
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
             output = self.network(_channels_last(upsampler_input(x, upsampled)), t)
@@ -122,7 +125,9 @@ class UpsamplerStage:
         side = images.shape[-1]
         small = F.interpolate(images, size=side // self.settings.factor, mode="area")
         made = self.sample(small, Sampling(7, "ddim"), noise_from(generator))
-        return torch.stack([images, upsample_bicubic(small, (side, side)), made])
+        with full_precision(images.device):
+            bicubic = upsample_bicubic(small, (side, side))
+        return torch.stack([images, bicubic, made])
 
     def save(self, folder: ModelFolder) -> None:
         """super_res_first and super_res_scheduler; there is no super_res_last (see README)."""

@@ -1,13 +1,11 @@
 """Step checkpoints: one safetensors file each, written under another name and renamed.
 
 A checkpoint holds the weights, their moving average and the optimiser's moments, and in its header
-the step. Nothing else is needed to continue bit-identically: data order, augmentation, noise and
-dropout are functions of the step (see `loop.py`).
+the step, the data's fingerprint and the precision. Nothing else is needed to continue
+bit-identically: data order, augmentation, noise and dropout are functions of the step (`loop.py`).
 """
 
 import contextlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unclip.models.folder import read_safetensors
+from unclip.models.folder import read_facts, read_safetensors, write_safetensors
 from unclip.training.optimiser import EMA
 
 _KEEP = 2  # the newest and, should the disk fail under it, the one before
@@ -23,12 +21,25 @@ _KEEP = 2  # the newest and, should the disk fail under it, the one before
 
 @dataclass
 class State:
-    """Everything that training changes."""
+    """Everything that training changes, and what must stay the same for a run to continue.
+
+    Args:
+        network, optimiser, ema, step: what changes.
+        data: fingerprint of the data.
+        precision: of the networks' computations, "fp32" or "bf16": where the recipe leaves the
+            choice to a measurement, a resumed run must not measure again.
+    """
 
     network: nn.Module
     optimiser: torch.optim.Optimizer
     ema: EMA
     step: int = 0
+    data: str = ""
+    precision: str = ""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"step": str(self.step), "data": self.data, "precision": self.precision}
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
@@ -39,8 +50,7 @@ class State:
         return tensors
 
     @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        self.step = step
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"network.{name}"])
             if f"exp_avg.{name}" in tensors:
@@ -54,20 +64,14 @@ class State:
 
 
 def save(state: State, folder: Path) -> Path:
-    """Write a checkpoint of `state`, keep it and the one before; nothing half-written is left."""
-    from safetensors.torch import save_file
+    """Write a checkpoint of `state`, keep it and the one before; nothing half-written is left.
 
+    Raises:
+        ValueError: the disk is full, or the folder cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{state.step:08d}.safetensors"
-    partial = folder / f".{target.name}.{os.getpid()}"
-    tensors = {key: value.contiguous().cpu() for key, value in state.tensors().items()}
-    try:
-        save_file(tensors, partial, {"step": json.dumps(state.step)})
-        partial.replace(target)
-    except OSError as error:
-        raise ValueError(f"cannot write the checkpoint {target}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    write_safetensors(target, state.tensors(), state.facts)
     for old in checkpoints(folder)[:-_KEEP]:
         old.unlink()
     return target
@@ -79,20 +83,41 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def resume(state: State, folder: Path) -> None:
-    """Continue from the newest checkpoint in `folder`.
+    """Continue from the newest checkpoint in `folder` that is whole.
 
     Raises:
-        ValueError: there is none, or it is of another network.
+        ValueError: there is none, it is of another network, or it was trained on other data.
     """
-    for partial in folder.glob(".step-*"):  # left by a killed process
+    for partial in folder.glob(".*"):  # left by a killed process
         with contextlib.suppress(OSError):
             partial.unlink()
-    files = checkpoints(folder)
-    if not files:
-        raise ValueError(f"nothing to resume: {folder} holds no checkpoint")
-    tensors = read_safetensors(files[-1])
-    wanted = {k: v.shape for k, v in state.tensors().items()}
-    for key, shape in wanted.items():
-        if key not in tensors or tensors[key].shape != shape:
-            raise ValueError(f"{files[-1]} is of another network: {key} is missing or differs")
-    state.load(tensors, int(files[-1].stem.removeprefix("step-")))
+    file, tensors = _newest(folder)
+    facts = read_facts(file)
+    if facts.get("data", state.data) != state.data:
+        raise ValueError(
+            f"{file} was trained on other data than is given now (its files, captions or settings "
+            "changed); give the run the data it began with, or start anew with --overwrite"
+        )
+    for key, tensor in state.tensors().items():
+        if key not in tensors:
+            raise ValueError(f"{file} is of another network: it has no tensor {key!r}")
+        if tensors[key].shape != tensor.shape:
+            raise ValueError(
+                f"{file} is of another network: its tensor {key!r} has shape "
+                f"{tuple(tensors[key].shape)}, not {tuple(tensor.shape)}"
+            )
+    state.load(tensors)
+    state.step = int(file.stem.removeprefix("step-"))
+    state.precision = facts.get("precision", "")
+
+
+def _newest(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The newest checkpoint that can be read; a damaged one is passed over and said to be."""
+    damage: ValueError | None = None
+    for file in reversed(checkpoints(folder)):
+        try:
+            return file, read_safetensors(file)
+        except ValueError as error:
+            print(f"{error}; trying the checkpoint before it", flush=True)
+            damage = error
+    raise damage or ValueError(f"nothing to resume: {folder} holds no checkpoint")

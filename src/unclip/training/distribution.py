@@ -35,6 +35,22 @@ def start_processes(device: str = "auto") -> Processes:
     return Processes(rank, world_size, torch.device(device))
 
 
+def same_weights(network: nn.Module, world_size: int) -> None:
+    """Give every process the first one's weights."""
+    if world_size > 1:
+        for parameter in network.parameters():
+            dist.broadcast(parameter.data, src=0)
+
+
+def agreed(signal: int, processes: Processes) -> int:
+    """The largest of the processes' numbers: they stop together, or would wait for each other."""
+    if processes.world_size == 1:
+        return signal
+    number = torch.tensor(signal, device=processes.device)
+    dist.all_reduce(number, dist.ReduceOp.MAX)
+    return int(number)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter], world_size: int) -> None:
     """Replace every gradient by its mean over the processes, in one exchange."""
     if world_size == 1:

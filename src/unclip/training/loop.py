@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unclip.models.precision import resolve
+from unclip.models.precision import name_of, resolve
 from unclip.stages.base import Batch, Stage
 from unclip.training import checkpoint
-from unclip.training.distribution import Processes, average_gradients
+from unclip.training.distribution import Processes, agreed, average_gradients, same_weights
 from unclip.training.optimiser import EMA, adamw, learning_rate
 from unclip.training.recipe import Optimiser, Training
 from unclip.training.run import Run
@@ -60,12 +60,13 @@ def train(
     stage: Stage,
     training: Training,
     optimiser: Optimiser,
-    batches: Callable[[int], Iterator[Batch]],
+    batches: Callable[[int], Generator[Batch, None, None]],
     folder: Path,
     processes: Processes,
     publish: Callable[[], None],
     example: Batch | None = None,
     resume: bool = False,
+    data: str = "",
 ) -> int:
     """Train `stage.network` up to `training.steps`, or until a signal asks to stop.
 
@@ -78,30 +79,36 @@ def train(
         publish: called with the averaged weights in place, after every checkpoint.
         example: captioned images that previews are made for.
         resume: continue from the newest checkpoint in `folder`.
+        data: fingerprint of the data, which a resumed run must share.
 
     Returns:
         0 when the run is complete, else the signal's number.
 
     Raises:
+        ValueError: there is nothing to resume, or it does not fit; or the disk is full.
         NotFiniteError: a loss or gradient was NaN or infinite; the last checkpoint is from before.
     """
     network = stage.network.to(processes.device).train()
-    state = checkpoint.State(network, adamw(network, optimiser), EMA(network, training.ema))
+    same_weights(network, processes.world_size)
+    average = EMA(network, training.ema)
+    state = checkpoint.State(network, adamw(network, optimiser), average, data=data)
     if resume:
         checkpoint.resume(state, folder / "checkpoints")
-    dtype = resolve(training.precision, processes.device)
+    measured = training.precision == "auto" and state.precision
+    dtype = resolve(measured or training.precision, processes.device)
+    state.precision = name_of(dtype)
     report = _Report(training, state.step, folder if processes.main else None, dtype)
     parts = batches(state.step)
+    kept = -1
 
     def keep() -> None:
         if processes.main:
             checkpoint.save(state, folder / "checkpoints")
-            state.ema.swap()
-            publish()
-            state.ema.swap()
+            with average.in_place():
+                publish()
 
-    with Stopper() as stopper, contextlib.closing(report):
-        while state.step < training.steps and not stopper.signal:
+    with Stopper() as stopper, contextlib.closing(report), contextlib.closing(parts):
+        while state.step < training.steps and not agreed(stopper.signal, processes):
             # ---- one training step -------------------------------------------------------------
             rate = learning_rate(optimiser, state.step, training.steps)
             for group in state.optimiser.param_groups:
@@ -116,25 +123,19 @@ def train(
             report.check(state.step, losses["loss"], norm)
             state.optimiser.step()
             state.optimiser.zero_grad()
-            state.ema.update(state.step)
+            average.update(state.step)
             state.step += 1
             # ------------------------------------------------------------------------------------
             report.step(state.step, {**losses, "gradient_norm": norm}, rate)
             if example and training.preview_every and state.step % training.preview_every == 0:
-                state.ema.swap()
-                report.preview(state.step, stage, _move(example, processes.device))
-                state.ema.swap()
+                with average.in_place():
+                    report.preview(state.step, stage, _move(example, processes.device))
             if state.step % training.checkpoint_every == 0:
                 keep()
-        if not checkpoint_is_current(state, folder / "checkpoints"):
+                kept = state.step
+        if kept != state.step:  # also after resuming a complete run, which may lack its last publish
             keep()
-    return stopper.signal
-
-
-def checkpoint_is_current(state: checkpoint.State, folder: Path) -> bool:
-    """Whether the newest checkpoint is of this very step."""
-    files = checkpoint.checkpoints(folder)
-    return bool(files) and files[-1].stem == f"step-{state.step:08d}"
+    return 0 if state.step == training.steps else stopper.signal
 
 
 class _Report:
@@ -151,7 +152,7 @@ class _Report:
         )  # fmt: skip
         self.last_step, self.last_time = first_step, time.monotonic()
         if folder:
-            print(f"training from step {first_step} to {training.steps} in {dtype}", flush=True)
+            print(f"training from step {first_step} to {training.steps} in {name_of(dtype)}", flush=True)
 
     def check(self, step: int, loss: Tensor, norm: Tensor) -> None:
         # The sum of both is finite exactly if both are: one look at the device, not two.

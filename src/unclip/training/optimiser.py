@@ -1,7 +1,8 @@
 """AdamW, its learning-rate schedule, and the exponential moving average of the weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +55,17 @@ class EMA:
             list(self.average.values()), [p.detach().float() for p in self.live.values()], 1 - decay
         )
 
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """A block in which the network has the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
     @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange live and averaged weights; calling it again puts them back."""
+    def _swap(self) -> None:
         for name, parameter in self.live.items():
             live = parameter.detach().clone()
             parameter.copy_(self.average[name])

@@ -67,4 +67,4 @@ def _tensorboard(path: Path, first_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(path / "tensorboard"), purge_step=first_step)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(path / "tensorboard"), purge_step=first_step + 1)  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ CLIP = StageSpec(
 
 
 def _prior(settings: PriorSettings, m: Materials) -> PriorStage:
-    return PriorStage.build(settings, FrozenCLIP.load(m.folder), m.batches())
+    return PriorStage.build(settings, FrozenCLIP.load(m.folder).to(m.device), m.batches())
 
 
 PRIOR = StageSpec(
@@ -42,9 +42,8 @@ PRIOR = StageSpec(
 )
 
 
-
 def _decoder(settings: DecoderSettings, m: Materials) -> DecoderStage:
-    return DecoderStage.build(settings, FrozenCLIP.load(m.folder), m.data.size)
+    return DecoderStage.build(settings, FrozenCLIP.load(m.folder).to(m.device), m.data.size)
 
 
 DECODER = StageSpec(

@@ -1,13 +1,15 @@
 """From a recipe to a run: data is opened and checked, the stage built, the loop started."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from unclip.config import dump_toml, from_mapping, read_toml, to_mapping
+import torch
+
+from unclip.config import dump_toml, from_mapping, merge, read_toml, to_mapping
 from unclip.data.batches import Order, batches
 from unclip.data.sources import Source, open_source
 from unclip.models.folder import ModelFolder
@@ -37,6 +39,7 @@ class Materials:
     folder: ModelFolder
     source: Source
     data: Data
+    device: torch.device
     captions: Callable[[int], list[str]]  # the first n captions
     batches: Callable[[], Iterator[Batch]]  # batches of the training data, from the first
 
@@ -49,6 +52,7 @@ class StageSpec(Generic[S]):
     recipe: Recipe[S]  # the defaults
     components: tuple[str, ...]  # what it writes into the model folder
     build: Callable[[S, Materials], Stage]
+    source: Callable[[Data], Source] | None = None  # data with more than captions; else `open_data`
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,6 @@ def resolve(spec: StageSpec[S], recipe_file: Path | None) -> Recipe[S]:
 
 def read(spec: StageSpec[S], mapping: dict[str, Any], where: str) -> Recipe[S]:
     """A recipe from a mapping; keys left out keep the stage's defaults."""
-    from unclip.config import merge
-
     known = {"network", "data", "training", "optimiser"}
     for key in mapping:
         if key not in known:
@@ -102,6 +104,37 @@ def open_data(data: Data, split: str = "train") -> Source:
     return open_source(data.source, size=data.size, split=split)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A stage that is ready to train, and its data."""
+
+    stage: Stage
+    batches: Callable[[int], Iterator[Batch]]  # from this step on
+    example: Batch  # captioned images for previews
+
+
+def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Processes) -> Prepared:
+    """Open and check the data, and build the stage."""
+    source = (spec.source or open_data)(recipe.data)
+    report = source.check()
+    if processes.main:
+        print(report, flush=True)
+    alone = Processes(0, 1, processes.device)
+    materials = Materials(
+        ModelFolder(where.model),
+        source,
+        recipe.data,
+        processes.device,
+        lambda n: [source[i % len(source)]["caption"] for i in range(min(n, len(source)))],
+        lambda: _batches(source, recipe, 0, alone),
+    )
+    stage = spec.build(recipe.network, materials)
+    with contextlib.closing(_batches(source, recipe, 0, alone)) as first:
+        example = {key: value[:8] for key, value in next(first).items()}
+    parts = recipe.training.accumulation
+    return Prepared(stage, lambda step: _batches(source, recipe, step * parts, processes), example)
+
+
 def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "auto") -> int:
     """Train a stage into a model folder.
 
@@ -114,32 +147,20 @@ def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "au
     processes = start_processes(device)
     folder = ModelFolder(where.model)
     _check_folders(spec, folder, where)
-    source = open_data(recipe.data)
-    report = source.check()
-    if processes.main:
-        print(report, flush=True)
-    materials = Materials(
-        folder,
-        source,
-        recipe.data,
-        lambda n: [source[i % len(source)]["caption"] for i in range(min(n, len(source)))],
-        lambda: _batches(source, recipe, 0, Processes(0, 1, processes.device)),
-    )
-    stage = spec.build(recipe.network, materials)
+    prepared = prepare(spec, recipe, where, processes)
     if processes.main:
         where.run.mkdir(parents=True, exist_ok=True)
         text = dump_toml({"stage": spec.name, **to_mapping(recipe)})
         (where.run / RECIPE).write_text(text + "\n", encoding="utf-8")
-    example = next(materials.batches())
     return train(
-        stage,
+        prepared.stage,
         recipe.training,
         recipe.optimiser,
-        lambda first: _batches(source, recipe, first * recipe.training.accumulation, processes),
+        prepared.batches,
         where.run,
         processes,
-        publish=lambda: stage.save(folder),
-        example={key: value[:8] for key, value in example.items()},
+        publish=lambda: prepared.stage.save(folder),
+        example=prepared.example,
         resume=where.resume,
     )
 

@@ -1,0 +1,46 @@
+# Every target makes what it needs; `make demo` and `make test` work in a fresh clone.
+PYTHON ?= python3
+BIN := .venv/bin
+CORE := .venv/.core
+DEV := .venv/.dev
+
+.PHONY: demo test lint types bench gpu clean
+
+$(CORE): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $(CORE)
+
+$(DEV): $(CORE)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(DEV)
+
+# A labelled sheet of 4 captions × 4 seeds by the bundled model.
+demo: $(CORE)
+	$(BIN)/unclip generate -n 4 --output out/demo.png \
+	  "a red circle on a white background" \
+	  "a yellow star above a blue square at night" \
+	  "a purple heart left of an orange triangle on a green background" \
+	  "a large pink hexagon by the sea"
+
+test: $(DEV)
+	$(BIN)/pytest -n 2 -m "not gpu"
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(DEV)
+	$(BIN)/mypy
+
+bench: $(DEV)
+	$(BIN)/python benchmarks/run.py
+
+# Tests and benchmarks that need a CUDA device.
+gpu: $(DEV)
+	$(BIN)/pytest -m gpu
+	$(BIN)/python benchmarks/run.py --device cuda
+
+clean:
+	rm -rf .venv out dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,117 @@
+"""`unclip train STAGE`: flags and recipe files to a run."""
+
+import dataclasses
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from unclip.config import dump_toml, read_toml, suggest, to_mapping
+from unclip.evaluation.judge import JUDGE
+from unclip.training.plan import plan
+from unclip.training.start import RECIPE, Recipe, StageSpec, Where, read, resolve, start
+from unclip.training.stages import STAGES
+
+SPECS: dict[str, StageSpec[Any]] = {**STAGES, JUDGE.name: JUDGE}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flags:
+    """Where a run reads and writes."""
+
+    model: Path
+    """The model folder, which is created or gets a new component."""
+    recipe: Path | None = None
+    """A TOML file whose values replace the defaults."""
+    run: Path | None = None
+    """Folder of checkpoints and metrics; runs/MODEL/STAGE if left out."""
+    resume: bool = False
+    """Continue the run from its newest checkpoint, with its own recipe."""
+    overwrite: bool = False
+    """Train anew what the model folder has already, and forget an unfinished run."""
+    dry_run: bool = False
+    """Say what would be trained and what it takes, and stop."""
+    device: str = "auto"
+
+
+def run(arguments: Sequence[str]) -> int:
+    words = list(arguments)
+    names = ", ".join(SPECS)
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: unclip train STAGE --model DIR [--data SOURCE] …\n\nstages: {names}")
+        print("unclip train STAGE --help lists every field of the stage's recipe.")
+        return 0 if words else 2
+    name = words.pop(0)
+    if name not in SPECS:
+        raise ValueError(f"unknown stage {name!r}{suggest(name, SPECS)}")
+    spec = SPECS[name]
+    words = [_data_flag(word) for word in words]
+    default = _default(spec, words)
+    options = tyro.cli(
+        _options(spec), prog=f"unclip train {name}", args=words, default=default,
+        description=f"Train the stage {name!r} into a model folder.",
+    )  # fmt: skip
+    recipe = Recipe(options.network, options.data, options.training, options.optimiser)
+    folder = options.run or _run_folder(options.model, name)
+    where = Where(options.model, folder, options.resume, options.overwrite)
+    if options.dry_run:
+        print(dump_toml({"stage": name, **to_mapping(recipe)}), end="\n\n")
+        print(plan(spec, recipe, where, options.device))
+        return 0
+    stopped = start(spec, recipe, where, options.device)
+    if stopped:
+        print(f"stopped by {signal.Signals(stopped).name}; add --resume to continue", flush=True)
+        return 128 + stopped
+    print(f"{', '.join(spec.components)} written to {options.model}; the run is in {folder}")
+    return 0
+
+
+def _data_flag(word: str) -> str:
+    """`--data SOURCE` is short for `--data.source SOURCE`."""
+    return "--data.source" + word.removeprefix("--data") if word.split("=")[0] == "--data" else word
+
+
+def _run_folder(model: Path, stage: str) -> Path:
+    return Path("runs") / (model.resolve().name or "model") / stage
+
+
+def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
+    """The options before flags: the stage's defaults, a recipe file's, or the resumed run's."""
+    recipe_file, model, folder = (_value(words, f"--{name}") for name in ("recipe", "model", "run"))
+    if "--resume" in words and model:
+        run_folder = Path(folder) if folder else _run_folder(Path(model), spec.name)
+        if not (run_folder / RECIPE).is_file():
+            raise ValueError(f"nothing to resume: {run_folder} holds no run of {spec.name}")
+        mapping = read_toml(run_folder / RECIPE)
+        mapping.pop("stage", None)
+        recipe = read(spec, mapping, str(run_folder / RECIPE))
+    else:
+        recipe = resolve(spec, Path(recipe_file) if recipe_file else None)
+    parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    return _options(spec)(model=tyro.MISSING, **parts)
+
+
+def _value(words: Sequence[str], flag: str) -> str | None:
+    """A flag's value, which is needed before the others can be read."""
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == flag:
+            return following
+        if word.startswith(flag + "="):
+            return word.removeprefix(flag + "=")
+    return None
+
+
+def _options(spec: StageSpec[Any]) -> type[Any]:
+    """The flags of one stage: those of every run, and every field of its recipe."""
+    parts = dataclasses.fields(spec.recipe)
+    return dataclasses.make_dataclass(
+        f"Train{spec.name.title()}",
+        [
+            (part.name, type(getattr(spec.recipe, part.name)), dataclasses.field(kw_only=True))
+            for part in parts
+        ],
+        bases=(_Flags,),
+        frozen=True,
+    )

@@ -1,0 +1,33 @@
+"""How many steps each stage takes, by name; the published layout's values are the default.
+
+DPM-Solver++ and guidance are described in `diffusion/`; every value can be overridden by itself.
+"""
+
+from dataclasses import dataclass
+
+from unclip.config import suggest
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Samplers and steps of prior, decoder and upsamplers."""
+
+    sampler: str
+    prior_steps: int
+    decoder_steps: int
+    super_res_steps: int
+
+
+PRESETS: dict[str, Preset] = {
+    #                 sampler  prior  decoder  upsampler
+    "fast":    Preset("dpm++", 8,     10,      3),
+    "default": Preset("ddpm",  25,    25,      7),
+    "paper":   Preset("ddpm",  64,    250,     27),
+}  # fmt: skip
+
+
+def preset(name: str) -> Preset:
+    """A row of `PRESETS`, or a ValueError that names them."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}{suggest(name, PRESETS)}")
+    return PRESETS[name]

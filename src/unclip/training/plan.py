@@ -1,0 +1,64 @@
+"""What a run would take, before it is started: parameters, operations, memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from unclip.stages.base import Batch
+from unclip.training.distribution import start_processes
+from unclip.training.start import Recipe, StageSpec, Where, prepare
+
+S = TypeVar("S")
+_PROBE = 2  # images that are really computed; the rest is proportion
+
+
+def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "auto") -> str:
+    """Count one step of a recipe by computing it for two images.
+
+    Memory is weights, average, gradients and AdamW's two moments in fp32, and what the backward
+    pass keeps; it leaves out the framework itself and transient buffers.
+    """
+    processes = start_processes(device)
+    prepared = prepare(spec, recipe, where, processes)
+    stage = prepared.stage
+    few: Batch = {key: value[:_PROBE] for key, value in prepared.example.items()}
+    part = recipe.training.batch_size // recipe.training.accumulation
+    network = stage.network.train()
+    kept: dict[int, int] = {}
+    with FlopCounterMode(display=False) as counter:
+        with _saved_bytes(kept):
+            loss = stage.loss(few, torch.Generator().manual_seed(0))["loss"]
+        loss.backward()
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    operations = counter.get_total_flops() / _PROBE * recipe.training.batch_size
+    state = 4 * 5 * parameters
+    activations = sum(kept.values()) * part / _PROBE
+    return "\n".join(
+        [
+            f"trained parameters   {parameters:,}",
+            f"operations per step  {operations / 1e9:,.1f} GFLOP, backward included",
+            f"operations in all    {operations * recipe.training.steps / 1e15:,.3f} PFLOP",
+            f"memory, about        {(state + activations) / 2**20:,.0f} MiB in fp32: "
+            f"{state / 2**20:,.0f} of weights and optimiser, {activations / 2**20:,.0f} of "
+            f"activations for {part} images",
+            f"model folder         {where.model}",
+            f"run folder           {where.run}",
+        ]
+    )
+
+
+@contextmanager
+def _saved_bytes(kept: dict[int, int]) -> Iterator[None]:
+    """Note the size of every tensor that autograd keeps, each storage once."""
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
