@@ -68,16 +68,20 @@ class Tokenizer:
         self.vocab, self.merges = vocab, list(merges)
         self.context_length, self.pad_token = context_length, pad_token
         self.eos_id = vocab[EOS]
-        model = models.BPE(
-            vocab=vocab,
-            merges=self.merges,
-            unk_token=EOS,
-            continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
-            fuse_unk=False,
-        )
+        try:
+            model = models.BPE(
+                vocab=vocab,
+                merges=self.merges,
+                unk_token=EOS,
+                continuing_subword_prefix="",
+                end_of_word_suffix="</w>",
+                fuse_unk=False,
+            )
+        except Exception as error:  # the library raises no narrower kind
+            raise ValueError(f"vocabulary and merges do not fit together: {error}") from None
         self._backend = _backend(model)
-        self._backend.add_special_tokens([BOS, EOS])
+        # The padding token is special too, so that "!" in a text is id 0, as in transformers.
+        self._backend.add_special_tokens([BOS, EOS, pad_token])
         self._backend.post_processor = processors.RobertaProcessing(
             (EOS, vocab[EOS]), (BOS, vocab[BOS]), trim_offsets=False, add_prefix_space=False
         )
@@ -111,7 +115,10 @@ class Tokenizer:
     def train(
         cls, captions: Iterable[str], vocab_size: int = 2048, context_length: int = 77
     ) -> "Tokenizer":
-        """Learn merges from captions until `vocab_size` tokens (at least 514) are there."""
+        """Learn merges from captions until `vocab_size` tokens (at least 514) are there.
+
+        Fewer come out where the captions have no more pairs to merge.
+        """
         from tokenizers import models, trainers
 
         smallest = 2 * 256 + 2
@@ -122,14 +129,14 @@ class Tokenizer:
         backend.train_from_iterator(
             _nonempty(captions),
             trainers.BpeTrainer(
-                vocab_size=vocab_size - smallest + 256,
+                vocab_size=vocab_size,  # finds at least the merges that are kept below
                 initial_alphabet=byte_tokens,
                 end_of_word_suffix="</w>",
                 show_progress=False,
             ),
         )
         state = json.loads(backend.to_str())["model"]
-        merges = [tuple(pair) for pair in state["merges"]]
+        merges = [(a, b) for a, b in state["merges"]][: vocab_size - smallest]
         # CLIP's order: bytes, bytes ending a word, merges, then the two special tokens, so that the
         # end token has the highest id (text features are pooled at the argmax of the ids).
         tokens = [*byte_tokens, *(b + "</w>" for b in byte_tokens), *("".join(m) for m in merges)]
@@ -137,8 +144,16 @@ class Tokenizer:
         return cls(vocab, merges, context_length)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Tokenizer":
-        """Read `vocab.json` + `merges.txt`, or `tokenizer.json`, with `tokenizer_config.json`."""
+    def from_pretrained(cls, folder: str | Path, context_length: int | None = None) -> "Tokenizer":
+        """Read `vocab.json` + `merges.txt`, or `tokenizer.json`, with `tokenizer_config.json`.
+
+        Args:
+            folder: where the files are.
+            context_length: L, if the text encoder is known; else the files say it, or it is 77.
+
+        Raises:
+            ValueError: files that are missing, damaged, or not a byte-pair encoding.
+        """
         folder = Path(folder)
         config = _read_json(folder / "tokenizer_config.json", default={})
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -146,21 +161,26 @@ class Tokenizer:
             lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
             pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
         elif (folder / "tokenizer.json").is_file():
-            model = _read_json(folder / "tokenizer.json")["model"]
+            model = _read_json(folder / "tokenizer.json").get("model", {})
+            if not {"vocab", "merges"} <= set(model):
+                raise ValueError(f"{folder / 'tokenizer.json'} is not a byte-pair encoding")
             vocab = model["vocab"]
             pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
         else:
             raise ValueError(f"{folder} holds no tokenizer (vocab.json and merges.txt)")
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"{folder}: a line of the merges does not hold two tokens")
-        length = config.get("model_max_length", 77)
-        pad = config.get("pad_token", EOS)
-        return cls(
-            vocab,
-            [(a, b) for a, b in pairs],
-            length if length < 100_000 else 77,  # transformers writes 1e30 for "unknown"
-            pad if isinstance(pad, str) else pad["content"],
-        )
+        length = context_length or config.get("model_max_length", 77)
+        pad = config.get("pad_token") or EOS
+        try:
+            return cls(
+                vocab,
+                [(a, b) for a, b in pairs],
+                length if length < 100_000 else 77,  # transformers writes 1e30 for "unknown"
+                pad if isinstance(pad, str) else pad["content"],
+            )
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write vocab.json, merges.txt and tokenizer_config.json, as `CLIPTokenizer` reads them."""
@@ -185,10 +205,10 @@ def _backend(model: Any) -> "Backend":
     from tokenizers import Tokenizer as Backend
 
     backend = Backend(model)
-    backend.normalizer = normalizers.Sequence(  # type: ignore[assignment]
+    backend.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    backend.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
@@ -208,10 +228,13 @@ def _nonempty(texts: Iterable[str]) -> Iterator[str]:
     return (text for text in texts if text.strip())
 
 
-def _read_json(path: Path, default: Any = None) -> Any:
+def _read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
     if default is not None and not path.is_file():
         return default
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")
+    return value

@@ -190,15 +190,14 @@ from unclip.data.sources import open_source
 source = open_source("emoji:shapes", size=32)
 stream = batches(source, Order.of(source), 4, num_workers=2)
 next(stream)
-print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-if sys.argv[1] == "wait":
-    try:
-        time.sleep(30)
-    except KeyboardInterrupt:
-        for _ in range(20):
-            next(stream)  # the workers still serve
-        stream.close()
-        print("stopped", flush=True)
+try:
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(30 if sys.argv[1] == "wait" else 0)
+except KeyboardInterrupt:
+    for _ in range(20):
+        next(stream)  # the workers still serve
+    stream.close()
+    print("stopped", flush=True)
 """
 
 
@@ -259,3 +258,27 @@ def test_a_program_that_ends_in_the_middle_ends() -> None:
     assert process.returncode == 0
     assert errors == ""
     assert all(gone(pid, 8) for pid in workers)
+
+
+CHILD = """
+import multiprocessing, sys
+from unclip.data.batches import Order, batches
+from unclip.data.sources import open_source
+KEPT = []
+def use():
+    source = open_source("emoji:shapes", size=32)
+    KEPT.append(batches(source, Order.of(source), 4, num_workers=1))
+    next(KEPT[0])
+if __name__ == "__main__":
+    process = multiprocessing.get_context("fork").Process(target=use)
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_a_child_process_that_ends_in_the_middle_ends() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", CHILD], timeout=25, env=environment, check=False)
+    assert done.returncode == 0

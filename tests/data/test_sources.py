@@ -357,3 +357,13 @@ def test_opening_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded pixels"))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded pixels"))
     assert len(FolderSource(tmp_path, 16)) == 3
+
+
+def test_captions_can_be_had_without_images(tmp_path: Path) -> None:
+    world = open_source("emoji:shapes", size=32)
+    assert [world.caption(i) for i in range(5)] == [world[i]["caption"] for i in range(5)]
+    for number in range(3):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"one {number}\ntwo {number}\nthree {number}")
+    folder = FolderSource(tmp_path, 16)
+    assert [folder.caption(i) for i in range(9)] == [folder[i]["caption"] for i in range(9)]

@@ -88,9 +88,17 @@ def test_labels_come_along_with_the_batches() -> None:
     assert plain["objects"].shape == (6, 4, 6)  # type: ignore[typeddict-item]
     for key in ("images", "objects", "background"):
         assert torch.equal(plain[key], worked[key])  # type: ignore[literal-required]
-    scene = source.world.scene(3)
+    scene = source.scene(3)
     assert plain["captions"][3] == scene.caption
     assert torch.equal(plain["objects"][3], label(scene)[0])  # type: ignore[typeddict-item]
+
+
+def test_scenes_with_one_object_inside_another_are_not_rare() -> None:
+    source = LabelledScenes.open(Data(source="emoji:shapes", world=WorldConfig(max_objects=2)))
+    relations = [source.scene(i).relation for i in range(800)]
+    assert relations.count("inside") > 80
+    alone = WorldConfig(max_objects=1)
+    assert LabelledScenes(alone).scene(0) == World(replace(alone, size=SIDE)).scene(0)
 
 
 def test_a_few_steps_reduce_the_loss_and_repeat_exactly() -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -116,9 +117,7 @@ def batches(
     return _finished(steps, start_step, num_workers)
 
 
-def _finished(
-    steps: "_Steps", start_step: int, num_workers: int
-) -> Generator[Batch, None, None]:
+def _finished(steps: "_Steps", start_step: int, num_workers: int) -> Generator[Batch, None, None]:
     warned: set[str] = set()
     for raw in _raw(steps, start_step, num_workers):
         if "error" in raw:  # a worker's ValueError, without the traceback of another process
@@ -138,15 +137,18 @@ def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[st
         yield from map(steps.__getitem__, itertools.count(start_step))
         return
     parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
-    loader = DataLoader(
-        steps,
-        batch_size=None,  # a step is a whole batch already
-        sampler=_From(start_step),
-        num_workers=num_workers,
-        worker_init_fn=partial(_start_worker, parent),
-        generator=torch.Generator(),  # without one it draws from the global random state
-    )
-    held = [iter(loader)]
+    with warnings.catch_warnings():
+        # More workers than cores are the caller's choice.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = DataLoader(
+            steps,
+            batch_size=None,  # a step is a whole batch already
+            sampler=_From(start_step),
+            num_workers=num_workers,
+            worker_init_fn=partial(_start_worker, parent),
+            generator=torch.Generator(),  # without one it draws from the global random state
+        )
+        held = [iter(loader)]
     # Dropping the iterator ends its workers; at exit that must come before torch's and Python's
     # own clean-up, which would wait for ever for workers that nobody has told to stop. Programs
     # run `atexit` first, processes that `multiprocessing` started only its own finalizers.

@@ -42,6 +42,10 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
+    def caption(self, index: int) -> str:
+        """The caption of a sample whose image can be read, without reading it."""
+        ...
+
     def check(self, decode: bool = False) -> Report:
         """What the source holds and what is wrong with it; `decode` reads every pixel."""
         ...
@@ -198,6 +202,10 @@ class FolderSource:
             f"is {self.root} still there?"
         )
 
+    def caption(self, index: int) -> str:
+        """The caption of a sample whose image can be read, without reading it."""
+        return Stream(self.seed, index).pick(self.items[index % len(self.items)].captions)
+
     def check(self, decode: bool = False) -> Report:
         """The report on the whole folder; `decode` also decodes every usable image, in threads.
 
@@ -260,6 +268,10 @@ class WorldSource:
         pixels = self.world.render(scene, self.config.size)  # (H, W, 3) uint8
         image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         return {"image": image, "caption": scene.caption}
+
+    def caption(self, index: int) -> str:
+        """The scene's caption, without drawing it."""
+        return self.world.scene(index).caption
 
     def check(self, decode: bool = False) -> Report:
         """Draws one scene, so that whatever is missing shows before training."""

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.data.emoji_scene import BACKGROUNDS, COLOURS, Stream
+from unclip.data.emoji import World
+from unclip.data.emoji_scene import BACKGROUNDS, COLOURS, Scene, Stream, WorldConfig
 from unclip.data.sources import Sample, WorldSource
 from unclip.evaluation.judge import COLOURS_OF, SIDE, Judge, JudgeConfig, encode, label, resize
 from unclip.models.folder import ModelFolder
@@ -20,6 +21,8 @@ from unclip.training.start import Materials, Recipe, StageSpec, open_data
 
 # Pixels that scenes are drawn with, before they become the judge's 64: it must not care.
 RENDERED: Final = (32, 32, 64, 128)
+CLOSE: Final = ("inside", "on")
+_SHAPES_ONLY: Final = 'the judge knows shapes only; set data.source to "emoji:shapes"'
 _COLOURED: Final = tuple(BACKGROUNDS.index(kind) for kind in COLOURS_OF)
 
 
@@ -33,18 +36,27 @@ class LabelledSample(Sample):
 class LabelledScenes(WorldSource):
     """The built-in world with its ground truth, drawn at several sizes and resized to 64 px.
 
+    Every second scene is of a world where objects are inside or on one another as often as can
+    be: those are rare and the hardest to tell.
     ValueError if the configuration asks for emoji: the judge knows shapes only.
     """
 
-    def __init__(self, source: WorldSource) -> None:
-        super().__init__(replace(source.config, size=SIDE))
-        if self.config.kinds != ("shapes",):
-            raise ValueError(
-                'the judge knows shapes only; set data.source to "emoji:shapes" in its recipe'
-            )
+    def __init__(self, config: WorldConfig) -> None:
+        if config.kinds != ("shapes",):
+            raise ValueError(_SHAPES_ONLY)
+        super().__init__(replace(config, size=SIDE))
+        close = tuple(name for name in CLOSE if name in config.relations)
+        self._close = self.world
+        if close and config.max_objects > 1:
+            options = replace(self.config, relations=close, min_objects=2, max_objects=2)
+            self._close = World(options)
+
+    def scene(self, index: int) -> Scene:
+        """The ground truth of sample `index`."""
+        return (self.world if index % 2 else self._close).scene(index)
 
     def __getitem__(self, index: int) -> LabelledSample:
-        scene = self.world.scene(index)
+        scene = self.scene(index)
         size = Stream(self.config.seed, index).pick(RENDERED)
         objects, background = label(scene)
         image = torch.from_numpy(self.world.render(scene, size)).permute(2, 0, 1)  # (3, H, W)
@@ -59,15 +71,19 @@ class LabelledScenes(WorldSource):
 
     @classmethod
     def open(cls, data: Data) -> "LabelledScenes":
-        """The recipe's scenes. ValueError for data that carries no ground truth."""
+        """The recipe's scenes, of all combinations. ValueError for data without ground truth."""
         if data.source.split(":")[0] != "emoji":
             raise ValueError(
                 "the judge learns from ground truth, which only the built-in world has; "
                 f'set data.source to "emoji:shapes", not to {data.source!r}'
             )
-        source = open_data(data)
+        if data.source != "emoji:shapes" and data.world.kinds != ("shapes",):
+            raise ValueError(_SHAPES_ONLY)
+        # All combinations: a judge that has learned that some do not exist sees other shapes in
+        # their place, and would mark down the very images that generalise.
+        source = open_data(data, split="all")
         assert isinstance(source, WorldSource)
-        return cls(source)
+        return cls(source.config)
 
 
 class JudgeStage:
@@ -142,8 +158,8 @@ JUDGE = StageSpec(
     Recipe(
         JudgeConfig(),
         Data(source="emoji:shapes"),
-        Training(steps=3000, batch_size=64, ema=0.998, preview_every=0, checkpoint_every=500),
-        Optimiser(learning_rate=2e-3, weight_decay=0.05, beta2=0.99, warmup=100, decay=0.8),
+        Training(steps=2400, batch_size=32, ema=0.99, preview_every=0),
+        Optimiser(learning_rate=1.5e-3, weight_decay=0.05, beta2=0.99, warmup=200, decay=0.5),
     ),
     ("judge",),
     _build,

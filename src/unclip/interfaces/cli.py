@@ -38,6 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"unclip.interfaces.{COMMANDS[name][1]}")
         run: Callable[[list[str]], int] = module.run
         return run(rest)
+    except SystemExit as stop:  # tyro printed the help
+        return int(stop.code or 0)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         if os.environ.get("UNCLIP_TRACEBACK"):  # for finding faults of ours
             raise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import tyro
+from unclip.interfaces.options import parse
 
 # module: what it brings, and the extra that installs it
 _OPTIONAL = {
@@ -17,7 +17,7 @@ _OPTIONAL = {
 
 
 def run(arguments: Sequence[str]) -> int:
-    tyro.cli(_nothing, prog="unclip doctor", args=list(arguments))
+    parse(_nothing, "doctor", arguments)
     for key, value in diagnosis().items():
         print(f"{key:<22}{value}")
     return 0

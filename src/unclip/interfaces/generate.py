@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from unclip import __version__
+from unclip.interfaces.options import parse
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,16 @@ class Generate:
     """Stochasticity of DDIM, 0 to 1."""
     size: int | None = None
     """Pixels of a side, one of the model's sizes; the largest if left out."""
-    batch_size: int = 16
-    """Images computed at once."""
+    batch_size: int | None = None
+    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
 
 
 def run(arguments: Sequence[str]) -> int:
-    options = tyro.cli(Generate, prog="unclip generate", args=list(arguments))
+    options = parse(Generate, "generate", arguments)
     started = time.perf_counter()
+    from unclip.models.precision import name_of
     from unclip.pipeline.pipeline import Pipeline, Settings, check_count, check_prompts
 
     prompts = check_prompts(options.prompts)
@@ -75,87 +78,96 @@ def run(arguments: Sequence[str]) -> int:
             print(
                 f"this model reads no further than: … {unread[:60]!r} is ignored", file=sys.stderr
             )
-    bar = _progress(pipe.evaluations(settings) * -(-len(prompts) * count // options.batch_size))
-    made = pipe(
-        prompts,
-        count,
-        seed=options.seed,
-        settings=settings,
-        batch_size=options.batch_size,
-        callback_on_step_end=lambda *_: bar.update(),
-    )
-    bar.close()
+    with progress_bar(pipe.evaluations(settings) * len(prompts) * count) as bar:
+        made = pipe(
+            prompts,
+            count,
+            seed=options.seed,
+            settings=settings,
+            batch_size=options.batch_size,
+            callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
+        )
     done = time.perf_counter()
-    notes = [
-        {
-            "prompt": prompt,
-            "seed": seed,
-            "model": options.model,
-            "settings": settings.changed(),
-            "version": __version__,
-        }
-        for prompt, seed in zip(made.prompts, made.seeds, strict=True)
-    ]
-    where = write(made.images, notes, prompts, count, options.output)
-    size = "×".join(map(str, made.images[0].size))
+    # The precision too: where it is chosen by a measurement, the next one may choose otherwise.
+    used = settings.changed() | {"precision": name_of(pipe.dtype)}
+    if options.batch_size is not None:
+        used["batch_size"] = options.batch_size
+    notes = {"model": options.model, "settings": used, "version": __version__}
+    where = write(made.images, prompts, made.seeds, notes, options.output)
+    many, size = len(made.images), "×".join(map(str, made.images[0].size))
     print(
-        f"{len(made.images)} image{'s' * (len(made.images) > 1)} of {size} in {done - opened:.1f} s "
-        f"(opened in {opened - started:.1f} s, {str(pipe.dtype).removeprefix('torch.')} on "
-        f"{pipe.device}): {where}"
+        f"{many} image{'s' * (many > 1)} of {size} pixels in {done - opened:.1f} s "
+        f"(opened in {opened - started:.1f} s; {name_of(pipe.dtype)} on {pipe.device}): {where}"
     )
     return 0
 
 
+def is_file(output: Path) -> bool:
+    """Whether `--output` names a file rather than a folder."""
+    return bool(output.suffix) and not output.is_dir()
+
+
 def check_output(output: Path) -> None:
     """Find out before the work, not after it, whether images can be written there."""
-    folder = output.parent if output.suffix else output
-    if output.suffix and output.suffix.lower() != ".png":
+    if is_file(output) and output.suffix.lower() != ".png":
         raise ValueError(f"{output} does not end in .png; images are written as PNG only")
-    if output.suffix and output.is_dir():
-        raise ValueError(f"{output} is a folder; give it without the .png, or another name")
+    check_folder(output.parent if is_file(output) else output)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that nothing can be written into, or that cannot be made."""
+    whole = folder.absolute()
+    there = next(place for place in (whole, *whole.parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".unclip-probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=there):
+            pass
     except OSError as error:
-        raise ValueError(f"cannot write images into {folder}: {error.strerror}") from None
+        raise ValueError(f"cannot write into the folder {folder}: {error.strerror}") from None
 
 
 def write(
     images: Sequence[Any],
-    notes: Sequence[dict[str, Any]],
     prompts: Sequence[str],
-    count: int,
+    seeds: Sequence[int | None],
+    notes: dict[str, Any],
     output: Path,
 ) -> str:
-    """Write images into a folder, one file, or one sheet; returns what to tell the user."""
+    """Write images into a folder, one file, or one sheet; returns what to tell the user.
+
+    Args:
+        images: those of the first prompt, then those of the second, …
+        seeds: of each image.
+        notes: what all have in common.
+    """
     from unclip.pipeline.images import contact_sheet, save_png
 
-    if output.suffix and len(images) == 1:
-        save_png(images[0], output, notes[0])
-        return str(output)
-    if output.suffix:
+    count = len(images) // len(prompts)
+    if is_file(output) and len(images) > 1:
         rows = [list(images[i : i + count]) for i in range(0, len(images), count)]
-        seeds = [f"seed {note['seed']}" for note in notes[:count]]
-        contact_sheet(rows, list(prompts), seeds, output, info=notes[0])
+        all_notes = {
+            "prompt": list(prompts), "n": count, "seed": seeds[0], "output": output.name, **notes
+        }  # fmt: skip
+        labels = [f"seed {seed}" for seed in seeds[:count]]
+        contact_sheet(rows, list(prompts), labels, output, info=all_notes)
         return f"{output}, a sheet of {len(prompts)} × {count}"
-    files = [
-        output / f"{_slug(note['prompt'])}-{note['seed']}{f'-{i // count}' * repeated}.png"
-        for i, note in enumerate(notes)
-        for repeated in [len(set(map(_slug, prompts))) < len(prompts)]
-    ]
-    for image, file, note in zip(images, files, notes, strict=True):
-        save_png(image, file, note)
+    names = [_slug(prompt) for prompt in prompts]
+    repeated = len(set(names)) < len(names)
+    files = []
+    for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        name = f"{names[i // count]}-{seed}{f'-{i // count}' * repeated}.png"
+        file = output if is_file(output) else output / name
+        save_png(image, file, {"prompt": prompts[i // count], "seed": seed, **notes})
+        files.append(file)
     return str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1].name}"
 
 
 def _slug(prompt: str) -> str:
     """A file name that still says what the image shows."""
-    return re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60] or "image"
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60]
+    return words.encode()[:150].decode(errors="ignore") or "image"  # names end at 255 bytes
 
 
-def _progress(total: int) -> Any:
+def progress_bar(total: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, unit="step", leave=False, disable=not sys.stderr.isatty())

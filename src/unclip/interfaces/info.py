@@ -1,12 +1,15 @@
 """`unclip info`: what a model folder holds, or how an image was made."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from unclip.interfaces.options import parse
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Info:
 
 
 def run(arguments: Sequence[str]) -> int:
-    options = tyro.cli(Info, prog="unclip info", args=list(arguments))
+    options = parse(Info, "info", arguments)
     if options.path is not None and not options.path.exists():
         raise ValueError(f"there is no file or folder {options.path}")
     if options.path is not None and options.path.is_file():
@@ -33,8 +36,9 @@ def describe_image(path: Path) -> str:
     from unclip.pipeline.images import command_for, read_info
 
     notes = read_info(path)
+    prompt = notes.get("prompt")
     rows = {
-        "prompt": notes.get("prompt"),
+        "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
         "seed": notes.get("seed"),
         "model": notes.get("model") or "bundled",
         "settings": json.dumps(notes.get("settings") or {}),
@@ -69,22 +73,21 @@ def describe_model(path: Path | None) -> str:
 
 def _weights(component: Path) -> str:
     """Parameters and precisions, from the headers of the weight files alone."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     from unclip.models.folder import weight_files
 
     if not any(component.glob("*.safetensors")):
         return "no weights"
-    count, precisions = 0, set()
+    count, precisions = 0, set[str]()
     for file in weight_files(component):
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - not a mapping
-                piece = tensors.get_slice(key)
-                size = 1
-                for side in piece.get_shape():
-                    size *= side
-                count += size
-                precisions.add(piece.get_dtype())
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                pieces = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is not a whole safetensors file: {error}") from None
+        count += sum(math.prod(piece.get_shape()) for piece in pieces)
+        precisions |= {piece.get_dtype() for piece in pieces}
     return f"{count:,} parameters in {', '.join(sorted(precisions))}"
 
 

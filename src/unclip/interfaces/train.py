@@ -9,10 +9,11 @@ from typing import Any
 import tyro
 
 from unclip.config import dump_toml, read_toml, suggest, to_mapping
-from unclip.evaluation.judge import JUDGE
+from unclip.evaluation.judge_training import JUDGE
+from unclip.interfaces.options import parse
 from unclip.training.plan import plan
-from unclip.training.start import RECIPE, Recipe, StageSpec, Where, read, resolve, start
 from unclip.training.stages import STAGES
+from unclip.training.start import RECIPE, Recipe, StageSpec, Where, read, resolve, start
 
 SPECS: dict[str, StageSpec[Any]] = {**STAGES, JUDGE.name: JUDGE}
 
@@ -49,8 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     spec = SPECS[name]
     words = [_data_flag(word) for word in words]
     default = _default(spec, words)
-    options = tyro.cli(
-        _options(spec), prog=f"unclip train {name}", args=words, default=default,
+    options: Any = parse(
+        _options(spec), f"train {name}", words, default=default,
         description=f"Train the stage {name!r} into a model folder.",
     )  # fmt: skip
     recipe = Recipe(options.network, options.data, options.training, options.optimiser)
@@ -95,7 +96,7 @@ def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
 
 def _value(words: Sequence[str], flag: str) -> str | None:
     """A flag's value, which is needed before the others can be read."""
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip(words, [*words[1:], None], strict=False):
         if word == flag:
             return following
         if word.startswith(flag + "="):

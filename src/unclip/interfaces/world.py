@@ -7,6 +7,8 @@ from typing import Literal
 
 import tyro
 
+from unclip.interfaces.options import parse
+
 
 @dataclass(frozen=True)
 class Look:
@@ -28,13 +30,16 @@ class Look:
 
 
 def run(arguments: Sequence[str]) -> int:
-    options = tyro.cli(Look, prog="unclip data", args=list(arguments))
+    options = parse(Look, "data", arguments)
     from unclip.data.emoji import WorldConfig, preview
     from unclip.interfaces.generate import check_output
 
     if options.preview.suffix.lower() != ".png":
         raise ValueError(f"{options.preview} does not end in .png; give a .png file")
+    if options.rows < 1 or options.columns < 1:
+        raise ValueError("a sheet needs at least 1 row and 1 column")
     check_output(options.preview)
+    options.preview.parent.mkdir(parents=True, exist_ok=True)
     config = WorldConfig(
         kinds=options.kinds,
         size=options.size,

@@ -10,30 +10,33 @@ Shapes: N batch, L text tokens, P image patches + 1, D width of a tower, E embed
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.models.folder import ModelFolder
+from unclip.config import from_mapping, suggest
+from unclip.models.folder import ModelFolder, load_weights, read_json
 
 # A key that only steers how the publishing library builds or trains the network.
 _IGNORED = {
     "add_cross_attention", "architectures", "attention_dropout", "bad_words_ids",
-    "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "cross_attention_hidden_size",
-    "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout", "dtype",
-    "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty",
-    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing",
-    "id2label", "initializer_factor", "initializer_range", "is_decoder", "is_encoder_decoder",
-    "label2id", "length_penalty", "max_length", "min_length", "model_type", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
-    "output_hidden_states", "output_scores", "pad_token_id", "prefix", "problem_type",
-    "pruned_heads", "remove_invalid_values", "repetition_penalty", "return_dict",
-    "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params",
-    "temperature", "text_config_dict", "tf_legacy_loss", "tie_encoder_decoder",
-    "tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
-    "transformers_version", "typical_p", "use_bfloat16", "vision_config_dict",
+    "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward",
+    "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample",
+    "dropout", "dtype", "early_stopping", "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
+    "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_factor",
+    "initializer_range", "is_decoder", "is_encoder_decoder", "label2id", "length_penalty",
+    "max_length", "min_length", "model_type", "no_repeat_ngram_size", "num_beam_groups",
+    "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states",
+    "output_scores", "pad_token_id", "prefix", "problem_type", "pruned_heads",
+    "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
+    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "text_config_dict",
+    "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k",
+    "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p", "use_bfloat16",
+    "vision_config_dict",
 }  # fmt: skip
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -60,7 +63,7 @@ class CLIPTextConfig:
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, Any], where: str = "config.json") -> Self:
-        return cls(**_known(cls, mapping, "text_config", where))
+        return from_mapping(cls, _known(cls, mapping, "text_config", where), where)
 
     def to_json(self) -> dict[str, Any]:
         header = {"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"}
@@ -92,7 +95,7 @@ class CLIPVisionConfig:
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, Any], where: str = "config.json") -> Self:
-        return cls(**_known(cls, mapping, "vision_config", where))
+        return from_mapping(cls, _known(cls, mapping, "vision_config", where), where)
 
     def to_json(self) -> dict[str, Any]:
         header = {
@@ -136,7 +139,7 @@ class CLIPConfig:
         With plain GELU: OpenAI's quick one takes three kernels, and a tenth of the training time.
         """
         if size not in _SIZES:
-            raise ValueError(f"unknown CLIP size {size!r}; known: {', '.join(SIZES)}")
+            raise ValueError(f"unknown CLIP size {size!r}{suggest(size, SIZES)}")
         (width, layers, heads, patch, image), (t_width, t_layers, t_heads), embed = _SIZES[size]
         return cls(
             CLIPTextConfig(
@@ -260,7 +263,7 @@ class VisionEmbeddings(nn.Module):
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) → (N, P, D)
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
         cls = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
-        return torch.cat([cls, patches], dim=1) + self.position_embedding.weight  # type: ignore[no-any-return]
+        return torch.cat([cls, patches], dim=1) + self.position_embedding.weight
 
 
 class VisionTransformer(nn.Module):
@@ -325,6 +328,26 @@ class CLIP(nn.Module):
         self.visual_projection = nn.Linear(config.vision.hidden_size, embed, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.text.logit_scale_init_value))
 
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> Self:
+        """Open a whole CLIP as it is published: `config.json` and safetensors weights.
+
+        Raises:
+            ValueError: the folder holds something else, or not all of it.
+        """
+        path = Path(folder)
+        mapping, where = read_json(path / "config.json"), str(path / "config.json")
+        for tower in ("text_config", "vision_config"):
+            if not isinstance(mapping.get(tower), dict):
+                raise ValueError(f"{where} is not that of a whole CLIP: it has no {tower}")
+        config = CLIPConfig(
+            CLIPTextConfig.from_json(mapping, where), CLIPVisionConfig.from_json(mapping, where)
+        )
+        with torch.device("meta"):
+            clip = cls(config)
+        load_weights(clip, path, dtype)
+        return clip.eval()
+
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids (N, L) → z_t (N, E), not normalised; hidden states (N, L, D)."""
         hidden, pooled = self.text_model(ids)
@@ -338,6 +361,21 @@ class CLIP(nn.Module):
         """The factor on cosine similarities, at most 100 (CLIP, section 2.5)."""
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
+    def towers(self) -> tuple[TextEncoder, ImageEncoder]:
+        """The two towers by themselves, sharing this CLIP's weights.
+
+        The learned temperature goes into both configs, as `logit_scale_init_value`.
+        """
+        scale = self.logit_scale.item()
+        with torch.device("meta"):
+            text = TextEncoder(replace(self.config.text, logit_scale_init_value=scale))
+            image = ImageEncoder(replace(self.config.vision, logit_scale_init_value=scale))
+        state = self.state_dict()
+        for tower in (text, image):
+            own = {key: state[key] for key in tower.state_dict()}
+            tower.load_state_dict(own, assign=True)
+        return text, image
+
     def initialise(self) -> Self:
         """CLIP's initialisation: widths and depths set the scale (CLIP's reference code)."""
         for tower, config in (
@@ -350,14 +388,13 @@ class CLIP(nn.Module):
                     nn.init.zeros_(module.bias)
                 elif isinstance(module, nn.Embedding):
                     nn.init.normal_(module.weight, std=0.02)
-            for block in tower.encoder.layers:
-                attention, mlp = block.self_attn, block.mlp
-                for proj in (attention.q_proj, attention.k_proj, attention.v_proj):
-                    nn.init.normal_(proj.weight, std=width**-0.5)
-                out_std = (2 * width * layers) ** -0.5
-                nn.init.normal_(attention.out_proj.weight, std=out_std)
-                nn.init.normal_(mlp.fc1.weight, std=(2 * width) ** -0.5)
-                nn.init.normal_(mlp.fc2.weight, std=out_std)
+                elif isinstance(module, SelfAttention):
+                    for proj in (module.q_proj, module.k_proj, module.v_proj):
+                        nn.init.normal_(proj.weight, std=width**-0.5)
+                    nn.init.normal_(module.out_proj.weight, std=(2 * width * layers) ** -0.5)
+                elif isinstance(module, MLP):
+                    nn.init.normal_(module.fc1.weight, std=(2 * width) ** -0.5)
+                    nn.init.normal_(module.fc2.weight, std=(2 * width * layers) ** -0.5)
         vision = self.vision_model.embeddings
         nn.init.normal_(vision.class_embedding, std=self.config.vision.hidden_size**-0.5)
         for projection in (self.text_projection, self.visual_projection):
@@ -384,6 +421,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def _check_tower(config: CLIPTextConfig | CLIPVisionConfig) -> None:
     if config.hidden_act not in ACTIVATIONS:
         raise ValueError(f"hidden_act {config.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+    for key, value in vars(config).items():
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{key} is {value}; it must be at least 1")
     if config.hidden_size % config.num_attention_heads:
         raise ValueError(
             f"hidden_size {config.hidden_size} is not a multiple of "
@@ -407,24 +447,17 @@ def _known(cls: type, mapping: Mapping[str, Any], inner: str, where: str) -> dic
     return {key: value for key, value in values.items() if key in fields}
 
 
-def save_towers(folder: ModelFolder, clip: CLIP, dtype: torch.dtype | None = None) -> None:
-    """Write a CLIP as the layout has it: text_encoder and image_encoder, one tower each.
-
-    The learned temperature goes into both configs, as `logit_scale_init_value`.
-    """
-    scale = clip.logit_scale.item()
-    state = {k: v if dtype is None else v.to(dtype) for k, v in clip.state_dict().items()}
-    for component, library_class, prefix, config in (
-        ("text_encoder", "CLIPTextModelWithProjection", "text_", clip.config.text),
-        ("image_encoder", "CLIPVisionModelWithProjection", "vis", clip.config.vision),
-    ):
-        folder.save(
-            component,
-            ("transformers", library_class),
-            {"config.json": replace(config, logit_scale_init_value=scale).to_json()},
-            {key: tensor for key, tensor in state.items() if key.startswith(prefix)},
-            stem="model",
-        )
+def save_encoder(folder: ModelFolder, encoder: TextEncoder | ImageEncoder) -> None:
+    """Write a tower as the layout has it, text_encoder or image_encoder."""
+    text = isinstance(encoder, TextEncoder)
+    config = encoder.config.to_json()
+    folder.save(
+        "text_encoder" if text else "image_encoder",
+        ("transformers", config["architectures"][0]),
+        {"config.json": config},
+        encoder.state_dict(),
+        stem="model",
+    )
 
 
 def load_text_encoder(folder: ModelFolder, dtype: torch.dtype | None = None) -> TextEncoder:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 INDEX = "model_index.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+# 0, 1, 2, …: a constant that older versions of the publishing library stored as a tensor.
+_COUNTED = ".embeddings.position_ids"
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -164,7 +166,7 @@ def whole(path: Path) -> Iterator[Path]:
     """
     from safetensors import SafetensorError
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial")  # a killed process's is written over
     try:
         yield partial
         with partial.open("rb") as file:
@@ -229,12 +231,14 @@ def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None = No
 
     Raises:
         ValueError: no safetensors file, a damaged one, a tensor that is missing, unknown or of
-            another shape (named, with both shapes), or one that is not finite.
+            another shape (named, with both shapes).
     """
     wanted = module.state_dict()
     loaded: dict[str, Tensor] = {}
     for file in weight_files(folder):
         for key, tensor in read_safetensors(file).items():
+            if key.endswith(_COUNTED) and key not in wanted:
+                continue
             if key not in wanted:
                 raise ValueError(f"{file} has a tensor {key!r} that this network does not have")
             if tensor.shape != wanted[key].shape:
@@ -242,6 +246,8 @@ def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None = No
                     f"{file}: tensor {key!r} has shape {tuple(tensor.shape)}, "
                     f"the config asks for {tuple(wanted[key].shape)}"
                 )
+            if not tensor.is_floating_point():
+                raise ValueError(f"{file}: tensor {key!r} holds {tensor.dtype}, not real numbers")
             loaded[key] = tensor if dtype is None else tensor.to(dtype)
     missing = sorted(set(wanted) - set(loaded))
     if missing:
@@ -254,8 +260,10 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a component: one, or the shards that its index names."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
-        names = sorted(set(read_json(indices[0]).get("weight_map", {}).values()))
-        files = [folder / name for name in names]
+        where = read_json(indices[0]).get("weight_map")
+        if not isinstance(where, dict) or not where:
+            raise ValueError(f"{indices[0]} has no weight_map")
+        files = [folder / str(name) for name in sorted(set(where.values()))]
         for file in files:
             if file.parent != folder or not file.is_file():
                 raise ValueError(f"{indices[0]} names {file.name}, which is not in {folder}")
@@ -278,7 +286,7 @@ def read_facts(file: Path) -> dict[str, str]:
     """What the header of a safetensors file says beside its tensors."""
     from safetensors import safe_open
 
-    with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
+    with safe_open(file, "pt") as opened:
         return dict(opened.metadata() or {})
 
 

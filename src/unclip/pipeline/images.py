@@ -35,9 +35,9 @@ _OWN_FLAGS = frozenset({"prompt", "seed", "model", "output", "n", "help"})
 def save_png(image: Image.Image, path: str | os.PathLike[str], info: Mapping[str, Any]) -> None:
     """Write a PNG that carries `info`, whole or not at all; missing folders are made.
 
-    info: JSON-ready; `prompt` (str), `seed` (int), `model` (str), `settings` (flag -> value) and
-    `version` are what `command_for` reads. It is stored twice, as UTF-8 text chunks: readable under
-    "parameters", as JSON under "unclip".
+    info: JSON-ready; `prompt` (str, or a list for a sheet), `seed` (int), `model` (str), `settings`
+    (flag -> value), and for sheets `n` (int) and `output` (str), are what `command_for` reads. It
+    is stored twice, as UTF-8 text chunks: readable under "parameters", as JSON under "unclip".
 
     ValueError, one sentence: a name that does not end in .png, a place that cannot be written, a
     full disk, more than 1 MiB of info.
@@ -84,20 +84,23 @@ def command_for(info: Mapping[str, Any]) -> str:
 
     ValueError if there is no prompt, or a value that no flag can take.
     """
-    prompt, settings = info.get("prompt"), info.get("settings") or {}
-    if not isinstance(prompt, str) or not isinstance(settings, Mapping):
+    prompts, settings = info.get("prompt"), info.get("settings") or {}
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    texts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
+    if not (texts and prompts) or not isinstance(settings, Mapping):
         raise ValueError("the image's notes hold no prompt, so no command can make it again")
     words = ["unclip", "generate"]
-    dashed = prompt.startswith("-")  # would pass for a flag
-    words += [] if dashed else [_quoted(prompt)]
-    for key in ("seed", "model"):
+    quoted = list(map(_quoted, prompts))
+    dashed = any(prompt.startswith("-") for prompt in prompts)  # would pass for flags
+    words += [] if dashed else quoted
+    for key in ("n", "seed", "model", "output"):
         words += _flag(key, info.get(key))
     for key, value in settings.items():
         name = _FLAGS.get(key, key.replace("_", "-"))
         if not re.fullmatch(r"[a-z][a-z0-9.-]*", name) or name in _OWN_FLAGS:
             raise ValueError(f"the image's notes hold the setting {key!r}, which is no flag")
         words += _flag(name, value)
-    return " ".join([*words, "--", _quoted(prompt)] if dashed else words)
+    return " ".join([*words, "--", *quoted] if dashed else words)
 
 
 def _flag(name: str, value: Any) -> list[str]:
@@ -147,7 +150,8 @@ def _readable(info: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in info.items() if key not in ("prompt", "settings")}
     rest.update(settings if isinstance(settings, Mapping) else {})
     line = ", ".join(f"{key}: {value}" for key, value in rest.items() if value is not None)
-    text = f"{info.get('prompt', '')}\n{line}"
+    prompts = info.get("prompt", "")
+    text = "\n".join([*(prompts if isinstance(prompts, list) else [str(prompts)]), line])
     return text.replace("\0", " ").encode("utf-8", "replace").decode()
 
 

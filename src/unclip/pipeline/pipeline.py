@@ -6,8 +6,9 @@ Shapes: N images, D embedding width, H × W pixels.
 """
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -31,6 +32,7 @@ from unclip.stages.upsampler import UpsamplerStage
 
 MOST_IMAGES = 1000  # of one call: more is a mistake, or a loop that should write as it goes
 MOST_CHARACTERS = 10_000
+GPU_BATCH = 16
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Callback = Callable[["Pipeline", int, int, dict[str, Any]], Any]
@@ -114,15 +116,15 @@ class Pipeline:
             raise ValueError(
                 f"{model.path} is a {model.index().get('_class_name')}; this opens UnCLIPPipeline"
             )
-        place = torch.device(_device(device))
+        place = device_named(device)
         precision = resolve(dtype, place)
         clip = FrozenCLIP.load(model, precision).to(place)
         prior = PriorStage.load(model, clip, precision)
         decoder = DecoderStage.load(model, clip, precision)
         names = [name for name in ("super_res_first", "super_res_1024") if model.has(name)]
         upsamplers = [UpsamplerStage.load(model, name, precision) for name in names]
-        for stage in (prior, decoder, *upsamplers):
-            stage.network.to(place).requires_grad_(False).eval()
+        for network in (prior.network, decoder.network, *(one.network for one in upsamplers)):
+            network.to(place).requires_grad_(False).eval()
         defaults = model.index().get("_defaults", {})
         return cls(
             clip, prior, decoder, upsamplers, defaults=defaults, name=str(folder or "bundled")
@@ -142,11 +144,28 @@ class Pipeline:
         return [self.decoder.size, *(upsampler.size for upsampler in self.upsamplers)]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model as it is loaded, in the precision that it is loaded in."""
-        model = ModelFolder(folder)
-        for stage in (self.clip, self.prior, self.decoder, *self.upsamplers):
-            stage.save(model)
-        model.update_index({"_defaults": self.defaults})
+        """Write the model as it is loaded, in the precision that it is loaded in.
+
+        Raises:
+            ValueError: the folder cannot be written, or the disk is full; nothing is left then,
+                unless the folder was there before: its components are replaced one by one.
+        """
+        folder = Path(folder)
+        partial = folder if folder.exists() else folder.with_name(f".{folder.name}.new")
+        model = ModelFolder(partial)
+        try:
+            self.clip.save(model)
+            self.prior.save(model)
+            self.decoder.save(model)
+            for upsampler in self.upsamplers:
+                upsampler.save(model)
+            model.update_index({"_defaults": self.defaults})
+            partial.rename(folder)
+        except OSError as error:
+            raise ValueError(f"cannot write the model {folder}: {error.strerror}") from None
+        finally:
+            if partial != folder:
+                shutil.rmtree(partial, ignore_errors=True)
 
     @torch.no_grad()
     def __call__(
@@ -158,7 +177,7 @@ class Pipeline:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         callback_on_step_end: Callback | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         settings: Settings | None = None,
         **overrides: Any,
     ) -> Output:
@@ -171,9 +190,10 @@ class Pipeline:
                 the same image alone, in a batch, or as one of several.
             generator: instead of `seed`: one that draws for the whole batch, or one per image.
             output_type: "pil" images, "np" (N, H, W, 3) in [0, 1], "pt" (N, 3, H, W) in [-1, 1].
-            callback_on_step_end: called as (pipeline, step, timestep, {"stage": …, "x0": …}).
+            callback_on_step_end: called as (pipeline, step, timestep, state) with the state's
+                "stage" ("prior", "decoder" or "super_res"), "x", "x0" and number of "images".
             batch_size: images computed at once, which bounds the memory; all of them if one
-                generator draws for the whole batch.
+                generator draws for the whole batch. See `batch_size_for`.
             settings, overrides: see `Settings`; its fields can be given by name.
 
         Raises:
@@ -184,27 +204,26 @@ class Pipeline:
         count = check_count(num_images_per_prompt, len(prompts))
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r} is not one of 'pil', 'np', 'pt'")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        self._upsamplers(settings.size)  # a size that cannot be made is refused before the work
+        batch = self.batch_size_for(batch_size)
+        self.evaluations(settings)  # what cannot be done is refused before the work
         repeated = [text for text in prompts for _ in range(count)]
         seeds = [seed + k for _ in prompts for k in range(count)]
-        one = isinstance(generator, torch.Generator)
-        streams = None if one else _streams(generator, seeds)  # type: ignore[arg-type]
+        if isinstance(generator, torch.Generator):
+            batch = len(seeds)
         parts = []
-        for first in range(0, len(seeds), len(seeds) if one else batch_size):
-            rows = slice(first, len(seeds) if one else first + batch_size)
-            noise = _noise(generator if streams is None else streams[rows])  # type: ignore[arg-type]
+        for first in range(0, len(seeds), batch):
+            rows = slice(first, first + batch)
+            noise = _noise(generator, seeds, rows)
             text = self.clip.text(repeated[rows])
             parts.append(self._images(text, noise, settings, callback_on_step_end))
-        known = [None] * len(seeds) if generator is not None else seeds
-        return Output(_convert(torch.cat(parts), output_type), repeated, list(known))
+        known: list[int | None] = [None] * len(seeds) if generator is not None else [*seeds]
+        return Output(_convert(torch.cat(parts), output_type), repeated, known)
 
     def _images(
         self, text: TextCondition, noise: Noise, settings: Settings, callback: Callback | None
     ) -> Tensor:
         """upsample(decode(prior(text))): images (N, 3, H, W) for N captions."""
-        hook = _Hooks(self, callback)
+        hook = _Hooks(self, callback, len(text))
         z_i = self.embed(text, noise, settings, hook("prior"))
         images = self.decode(z_i, text, noise, settings, hook("decoder"))
         for upsampler in self._upsamplers(settings.size):
@@ -234,7 +253,8 @@ class Pipeline:
     def sampling(self, stage: str, settings: Settings) -> Sampling:
         """How "prior", "decoder" or "super_res" is sampled under these settings."""
         row = preset(settings.steps)
-        steps = getattr(settings, f"{stage}_num_inference_steps") or getattr(row, f"{stage}_steps")
+        steps = getattr(settings, f"{stage}_num_inference_steps")
+        steps = getattr(row, f"{stage}_steps") if steps is None else steps
         key = f"{stage}_guidance_scale"
         scale = getattr(settings, key, None)
         scale = self.defaults.get(key, 1.0) if scale is None else scale
@@ -248,8 +268,24 @@ class Pipeline:
             self._null = self.clip.text([""])
         return self._null
 
+    def batch_size_for(self, batch_size: int | None = None) -> int:
+        """How many images are computed at once where `batch_size` is asked for.
+
+        Left out, it is 16 on a GPU and 1 on a CPU: computing images together gains little there,
+        and sums in another order, which changes images by a rounding error.
+        """
+        if batch_size is None:
+            return 1 if self.device.type == "cpu" else GPU_BATCH
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        return batch_size
+
     def evaluations(self, settings: Settings) -> int:
-        """Sampling steps of one call over all stages, for progress bars."""
+        """Sampling steps of an image over all stages, for progress bars.
+
+        Raises:
+            ValueError: the settings name what this model or package does not have.
+        """
         stages = ["prior", "decoder", *("super_res" for _ in self._upsamplers(settings.size))]
         return sum(self.sampling(stage, settings).steps for stage in stages)
 
@@ -300,8 +336,8 @@ def check_count(per_prompt: int, prompts: int) -> int:
 class _Hooks:
     """The caller's callback in the form that samplers call."""
 
-    def __init__(self, pipeline: Pipeline, callback: Callback | None) -> None:
-        self.pipeline, self.callback = pipeline, callback
+    def __init__(self, pipeline: Pipeline, callback: Callback | None, images: int) -> None:
+        self.pipeline, self.callback, self.images = pipeline, callback, images
 
     def __call__(self, stage: str) -> Callable[[int, int, Tensor, Prediction], None] | None:
         callback = self.callback
@@ -309,38 +345,34 @@ class _Hooks:
             return None
 
         def hook(i: int, t: int, x: Tensor, prediction: Prediction) -> None:
-            callback(self.pipeline, i, t, {"stage": stage, "x": x, "x0": prediction.x0})
+            state = {"stage": stage, "x": x, "x0": prediction.x0, "images": self.images}
+            callback(self.pipeline, i, t, state)
 
         return hook
 
 
-def _streams(
-    generator: Sequence[torch.Generator] | None, seeds: list[int]
-) -> list[torch.Generator]:
-    """One generator per image: the caller's, or from the seeds."""
-    if generator is None:
-        return [torch.Generator().manual_seed(seed % 2**64) for seed in seeds]
-    if len(generator) != len(seeds):
-        raise ValueError(f"{len(generator)} generators were given for {len(seeds)} images")
-    return list(generator)
-
-
-def _noise(generator: torch.Generator | list[torch.Generator]) -> Noise:
-    """Noise from one generator for all rows, or from one per image for that image's rows."""
+def _noise(
+    generator: torch.Generator | Sequence[torch.Generator] | None, seeds: list[int], rows: slice
+) -> Noise:
+    """Noise for the images `rows`: the caller's, or from a generator for each seed."""
     if isinstance(generator, torch.Generator):
         return noise_from(generator)
+    if generator is not None and len(generator) != len(seeds):
+        raise ValueError(f"{len(generator)} generators were given for {len(seeds)} images")
+    if generator is None:
+        streams = [torch.Generator().manual_seed(seed % 2**64) for seed in seeds[rows]]
+    else:
+        streams = list(generator[rows])
 
     def noise(x: Tensor) -> Tensor:
         # The prior draws several candidates per image: rows of one image follow each other.
-        rows = len(x) // len(generator)
-        return noise_from([stream for stream in generator for _ in range(rows)])(x)
+        candidates = len(x) // len(streams)
+        return noise_from([stream for stream in streams for _ in range(candidates)])(x)
 
     return noise
 
 
 def _settings(settings: Settings | None, overrides: dict[str, Any]) -> Settings:
-    from dataclasses import replace
-
     settings = settings or Settings()
     known = type(settings).__dataclass_fields__
     for key in overrides:
@@ -359,7 +391,14 @@ def _convert(images: Tensor, output_type: str) -> Any:
     return [to_pil(image) for image in images]
 
 
-def _device(name: str) -> str:
+def device_named(name: str) -> torch.device:
+    """The device, if this machine has it; "auto" is a GPU where there is one."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # all three occur
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"cannot compute on the device {name!r}: {reason}") from None
+    return device

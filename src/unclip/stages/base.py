@@ -1,17 +1,17 @@
 """What every stage is: trainable networks joined to their process, with `loss` and `sample`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from unclip.config import suggest
+from unclip.config import from_mapping, suggest
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.prediction import Denoiser, Noise
-from unclip.diffusion.samplers import SAMPLERS, Callback, Sampler
+from unclip.diffusion.samplers import SAMPLERS, Callback, Sampler, ddim
 from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule
 from unclip.models.folder import ModelFolder
 
@@ -26,7 +26,8 @@ class Stage(Protocol):
     publish. `sample` differs from stage to stage: what goes in is what the stage is conditioned on.
     """
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module: ...
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars; "loss" is minimised, the others are logged. All randomness is `generator`'s."""
@@ -92,21 +93,17 @@ class Process:
         timesteps = spacing(len(self.schedule), sampling.steps)
         sampler: Sampler = SAMPLERS[sampling.sampler]
         if sampling.sampler == "ddim":
-            sampler = partial(sampler, eta=sampling.eta)
+            sampler = partial(ddim, eta=sampling.eta)
         return sampler(denoiser, noise(like), self.schedule, timesteps, noise, callback=callback)
 
 
 def scheduler_json(config: DiffusionConfig) -> dict[str, Any]:
     """The scheduler_config.json of diffusers' UnCLIPScheduler for this process."""
-    from dataclasses import asdict
-
     return {"_class_name": "UnCLIPScheduler", **asdict(config)}
 
 
 def scheduler_from_json(folder: ModelFolder, component: str) -> DiffusionConfig:
     """Read a scheduler component; unknown keys are errors."""
-    from unclip.config import from_mapping
-
     mapping = {k: v for k, v in folder.config(component).items() if not k.startswith("_")}
     if mapping.get("variance_type") == "fixed_small":  # its logarithm is taken in any case
         mapping["variance_type"] = "fixed_small_log"

@@ -16,6 +16,7 @@ from unclip.models.folder import ModelFolder
 from unclip.models.precision import full_precision
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
 from unclip.stages.base import Batch
+from unclip.stages.conditioning import FrozenCLIP
 from unclip.tokenizer import Tokenizer
 
 
@@ -26,6 +27,7 @@ class ClipSettings:
     size: str = "small"  # a row of the table in models/clip.py
     vocab_size: int = 1024
     context_length: int = 32
+    captions: int = 20_000  # that the tokenizer is trained on
 
     def config(self, vocab_size: int) -> CLIPConfig:
         """`vocab_size` is the trained tokenizer's: captions may need fewer tokens than asked."""
@@ -61,16 +63,8 @@ class ClipStage:
 
     def save(self, folder: ModelFolder) -> None:
         """text_encoder, image_encoder, tokenizer and feature_extractor."""
-        from unclip.models.clip import save_towers
-
-        save_towers(folder, self.network)
-        with folder.replacing("tokenizer", ("transformers", "CLIPTokenizer")) as path:
-            self.tokenizer.save_pretrained(path)
-        folder.save(
-            "feature_extractor",
-            ("transformers", "CLIPImageProcessor"),
-            {"preprocessor_config.json": self.processor.to_json()},
-        )
+        text_encoder, image_encoder = self.network.towers()
+        FrozenCLIP(text_encoder, self.tokenizer, image_encoder, self.processor).save(folder)
 
 
 def contrastive_loss(z_i: Tensor, z_t: Tensor, scale: Tensor) -> dict[str, Tensor]:
@@ -101,4 +95,4 @@ def _gather(local: Tensor) -> Tensor:
         return local
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(list(all_gather(local)))
+    return torch.cat(list(all_gather(local)))  # type: ignore[no-untyped-call]

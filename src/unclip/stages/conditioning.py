@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.models.clip import ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder
+from unclip.models.clip import (
+    ImageEncoder,
+    TextEncoder,
+    load_image_encoder,
+    load_text_encoder,
+    save_encoder,
+)
 from unclip.models.folder import ModelFolder
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
 from unclip.tokenizer import Tokenizer
@@ -73,9 +79,16 @@ class FrozenCLIP:
     @classmethod
     def load(cls, folder: ModelFolder, dtype: torch.dtype | None = None) -> Self:
         """Read what the folder has; the image tower is absent from text-to-image folders."""
-        tokenizer = Tokenizer.from_pretrained(folder.component("tokenizer"))
         text_encoder = load_text_encoder(folder, dtype)
-        tokenizer.context_length = text_encoder.config.max_position_embeddings
+        sizes = text_encoder.config
+        tokenizer = Tokenizer.from_pretrained(
+            folder.component("tokenizer"), sizes.max_position_embeddings
+        )
+        if max(tokenizer.vocab.values()) >= sizes.vocab_size:
+            raise ValueError(
+                f"{folder.path}: the tokenizer has ids up to {max(tokenizer.vocab.values())}, but "
+                f"the text encoder knows {sizes.vocab_size}: they are not of one model"
+            )
         image_encoder = processor = None
         if folder.has("image_encoder"):
             image_encoder = load_image_encoder(folder, dtype)
@@ -85,6 +98,20 @@ class FrozenCLIP:
             where = str(folder.path / "feature_extractor")
             processor = ImageProcessorConfig.from_json(mapping, where)
         return cls(text_encoder, tokenizer, image_encoder, processor)
+
+    def save(self, folder: ModelFolder) -> None:
+        """text_encoder and tokenizer, and where they are there image_encoder, feature_extractor."""
+        save_encoder(folder, self.text_encoder)
+        with folder.replacing("tokenizer", ("transformers", "CLIPTokenizer")) as path:
+            self.tokenizer.save_pretrained(path)
+        if self.image_encoder is not None:
+            save_encoder(folder, self.image_encoder)
+        if self.processor is not None:
+            folder.save(
+                "feature_extractor",
+                ("transformers", "CLIPImageProcessor"),
+                {"preprocessor_config.json": self.processor.to_json()},
+            )
 
     @property
     def width(self) -> int:

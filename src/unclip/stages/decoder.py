@@ -64,7 +64,7 @@ class DecoderStage:
         settings: DecoderSettings,
     ) -> None:
         # Convolutions run faster on channels-last tensors, on CPUs and GPUs alike.
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: DecoderNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.clip, self.settings = clip, settings
         self.process = Process(process)
 

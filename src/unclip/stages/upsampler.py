@@ -44,7 +44,7 @@ class UpsamplerStage:
     def __init__(
         self, network: UNet, process: DiffusionConfig, settings: UpsamplerSettings
     ) -> None:
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: UNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.settings = settings
         self.process = Process(process)
 

@@ -54,12 +54,15 @@ class State:
         for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"network.{name}"])
             if f"exp_avg.{name}" in tensors:
-                self.optimiser.state[parameter] = {
-                    key: tensors[f"{key}.{name}"].to(
-                        device="cpu" if key == "step" else parameter.device
+                # The fused optimiser walks memory, so moments must lie as their weights do.
+                moments = {
+                    key: torch.empty_like(parameter, dtype=torch.float32).copy_(
+                        tensors[f"{key}.{name}"]
                     )
-                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    for key in ("exp_avg", "exp_avg_sq")
                 }
+                count = tensors[f"step.{name}"].to(parameter.device, copy=True)
+                self.optimiser.state[parameter] = {"step": count, **moments}
         self.ema.load({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
 
 

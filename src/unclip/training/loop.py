@@ -117,7 +117,7 @@ def train(
                 generator = _seed(training.seed, state.step, part, processes)
                 with torch.autocast(processes.device.type, dtype, enabled=dtype != torch.float32):
                     losses = stage.loss(_move(next(parts), processes.device), generator)
-                (losses["loss"] / training.accumulation).backward()
+                (losses["loss"] / training.accumulation).backward()  # type: ignore[no-untyped-call]
             average_gradients(network.parameters(), processes.world_size)
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), optimiser.clip)
             report.check(state.step, losses["loss"], norm)
@@ -133,7 +133,7 @@ def train(
             if state.step % training.checkpoint_every == 0:
                 keep()
                 kept = state.step
-        if kept != state.step:  # also after resuming a complete run, which may lack its last publish
+        if kept != state.step:  # or a complete run is resumed, which may lack its last publish
             keep()
     return 0 if state.step == training.steps else stopper.signal
 
@@ -152,7 +152,10 @@ class _Report:
         )  # fmt: skip
         self.last_step, self.last_time = first_step, time.monotonic()
         if folder:
-            print(f"training from step {first_step} to {training.steps} in {name_of(dtype)}", flush=True)
+            print(
+                f"training from step {first_step} to {training.steps} in {name_of(dtype)}",
+                flush=True,
+            )
 
     def check(self, step: int, loss: Tensor, norm: Tensor) -> None:
         # The sum of both is finite exactly if both are: one look at the device, not two.
@@ -165,7 +168,8 @@ class _Report:
 
     def step(self, step: int, losses: dict[str, Tensor], rate: float) -> None:
         self.bar.update()
-        if self.run is None or step % self.training.log_every and step != self.training.steps:
+        last = step == self.training.steps
+        if self.run is None or (step % self.training.log_every and not last):
             return
         now = time.monotonic()
         per_step = (now - self.last_time) / max(1, step - self.last_step)

@@ -45,7 +45,7 @@ class EMA:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.live = {name: p for name, p in network.named_parameters()}
+        self.live = dict(network.named_parameters())
         self.average = {name: p.detach().clone().float() for name, p in self.live.items()}
 
     @torch.no_grad()

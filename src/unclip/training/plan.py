@@ -32,7 +32,7 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "aut
     with FlopCounterMode(display=False) as counter:
         with _saved_bytes(kept):
             loss = stage.loss(few, torch.Generator().manual_seed(0))["loss"]
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     operations = counter.get_total_flops() / _PROBE * recipe.training.batch_size
     state = 4 * 5 * parameters

@@ -1,12 +1,14 @@
 """A run's folder: recipe, metrics, pictures, TensorBoard files and checkpoints."""
 
 import json
-import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from unclip.models.folder import write_text
 
 
 class Run:
@@ -25,9 +27,7 @@ class Run:
         if self._metrics.exists():
             lines = self._metrics.read_text().splitlines()
             kept = [line for line in lines if _step(line) <= first_step]
-            partial = path / f".metrics.{os.getpid()}"
-            partial.write_text("".join(line + "\n" for line in kept))
-            partial.replace(self._metrics)
+            write_text(self._metrics, "".join(line + "\n" for line in kept))
         self._board = _tensorboard(path, first_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -54,6 +54,14 @@ class Run:
             self._board.close()
 
 
+def forget(path: Path) -> None:
+    """Delete what a run wrote into its folder, and nothing else that may lie there."""
+    for name in ("checkpoints", "previews", "tensorboard"):
+        shutil.rmtree(path / name, ignore_errors=True)
+    for name in ("metrics.jsonl", "recipe.toml"):
+        (path / name).unlink(missing_ok=True)
+
+
 def _step(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
@@ -67,4 +75,4 @@ def _tensorboard(path: Path, first_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(path / "tensorboard"), purge_step=first_step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(path / "tensorboard"), purge_step=first_step + 1)

@@ -20,7 +20,7 @@ CLIP = StageSpec(
         Optimiser(learning_rate=1e-3, weight_decay=0.2, beta2=0.98, eps=1e-6, decay=1.0),
     ),
     ("text_encoder", "image_encoder", "tokenizer", "feature_extractor"),
-    lambda settings, m: ClipStage.build(settings, m.captions(20_000)),
+    lambda settings, m: ClipStage.build(settings, m.captions(settings.captions)),
 )
 
 

@@ -1,8 +1,7 @@
 """From a recipe to a run: data is opened and checked, the stage built, the loop started."""
 
 import contextlib
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,11 +11,12 @@ import torch
 from unclip.config import dump_toml, from_mapping, merge, read_toml, to_mapping
 from unclip.data.batches import Order, batches
 from unclip.data.sources import Source, open_source
-from unclip.models.folder import ModelFolder
+from unclip.models.folder import ModelFolder, write_text
 from unclip.stages.base import Batch, Stage
 from unclip.training.distribution import Processes, start_processes
 from unclip.training.loop import train
 from unclip.training.recipe import Data, Optimiser, Training
+from unclip.training.run import forget
 
 S = TypeVar("S")
 RECIPE = "recipe.toml"
@@ -93,15 +93,11 @@ def read(spec: StageSpec[S], mapping: dict[str, Any], where: str) -> Recipe[S]:
 
 def open_data(data: Data, split: str = "train") -> Source:
     """The recipe's data source."""
-    world = to_mapping(data.world)
-    for key in ("size", "seed", "split"):
-        world.pop(key)
-    if data.source.split(":")[0] == "emoji":
-        source = data.source if ":" in data.source else f"emoji:{'+'.join(data.world.kinds)}"
-        kinds = world.pop("kinds")
-        name = source if len(kinds) == 1 else "emoji"
-        return open_source(name, size=data.size, seed=data.world.seed, split=split, world=world)
-    return open_source(data.source, size=data.size, split=split)
+    if data.source.split(":")[0] != "emoji":
+        return open_source(data.source, size=data.size, split=split)
+    given = ("size", "seed", "split", *(["kinds"] if ":" in data.source else []))
+    world = {key: value for key, value in to_mapping(data.world).items() if key not in given}
+    return open_source(data.source, size=data.size, seed=data.world.seed, split=split, world=world)
 
 
 @dataclass(frozen=True)
@@ -109,12 +105,13 @@ class Prepared:
     """A stage that is ready to train, and its data."""
 
     stage: Stage
-    batches: Callable[[int], Iterator[Batch]]  # from this step on
+    batches: Callable[[int], Generator[Batch, None, None]]  # from this step on
     example: Batch  # captioned images for previews
+    data: str  # fingerprint of the data
 
 
 def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Processes) -> Prepared:
-    """Open and check the data, and build the stage."""
+    """Open and check the data, and build the stage, from the recipe's seed."""
     source = (spec.source or open_data)(recipe.data)
     report = source.check()
     if processes.main:
@@ -125,14 +122,20 @@ def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Proc
         source,
         recipe.data,
         processes.device,
-        lambda n: [source[i % len(source)]["caption"] for i in range(min(n, len(source)))],
+        lambda n: [source.caption(i) for i in range(min(n, len(source)))],
         lambda: _batches(source, recipe, 0, alone),
     )
+    torch.manual_seed(recipe.training.seed)
     stage = spec.build(recipe.network, materials)
     with contextlib.closing(_batches(source, recipe, 0, alone)) as first:
         example = {key: value[:8] for key, value in next(first).items()}
     parts = recipe.training.accumulation
-    return Prepared(stage, lambda step: _batches(source, recipe, step * parts, processes), example)
+    return Prepared(
+        stage,
+        lambda step: _batches(source, recipe, step * parts, processes),
+        example,
+        source.fingerprint(),
+    )
 
 
 def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "auto") -> int:
@@ -146,12 +149,12 @@ def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "au
     """
     processes = start_processes(device)
     folder = ModelFolder(where.model)
-    _check_folders(spec, folder, where)
+    _check_folders(spec, folder, where, processes)
     prepared = prepare(spec, recipe, where, processes)
     if processes.main:
         where.run.mkdir(parents=True, exist_ok=True)
         text = dump_toml({"stage": spec.name, **to_mapping(recipe)})
-        (where.run / RECIPE).write_text(text + "\n", encoding="utf-8")
+        write_text(where.run / RECIPE, text + "\n")
     return train(
         prepared.stage,
         recipe.training,
@@ -162,12 +165,13 @@ def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "au
         publish=lambda: prepared.stage.save(folder),
         example=prepared.example,
         resume=where.resume,
+        data=prepared.data,
     )
 
 
 def _batches(
     source: Source, recipe: Recipe[S], first: int, processes: Processes
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     size = recipe.training.batch_size // recipe.training.accumulation
     order = Order.of(source, recipe.training.seed)
     return batches(  # type: ignore[return-value]
@@ -175,14 +179,17 @@ def _batches(
     )
 
 
-def _check_folders(spec: StageSpec[S], folder: ModelFolder, where: Where) -> None:
+def _check_folders(
+    spec: StageSpec[S], folder: ModelFolder, where: Where, processes: Processes
+) -> None:
     """Refuse to overwrite a component or a run that nobody said should go."""
     if where.resume:
         return
     there = [name for name in spec.components if folder.has(name)]
     checkpoints = where.run / "checkpoints"
     if where.overwrite:
-        shutil.rmtree(where.run, ignore_errors=True)
+        if processes.main:
+            forget(where.run)
     elif there:
         raise ValueError(
             f"{folder.path} already has a {there[0]}; add --overwrite to train it anew, "

@@ -1,0 +1,50 @@
+"""Flags to dataclasses, through tyro; what does not parse becomes one sentence."""
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+_FRAME, _RULES = "╭╮╰╯│ ", "─-"  # tyro draws with ASCII where the terminal is not UTF-8
+
+
+def parse(options: Callable[..., T], command: str, arguments: Sequence[str], **more: Any) -> T:
+    """Build `options` from the words after `unclip COMMAND`.
+
+    Args:
+        more: tyro's `default` and `description`.
+
+    Raises:
+        ValueError: an unknown or missing flag, or a value that is none.
+        SystemExit: help was asked for, and printed.
+    """
+    prog = f"unclip {command}"
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: T = tyro.cli(options, prog=prog, args=list(arguments), **more)
+            return parsed
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{sentence(said.getvalue())} (see {prog} --help)") from None
+
+
+def sentence(box: str) -> str:
+    """What tyro says in a box: its first paragraph, and the flag that was perhaps meant."""
+    rows = [text for line in box.splitlines() if (text := line.strip(_FRAME))]
+    paragraphs: list[list[str]] = [[]]
+    for text in rows[1:]:  # the first is a title
+        if set(text) <= set(_RULES):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(text)
+    first, *others = paragraphs
+    words = " ".join(first).removeprefix("Error parsing ").removesuffix(".")
+    for title, *flags in filter(None, others):
+        if title.startswith("Perhaps you meant") and flags:
+            words += f"; perhaps you meant {flags[0]}"
+    return words or "these flags make no sense"

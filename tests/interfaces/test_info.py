@@ -1,0 +1,88 @@
+"""`unclip info`: of images, with the command that makes them again, and of model folders."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.interfaces.test_cli import Capture, refused
+from tests.interfaces.test_generate import FAST, pixels
+from unclip.interfaces.cli import main
+
+
+def command_of(image: Path, capsys: Capture) -> list[str]:
+    capsys.readouterr()
+    assert main(["info", str(image)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    program, *words = shlex.split(line)
+    assert program == "unclip"
+    return words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a red circle above a blue square", "-n", "3", "--seed", "4", "--precision", "fp32"],
+        ['it\'s "quoted" $HOME', "--steps", "fast", "--guidance", "1.5", "--precision", "bf16"],
+        ["--sampler", "ddim", "--eta", "0.5", "--size", "16", "--", "-dashed"],
+    ],
+)
+def test_the_command_makes_the_same_image(
+    words: list[str], tiny_model: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ["--model", str(tiny_model), "-o", str(first), *FAST, *words]
+    assert main(["generate", *words]) == 0
+    image = sorted(first.iterdir())[-1]
+    again = command_of(image, capsys)
+    assert main([again[0], "--output", str(second), *again[1:]]) == 0
+    (made,) = second.iterdir()
+    assert made.name == image.name
+    assert (pixels(made) == pixels(image)).all()
+    assert command_of(made, capsys) == again
+
+
+def test_the_command_makes_the_same_sheet(
+    tiny_model: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    words = ["a star", "-x", "-n", "2", "--model", str(tiny_model), "-o", "sub/sheet.png", *FAST]
+    words = [*words[2:], "--", *words[:2]]
+    assert main(["generate", *words]) == 0
+    assert main(command_of(tmp_path / "sub" / "sheet.png", capsys)) == 0
+    assert (pixels(tmp_path / "sheet.png") == pixels(tmp_path / "sub" / "sheet.png")).all()
+
+
+def test_files_that_say_nothing(tmp_path: Path, capsys: Capture) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    assert "is not a PNG image" in refused(["info", str(text)], capsys)
+    assert "there is no file or folder" in refused(["info", str(tmp_path / "no")], capsys)
+    assert "is not a model folder" in refused(["info", str(tmp_path)], capsys)
+
+
+def test_a_model(tiny_model: Path, capsys: Capture) -> None:
+    assert main(["info", str(tiny_model)]) == 0
+    said = capsys.readouterr().out
+    rows = dict(line.split(maxsplit=1) for line in said.splitlines() if line)
+    assert rows["complete"] == "yes"
+    assert rows["decoder"].startswith("UNet2DConditionModel, ")
+    assert "32 px" in said
+
+
+def test_a_model_that_lacks_a_part(tiny_copy: Path, capsys: Capture) -> None:
+    index = json.loads((tiny_copy / "model_index.json").read_text())
+    del index["prior"]
+    (tiny_copy / "model_index.json").write_text(json.dumps(index))
+    assert main(["info", str(tiny_copy)]) == 0
+    assert "no: prior missing" in capsys.readouterr().out
+
+
+def test_a_damaged_model(tiny_copy: Path, capsys: Capture) -> None:
+    (weights,) = (tiny_copy / "decoder").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "is not a whole safetensors file" in refused(["info", str(tiny_copy)], capsys)
+    (tiny_copy / "model_index.json").write_text("[1]")
+    assert "must hold a JSON object" in refused(["info", str(tiny_copy)], capsys)

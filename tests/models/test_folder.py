@@ -1,0 +1,262 @@
+"""The model folder: strict on the way in, whole or not at all on the way out."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from unclip.models.folder import (
+    ModelFolder,
+    load_weights,
+    read_facts,
+    read_json,
+    save_weights,
+    weight_files,
+    whole,
+    write_json,
+    write_safetensors,
+)
+
+ENTRY = ("unclip", "Linear")
+
+
+def network(seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(3, 2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ModelFolder:
+    folder = ModelFolder(tmp_path / "model")
+    folder.save("linear", ENTRY, {"config.json": {"a": 1}}, network().state_dict())
+    return folder
+
+
+def test_saved_is_loaded(folder: ModelFolder) -> None:
+    loaded = folder.load("linear", lambda _: nn.Linear(3, 2), None)  # type: ignore[arg-type]
+    assert torch.equal(loaded.weight, network().weight)
+    assert not loaded.training
+    assert folder.config("linear") == {"a": 1}
+    assert folder.index() == {"_class_name": "UnCLIPPipeline", "linear": list(ENTRY)}
+    half = folder.load("linear", lambda _: nn.Linear(3, 2), None, torch.bfloat16)  # type: ignore[arg-type]
+    assert half.weight.dtype == torch.bfloat16
+    assert oct((folder.path / "linear").stat().st_mode)[-3:] == oct(0o777 & ~_umask())[-3:]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_what_is_not_there_is_named(tmp_path: Path, folder: ModelFolder) -> None:
+    with pytest.raises(ValueError, match="there is no model folder"):
+        ModelFolder(tmp_path / "nowhere").index()
+    with pytest.raises(ValueError, match=r"is not a model folder: it has no model_index\.json"):
+        ModelFolder(tmp_path).index()
+    with pytest.raises(ValueError, match="has no decoder"):
+        folder.component("decoder")
+    assert not folder.has("decoder")
+    assert not ModelFolder(tmp_path).has("decoder")
+    folder.update_index({"safety_checker": [None, None]})
+    assert not folder.has("safety_checker")
+    (folder.path / "linear" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        folder.config("linear")
+
+
+TENSORS = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({**TENSORS, "extra": torch.zeros(1)}, "a tensor 'extra' that this network does not have"),
+        ({"bias": torch.zeros(2)}, "lacks the tensor 'weight'"),
+        ({"wight": torch.zeros(2)}, "'wight'"),
+        ({**TENSORS, "weight": torch.zeros(3, 2)}, r"'weight' has shape \(3, 2\).*\(2, 3\)"),
+        ({**TENSORS, "bias": torch.zeros(2, dtype=torch.int8)}, r"'bias' holds torch\.int8"),
+        ({}, "lacks the tensor 'bias' and 1 more"),
+    ],
+)
+def test_every_tensor_by_name_and_shape(
+    tensors: dict[str, torch.Tensor], reason: str, tmp_path: Path
+) -> None:
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=reason) as caught:
+        load_weights(network(), tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["cut", "empty", "text", "header", "directory"])
+def test_damaged_files_are_named(change: str, folder: ModelFolder) -> None:
+    file = next((folder.path / "linear").glob("*.safetensors"))
+    content = file.read_bytes()
+    file.unlink()
+    if change == "directory":
+        file.mkdir()
+    else:
+        file.write_bytes(
+            {
+                "cut": content[:-1],
+                "empty": b"",
+                "text": b"version https://git-lfs.github.com/spec/v1\n",
+                "header": b"\xff" * 8 + content[8:],
+            }[change]
+        )
+    with pytest.raises(ValueError, match="is not a whole safetensors file") as caught:
+        load_weights(network(), file.parent)
+    assert "\n" not in str(caught.value)
+    assert file.name in str(caught.value)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.abort, ())
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt", ".pth", ".pkl"])
+def test_pickles_are_never_opened(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"pytorch_model{suffix}").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match="a pickle, which can run code"):
+        load_weights(network(), tmp_path)
+
+
+def test_no_weights_and_too_many(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no safetensors weights"):
+        weight_files(tmp_path)
+    for name in ("a", "b"):
+        save_file(TENSORS, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ValueError, match="holds 2 weight files and no index"):
+        weight_files(tmp_path)
+
+
+def test_shards(tmp_path: Path) -> None:
+    net = nn.Sequential(*(nn.Linear(10, 10) for _ in range(5)))
+    save_weights(net.state_dict(), tmp_path, "model", 440)
+    assert len(weight_files(tmp_path)) == 5
+    index = read_json(tmp_path / "model.safetensors.index.json")
+    assert index["metadata"]["total_size"] == 5 * 110 * 4
+    other = nn.Sequential(*(nn.Linear(10, 10) for _ in range(5)))
+    load_weights(other, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+    (tmp_path / "model-00003-of-00005.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"names model-00003-of-00005\.safetensors, which is not"):
+        load_weights(other, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", 3])
+def test_an_index_cannot_point_outside(name: Any, tmp_path: Path) -> None:
+    inside = tmp_path / "component"
+    (inside / "sub").mkdir(parents=True)
+    for path in (tmp_path / "secret.safetensors", inside / "sub" / "x.safetensors"):
+        save_file(TENSORS, path)
+    write_json(inside / "model.safetensors.index.json", {"weight_map": {"weight": name}})
+    with pytest.raises(ValueError, match="which is not in"):
+        load_weights(network(), inside)
+
+
+@pytest.mark.parametrize("content", [{}, {"weight_map": []}, {"weight_map": {}}])
+def test_an_index_without_a_map(content: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path / "model.safetensors.index.json", content)
+    with pytest.raises(ValueError, match="has no weight_map"):
+        load_weights(network(), tmp_path)
+
+
+def break_off(path: Path) -> None:
+    (path / "config.json").write_text("{}")
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_save_leaves_the_old_component(folder: ModelFolder) -> None:
+    before = snapshot(folder.path)
+    with pytest.raises(KeyboardInterrupt), folder.replacing("linear", ENTRY) as path:
+        break_off(path)
+    assert snapshot(folder.path) == before
+    with pytest.raises(KeyboardInterrupt), folder.replacing("new", ENTRY) as path:
+        break_off(path)
+    assert snapshot(folder.path) == before
+
+
+def test_a_failed_rename_puts_the_old_component_back(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(folder.path)
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.name.endswith(".new"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        folder.save("linear", ENTRY, {}, network(1).state_dict())
+    assert snapshot(folder.path) == before
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_what_a_killed_save_left_is_cleared(moment: str, folder: ModelFolder) -> None:
+    target = folder.path / "linear"
+    fresh, old = folder.path / ".linear.new", folder.path / ".linear.old"
+    if moment != "after":
+        fresh.mkdir()
+    if moment == "between":
+        target.rename(old)
+    if moment == "after":
+        old.mkdir()
+    with pytest.raises(KeyboardInterrupt), folder.replacing("linear", ENTRY) as path:
+        break_off(path)
+    load_weights(network(), target)
+    folder.save("linear", ENTRY, {}, network(1).state_dict())
+    assert sorted(p.name for p in folder.path.iterdir()) == ["linear", "model_index.json"]
+
+
+def snapshot(path: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    write_json(file, {"a": "é"})
+    assert json.loads(file.read_text()) == {"a": "é"}
+    with pytest.raises(RuntimeError), whole(file) as partial:
+        _half(partial)
+    assert json.loads(file.read_text()) == {"a": "é"}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    with pytest.raises(ValueError, match=r"cannot write .*No such file"):
+        write_json(tmp_path / "nowhere" / "x.json", {})
+    with pytest.raises(ValueError, match=r"cannot write .*No such file"):
+        write_safetensors(tmp_path / "nowhere" / "x", {"a": torch.zeros(1)})
+
+
+def _half(partial: Path) -> None:
+    partial.write_text("half")
+    raise RuntimeError
+
+
+def test_facts_are_kept_in_the_header(tmp_path: Path) -> None:
+    strided = torch.arange(6.0).view(2, 3).T
+    write_safetensors(tmp_path / "x", {"a": strided}, {"step": "3"})
+    assert read_facts(tmp_path / "x") == {"format": "pt", "step": "3"}
+    assert torch.equal(load_file(tmp_path / "x")["a"], strided)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{", "is not valid JSON"),
+        (b"[]", "must hold a JSON object, not a list"),
+        (b"\xff", "JSON"),
+    ],
+)
+def test_json_that_is_none(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        read_json(tmp_path / "x.json")

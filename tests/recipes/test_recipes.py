@@ -1,0 +1,69 @@
+"""Every recipe in recipes/ resolves, and trains two steps when it is scaled down."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unclip.config import merge, read_toml, to_mapping
+from unclip.interfaces.train import SPECS
+from unclip.models.folder import ModelFolder
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.training.start import Where, read, resolve, start
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+FILES = sorted(FOLDER.rglob("*.toml"))
+_NETWORKS: dict[str, dict[str, Any]] = {
+    "clip": {"size": "tiny", "captions": 50},
+    "prior": {"num_layers": 1, "num_attention_heads": 2, "statistics": 4},
+    "decoder": {"widths": [16, 32], "layers": 1, "head_width": 16, "groups": 8},
+    "upsampler": {"widths": [16, 32], "layers": 1, "groups": 8},
+    "judge": {"widths": [8, 16, 16]},
+}
+
+
+def test_there_are_recipes() -> None:
+    assert {read_toml(file)["stage"] for file in FILES} == set(SPECS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_trains(file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    spec = SPECS[read_toml(file)["stage"]]
+    whole = resolve(spec, file)
+    small = {
+        "network": _NETWORKS[spec.name],
+        "data": {"workers": 0},
+        "training": {"steps": 2, "batch_size": 4, "accumulation": 1, "precision": "fp32"},
+    }
+    recipe = read(spec, merge(to_mapping(whole), small), file.name)
+    assert recipe.optimiser == whole.optimiser
+    model = ModelFolder(tmp_path / "model")
+    FrozenCLIP.load(ModelFolder(tiny_model)).save(model)
+    where = Where(model.path, tmp_path / "run", overwrite=True)
+    assert start(spec, recipe, where, "cpu") == 0
+    assert all(model.has(component) for component in spec.components)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_written_recipe_repeats_the_run(file: Path, tmp_path: Path) -> None:
+    from unclip.config import dump_toml
+
+    spec = SPECS[read_toml(file)["stage"]]
+    recipe = resolve(spec, file)
+    copy = tmp_path / "recipe.toml"
+    copy.write_text(dump_toml({"stage": spec.name, **to_mapping(recipe)}))
+    assert resolve(spec, copy) == recipe
+
+
+def test_recipes_of_another_stage_and_unknown_tables(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text('stage = "clip"\n')
+    with pytest.raises(ValueError, match="is a recipe for 'clip', not for 'prior'"):
+        resolve(SPECS["prior"], file)
+    file.write_text("[trainig]\nsteps = 3\n")
+    with pytest.raises(ValueError, match="unknown table 'trainig'"):
+        resolve(SPECS["prior"], file)
+    file.write_text("[training]\nstep = 3\n")
+    with pytest.raises(ValueError, match=r"r\.toml: training: unknown key 'step'; did you mean"):
+        resolve(SPECS["prior"], file)

@@ -1,0 +1,79 @@
+"""Recipes of every stage that train in seconds, batches of the built-in world, a few steps."""
+
+from functools import cache
+from typing import Any
+
+import torch
+
+from unclip.config import merge
+from unclip.data.emoji import World, WorldConfig
+from unclip.diffusion.prediction import Noise
+from unclip.diffusion.samplers import noise_from
+from unclip.stages.base import Batch, Stage
+from unclip.training.stages import STAGES
+from unclip.training.start import Recipe, read
+
+_WORLD = {"max_objects": 1, "textures": ["plain"], "styles": ["plain"]}
+_NETWORKS: dict[str, dict[str, Any]] = {
+    "clip": {"size": "tiny", "vocab_size": 560, "context_length": 24, "captions": 200},
+    "prior": {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16, "statistics": 8},
+    "decoder": {
+        "widths": [16, 32],
+        "layers": 1,
+        "head_width": 16,
+        "groups": 8,
+        "context_width": 32,
+        "dropout": 0.1,
+    },
+    "upsampler": {"factor": 2, "widths": [16, 32], "groups": 8, "crop": 2},
+}
+
+
+def tiny_recipe(stage: str, **tables: dict[str, Any]) -> Recipe[Any]:
+    """The stage's defaults, scaled down, with `tables` over them."""
+    small = {
+        "network": _NETWORKS[stage],
+        "data": {"source": "emoji:shapes", "size": 32, "workers": 0, "world": _WORLD},
+        "training": {"steps": 6, "batch_size": 8, "preview_every": 0, "checkpoint_every": 2},
+        "optimiser": {"learning_rate": 1e-3, "warmup": 2},
+    }
+    small["training"]["precision"] = "fp32"
+    return read(STAGES[stage], merge(small, tables), "test")
+
+
+@cache
+def scenes(count: int, size: int = 32, first: int = 0) -> Batch:
+    """Some captioned images of the built-in world: (count, 3, size, size) in [-1, 1]."""
+    world = World(WorldConfig(size=size))
+    pairs = [world[first + i] for i in range(count)]
+    images = torch.stack([torch.from_numpy(pixels).permute(2, 0, 1) for pixels, _ in pairs])
+    return {"images": images / 127.5 - 1, "captions": [caption for _, caption in pairs]}
+
+
+def learns(stage: Stage, batch: Batch, steps: int = 30, rate: float = 2e-3) -> tuple[float, float]:
+    """Train on one batch; its loss, with the same noise, before and after."""
+
+    def loss(seed: int) -> torch.Tensor:
+        total: torch.Tensor = stage.loss(batch, torch.Generator().manual_seed(seed))["loss"]
+        return total
+
+    def measure() -> float:
+        with torch.no_grad():
+            return sum(loss(1000 + k).item() for k in range(4)) / 4
+
+    stage.network.train()
+    optimiser = torch.optim.AdamW(stage.network.parameters(), lr=rate)
+    before = measure()
+    for step in range(steps):
+        optimiser.zero_grad()
+        loss(step).backward()
+        optimiser.step()
+    after = measure()
+    stage.network.eval()
+    return before, after
+
+
+def noise(*seeds: int, rows: int = 1) -> Noise:
+    """Noise from one stream per image, which draws for `rows` rows in turn."""
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return noise_from([stream for stream in streams for _ in range(rows)])

@@ -1,0 +1,302 @@
+"""Runs that are killed, stopped, starved of disk or fed other data, and go on or say why not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tiny import tiny_recipe
+from unclip.config import dump_toml, to_mapping
+from unclip.models.folder import ModelFolder
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.training import checkpoint
+from unclip.training.stages import STAGES
+from unclip.training.start import Recipe, Where, start
+
+PROGRAM = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from unclip.training.stages import STAGES
+from unclip.training.start import Where, resolve, start
+name, recipe, model, run = sys.argv[1:5]
+spec = STAGES[name]
+where = Where(Path(model), Path(run), resume="resume" in sys.argv)
+sys.exit(start(spec, resolve(spec, Path(recipe)), where, "cpu"))
+"""
+
+
+class Trainer:
+    """Training in a process of its own, for tests that end it."""
+
+    def __init__(self, stage: str, recipe: Recipe[Any], folder: Path, model: Path) -> None:
+        self.stage, self.model, self.run = stage, model, folder / "run"
+        self.recipe = folder / "recipe.toml"
+        self.recipe.write_text(dump_toml({"stage": stage, **to_mapping(recipe)}))
+
+    def start(self, *flags: str) -> "subprocess.Popen[str]":
+        words = [self.stage, self.recipe, self.model, self.run, *flags]
+        return subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def reaches(self, process: "subprocess.Popen[str]", step: int) -> None:
+        deadline = time.monotonic() + 60
+        while process.poll() is None and self.step() < step:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def step(self) -> int:
+        files = checkpoint.checkpoints(self.run / "checkpoints")
+        return int(files[-1].stem.removeprefix("step-")) if files else 0
+
+    def newest(self) -> Path:
+        return checkpoint.checkpoints(self.run / "checkpoints")[-1]
+
+
+def in_process(
+    stage: str, recipe: Recipe[Any], model: Path, run: Path, resume: bool = False
+) -> dict[str, torch.Tensor]:
+    """Train here; the newest checkpoint's tensors."""
+    assert start(STAGES[stage], recipe, Where(model, run, resume), "cpu") == 0
+    newest = load_file(checkpoint.checkpoints(run / "checkpoints")[-1])
+    return {key: tensor.clone() for key, tensor in newest.items()}  # not mapped from the file
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+def logged(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model folder that has a CLIP and nothing else."""
+    return only_clip(tiny_model, tmp_path / "model")
+
+
+@pytest.fixture
+def other_model(tiny_model: Path, tmp_path: Path) -> Path:
+    return only_clip(tiny_model, tmp_path / "other-model")
+
+
+def only_clip(model: Path, path: Path) -> Path:
+    FrozenCLIP.load(ModelFolder(model)).save(ModelFolder(path))
+    return path
+
+
+@pytest.mark.parametrize(("stage", "workers"), [("clip", 0), ("decoder", 1)])
+def test_killed_at_random_moments_it_ends_with_the_same_bits(
+    stage: str, workers: int, tmp_path: Path, model: Path, other_model: Path
+) -> None:
+    last = 30 if stage == "clip" else 15
+    recipe = tiny_recipe(
+        stage,
+        training={
+            "steps": last,
+            "checkpoint_every": 1,
+            "log_every": 1,
+            "batch_size": 4,
+            "accumulation": 1 if stage == "clip" else 2,
+        },
+        data={"workers": workers},
+    )
+    if stage == "clip":
+        model, other_model = tmp_path / "clip", tmp_path / "other-clip"
+    trainer = Trainer(stage, recipe, tmp_path, model)
+    draw = random.Random(0)
+    flags: list[str] = []
+    for _ in range(2):
+        process = trainer.start(*flags)
+        trainer.reaches(process, trainer.step() + draw.randint(1, last // 3))
+        time.sleep(draw.random() * 0.05)
+        process.kill()
+        output, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, output
+        flags = ["resume"]
+    output, _ = (process := trainer.start("resume")).communicate(timeout=60)
+    assert process.returncode == 0, output
+
+    whole = in_process(stage, recipe, other_model, tmp_path / "whole")
+    same(load_file(trainer.newest()), whole)
+    assert trainer.step() == last
+    assert logged(trainer.run) == logged(tmp_path / "whole") == list(range(1, last + 1))
+    for folder in (model, trainer.run, trainer.run / "checkpoints"):
+        assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+def test_a_signal_makes_a_checkpoint_and_stops(
+    number: signal.Signals, workers: int, tmp_path: Path
+) -> None:
+    training = {"steps": 5000, "checkpoint_every": 5000, "log_every": 5}
+    recipe = tiny_recipe("clip", training=training, data={"workers": workers})
+    trainer = Trainer("clip", recipe, tmp_path, tmp_path / "model")
+    process = trainer.start()
+    metrics = trainer.run / "metrics.jsonl"
+    while process.poll() is None and not metrics.exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == number, output
+    assert 5 <= trainer.step() < 5000
+    assert ModelFolder(trainer.model).has("text_encoder")
+
+
+def test_a_stopped_run_continues_where_it_was(tmp_path: Path) -> None:
+    constant = {"decay": 0.0}  # a schedule that does not know the number of steps
+    whole = tiny_recipe("clip", training={"steps": 6}, optimiser=constant)
+    expected = in_process("clip", whole, tmp_path / "a", tmp_path / "run-a")
+    half = tiny_recipe("clip", training={"steps": 4}, optimiser=constant)
+    in_process("clip", half, tmp_path / "b", tmp_path / "run-b")
+    same(in_process("clip", whole, tmp_path / "b", tmp_path / "run-b", resume=True), expected)
+
+
+def test_a_complete_run_is_published_again(tmp_path: Path) -> None:
+    recipe, model = tiny_recipe("clip"), tmp_path / "model"
+    expected = in_process("clip", recipe, model, tmp_path / "run")
+    (model / "model_index.json").unlink()  # as if killed between checkpoint and publishing
+    same(in_process("clip", recipe, model, tmp_path / "run", resume=True), expected)
+    assert ModelFolder(model).has("image_encoder")
+
+
+def test_resumed_runs_keep_the_precision_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unclip.models import precision
+
+    recipe = tiny_recipe("clip", training={"steps": 2, "precision": "auto"})
+    monkeypatch.setattr(precision, "fastest_dtype", lambda _: torch.bfloat16)
+    in_process("clip", recipe, tmp_path / "model", tmp_path / "run")
+    monkeypatch.setattr(precision, "fastest_dtype", lambda _: torch.float32)
+    in_process("clip", recipe, tmp_path / "model", tmp_path / "run", resume=True)
+    assert "from step 2 to 2 in bf16" in capsys.readouterr().out
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    in_process("clip", tiny_recipe("clip"), tmp_path / "model", tmp_path / "run")
+    other = tiny_recipe("clip", data={"world": {"max_objects": 2}}, training={"steps": 9})
+    with pytest.raises(ValueError, match=r"other data than is given now.*--overwrite"):
+        in_process("clip", other, tmp_path / "model", tmp_path / "run", resume=True)
+
+
+def test_another_network_is_refused_by_the_tensor(tmp_path: Path) -> None:
+    in_process("clip", tiny_recipe("clip"), tmp_path / "model", tmp_path / "run")
+    other = tiny_recipe("clip", network={"context_length": 30})
+    with pytest.raises(ValueError, match=r"another network.*position_embedding.*24.*30"):
+        in_process("clip", other, tmp_path / "model", tmp_path / "run", resume=True)
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to resume"):
+        in_process("clip", tiny_recipe("clip"), tmp_path / "m", tmp_path / "run", resume=True)
+
+
+def test_a_truncated_checkpoint_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe("clip")
+    expected = in_process("clip", recipe, tmp_path / "model", tmp_path / "run")
+    older, newest = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:-100])
+    same(in_process("clip", recipe, tmp_path / "model", tmp_path / "run", True), expected)
+    assert f"{newest.name} is not a whole safetensors file" in capsys.readouterr().out
+    for file in (older, newest):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        in_process("clip", recipe, tmp_path / "model", tmp_path / "run", resume=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import safetensors.torch
+
+    recipe = tiny_recipe("clip")
+    in_process("clip", recipe, tmp_path / "model", tmp_path / "run")
+    before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+
+    def full(tensors: object, file: Path, facts: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    more = tiny_recipe("clip", training={"steps": 9})
+    with pytest.raises(ValueError, match=r"cannot write .*No space left on device"):
+        in_process("clip", more, tmp_path / "model", tmp_path / "run", resume=True)
+    after = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+    run = tmp_path / "run"
+    kept = {p for p in before if not p.is_relative_to(run) or p.parent.name == "checkpoints"}
+    assert all(after[p] == before[p] for p in kept)
+    assert all(p in before or "tensorboard" in p.parts for p in after)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("may not mount a small disk here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_really_full_disk(tmp_path: Path, small_disk: Path) -> None:
+    recipe = tiny_recipe("clip", training={"checkpoint_every": 1})
+    with pytest.raises(ValueError, match=r"cannot write .*No space left on device"):
+        in_process("clip", recipe, tmp_path / "model", small_disk / "run")
+    folder = small_disk / "run" / "checkpoints"
+    assert all(load_file(file) for file in checkpoint.checkpoints(folder))
+    assert all(file.name[0] != "." for file in folder.iterdir())
+
+
+def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    recipe, where = tiny_recipe("clip"), Where(tmp_path / "model", tmp_path / "run")
+    start(STAGES["clip"], recipe, where, "cpu")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="already has a text_encoder; add --overwrite"):
+        start(STAGES["clip"], recipe, where, "cpu")
+    again = Where(where.model, where.run, overwrite=True)
+    short = tiny_recipe("clip", training={"steps": 2})
+    start(STAGES["clip"], short, again, "cpu")
+    assert len(checkpoint.checkpoints(where.run / "checkpoints")) == 1
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_checkpoints_hold_everything_and_only_two_stay(tmp_path: Path) -> None:
+    recipe = tiny_recipe("clip")
+    tensors = in_process("clip", recipe, tmp_path / "model", tmp_path / "run")
+    names = [file.name for file in checkpoint.checkpoints(tmp_path / "run" / "checkpoints")]
+    assert names == ["step-00000004.safetensors", "step-00000006.safetensors"]
+    kinds = {key.split(".")[0] for key in tensors}
+    assert kinds == {"network", "ema", "step", "exp_avg", "exp_avg_sq"}
+
+
+def test_checkpoints_from_before_facts_were_kept_still_resume(tmp_path: Path) -> None:
+    recipe = tiny_recipe("clip")
+    expected = in_process("clip", recipe, tmp_path / "model", tmp_path / "run")
+    older, newest = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
+    newest.unlink()
+    save_file(load_file(older), older, {"step": "4"})
+    same(in_process("clip", recipe, tmp_path / "model", tmp_path / "run", True), expected)
