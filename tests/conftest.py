@@ -1,7 +1,6 @@
 """What tests of several modules share: a tiny model folder that nobody trained."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,9 +62,9 @@ def _awaken(network: nn.Module) -> None:
 
 
 @pytest.fixture
-def captioned(tmp_path: Path) -> Iterator[Path]:
+def captioned(tmp_path: Path) -> Path:
     """A folder of 24 small images, a .txt with the caption beside each."""
-    yield captioned_folder(tmp_path / "my-images", 24)
+    return captioned_folder(tmp_path / "my-images", 24)
 
 
 def captioned_folder(path: Path, count: int, size: int = 32) -> Path:

@@ -9,7 +9,7 @@ from unclip.config import merge, read_toml, to_mapping
 from unclip.interfaces.train import SPECS
 from unclip.models.folder import ModelFolder
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.training.start import Where, read, resolve, start
+from unclip.training.start import Where, open_data, read, resolve, start
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FILES = sorted(FOLDER.rglob("*.toml"))
@@ -67,3 +67,25 @@ def test_recipes_of_another_stage_and_unknown_tables(tmp_path: Path) -> None:
     file.write_text("[training]\nstep = 3\n")
     with pytest.raises(ValueError, match=r"r\.toml: training: unknown key 'step'; did you mean"):
         resolve(SPECS["prior"], file)
+
+
+def test_fields_of_the_world_that_would_be_ignored_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.size is the images' size"):
+        read(SPECS["clip"], {"data": {"world": {"size": 128}}}, "test")
+
+
+@pytest.mark.parametrize(
+    ("source", "kinds", "expected"),
+    [
+        ("emoji", ["shapes"], ("shapes",)),
+        ("emoji:shapes", ["shapes", "emoji"], ("shapes",)),
+        ("emoji:shapes", ["emoji"], ("shapes",)),
+    ],
+)
+def test_the_sources_name_decides_what_is_drawn(
+    source: str, kinds: list[str], expected: tuple[str, ...]
+) -> None:
+    data = {"source": source, "size": 32, "world": {"kinds": kinds, "seed": 7}}
+    opened = open_data(read(SPECS["clip"], {"data": data}, "test").data)
+    assert opened.config.kinds == expected  # type: ignore[attr-defined]
+    assert (opened.config.size, opened.config.seed) == (32, 7)  # type: ignore[attr-defined]

@@ -1,12 +1,14 @@
 """Runs that are killed, stopped, starved of disk or fed other data, and go on or say why not."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkProcess as Process
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from unclip.training.stages import STAGES
 from unclip.training.start import Where, resolve, start
 name, recipe, model, run = sys.argv[1:5]
 spec = STAGES[name]
-where = Where(Path(model), Path(run), resume="resume" in sys.argv)
+where = Where(Path(model), Path(run), resume=True)
 sys.exit(start(spec, resolve(spec, Path(recipe)), where, "cpu"))
 """
 
@@ -38,24 +40,21 @@ sys.exit(start(spec, resolve(spec, Path(recipe)), where, "cpu"))
 class Trainer:
     """Training in a process of its own, for tests that end it."""
 
-    def __init__(self, stage: str, recipe: Recipe[Any], folder: Path, model: Path) -> None:
-        self.stage, self.model, self.run = stage, model, folder / "run"
-        self.recipe = folder / "recipe.toml"
-        self.recipe.write_text(dump_toml({"stage": stage, **to_mapping(recipe)}))
+    def __init__(self, stage: str, recipe: Recipe[Any], model: Path, run: Path) -> None:
+        self.stage, self.recipe, self.model, self.run = stage, recipe, model, run
 
-    def start(self, *flags: str) -> "subprocess.Popen[str]":
-        words = [self.stage, self.recipe, self.model, self.run, *flags]
-        return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *map(str, words)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    def start(self, resume: bool = False) -> Process:
+        process = multiprocessing.get_context("fork").Process(target=self._train, args=(resume,))
+        process.start()
+        return process
 
-    def reaches(self, process: "subprocess.Popen[str]", step: int) -> None:
+    def _train(self, resume: bool) -> None:
+        where = Where(self.model, self.run, resume)
+        sys.exit(start(STAGES[self.stage], self.recipe, where, "cpu"))
+
+    def reaches(self, process: Process, step: int) -> None:
         deadline = time.monotonic() + 60
-        while process.poll() is None and self.step() < step:
+        while process.is_alive() and self.step() < step:
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
@@ -65,6 +64,11 @@ class Trainer:
 
     def newest(self) -> Path:
         return checkpoint.checkpoints(self.run / "checkpoints")[-1]
+
+
+def ended(process: Process, seconds: float = 60) -> int | None:
+    process.join(seconds)
+    return process.exitcode
 
 
 def in_process(
@@ -119,19 +123,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
     )
     if stage == "clip":
         model, other_model = tmp_path / "clip", tmp_path / "other-clip"
-    trainer = Trainer(stage, recipe, tmp_path, model)
+    trainer = Trainer(stage, recipe, model, tmp_path / "run")
     draw = random.Random(0)
-    flags: list[str] = []
-    for _ in range(2):
-        process = trainer.start(*flags)
-        trainer.reaches(process, trainer.step() + draw.randint(1, last // 3))
+    for kill in range(3):
+        process = trainer.start(resume=kill > 0)
+        trainer.reaches(process, trainer.step() + draw.randint(1, last // 4))
         time.sleep(draw.random() * 0.05)
         process.kill()
-        output, _ = process.communicate()
-        assert process.returncode == -signal.SIGKILL, output
-        flags = ["resume"]
-    output, _ = (process := trainer.start("resume")).communicate(timeout=60)
-    assert process.returncode == 0, output
+        assert ended(process) == -signal.SIGKILL
+    assert ended(trainer.start(resume=True)) == 0
 
     whole = in_process(stage, recipe, other_model, tmp_path / "whole")
     same(load_file(trainer.newest()), whole)
@@ -147,16 +147,29 @@ def test_a_signal_makes_a_checkpoint_and_stops(
 ) -> None:
     training = {"steps": 5000, "checkpoint_every": 5000, "log_every": 5}
     recipe = tiny_recipe("clip", training=training, data={"workers": workers})
-    trainer = Trainer("clip", recipe, tmp_path, tmp_path / "model")
+    trainer = Trainer("clip", recipe, tmp_path / "model", tmp_path / "run")
     process = trainer.start()
     metrics = trainer.run / "metrics.jsonl"
-    while process.poll() is None and not metrics.exists():
+    while process.is_alive() and not metrics.exists():
         time.sleep(0.01)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == number, output
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    assert ended(process, 30) == number
     assert 5 <= trainer.step() < 5000
     assert ModelFolder(trainer.model).has("text_encoder")
+
+
+def test_another_interpreter_continues_with_the_same_bits(tmp_path: Path) -> None:
+    constant = {"decay": 0.0}
+    whole = tiny_recipe("clip", training={"steps": 6}, optimiser=constant)
+    half = tiny_recipe("clip", training={"steps": 3}, optimiser=constant)
+    expected = in_process("clip", whole, tmp_path / "a", tmp_path / "run-a")
+    in_process("clip", half, tmp_path / "b", tmp_path / "run-b")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(dump_toml({"stage": "clip", **to_mapping(whole)}))
+    words = ["clip", recipe, tmp_path / "b", tmp_path / "run-b"]
+    subprocess.run([sys.executable, "-c", PROGRAM, *map(str, words)], check=True, timeout=60)
+    same(load_file(tmp_path / "run-b" / "checkpoints" / "step-00000006.safetensors"), expected)
 
 
 def test_a_stopped_run_continues_where_it_was(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def run_clip(arguments: Sequence[str]) -> int:
     from unclip.data.sources import open_source
     from unclip.evaluation.retrieval import clip_retrieval, world_zero_shot
     from unclip.models.folder import ModelFolder, bundled
-    from unclip.pipeline.pipeline import device_named
+    from unclip.models.precision import device_named
     from unclip.stages.conditioning import FrozenCLIP
 
     folder = ModelFolder(options.model or bundled("model"))

@@ -42,9 +42,9 @@ def sentence(box: str) -> str:
             paragraphs.append([])
         else:
             paragraphs[-1].append(text)
-    first, *others = paragraphs
+    first, *others = [rows for rows in paragraphs if rows] or [["these flags make no sense"]]
     words = " ".join(first).removeprefix("Error parsing ").removesuffix(".")
-    for title, *flags in filter(None, others):
+    for title, *flags in others:
         if title.startswith("Perhaps you meant") and flags:
             words += f"; perhaps you meant {flags[0]}"
-    return words or "these flags make no sense"
+    return words

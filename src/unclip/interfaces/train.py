@@ -10,6 +10,7 @@ import tyro
 
 from unclip.config import dump_toml, read_toml, suggest, to_mapping
 from unclip.evaluation.judge_training import JUDGE
+from unclip.interfaces.generate import check_folder
 from unclip.interfaces.options import parse
 from unclip.training.plan import plan
 from unclip.training.stages import STAGES
@@ -56,6 +57,8 @@ def run(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     recipe = Recipe(options.network, options.data, options.training, options.optimiser)
     folder = options.run or _run_folder(options.model, name)
+    check_folder(options.model)  # now, not after hours of training
+    check_folder(folder)
     where = Where(options.model, folder, options.resume, options.overwrite)
     if options.dry_run:
         print(dump_toml({"stage": name, **to_mapping(recipe)}), end="\n\n")

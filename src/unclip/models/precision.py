@@ -1,4 +1,4 @@
-"""Which precision this machine computes fastest in: measured, not guessed."""
+"""Where and in which precision to compute: measured, not guessed."""
 
 import functools
 import time
@@ -7,6 +7,19 @@ import torch
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def device_named(name: str) -> torch.device:
+    """The device, if this machine has it; "auto" is a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # all three occur
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"cannot compute on the device {name!r}: {reason}") from None
+    return device
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:

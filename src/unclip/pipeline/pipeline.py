@@ -22,7 +22,7 @@ from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.diffusion.samplers import noise_from
 from unclip.models.folder import ModelFolder, bundled
-from unclip.models.precision import resolve
+from unclip.models.precision import device_named, resolve
 from unclip.pipeline.presets import preset
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
@@ -389,16 +389,3 @@ def _convert(images: Tensor, output_type: str) -> Any:
         array: np.ndarray[Any, Any] = ((images + 1) / 2).permute(0, 2, 3, 1).numpy()
         return array
     return [to_pil(image) for image in images]
-
-
-def device_named(name: str) -> torch.device:
-    """The device, if this machine has it; "auto" is a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # all three occur
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"cannot compute on the device {name!r}: {reason}") from None
-    return device

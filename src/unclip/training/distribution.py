@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from unclip.models.precision import device_named
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -25,14 +27,13 @@ class Processes:
 def start_processes(device: str = "auto") -> Processes:
     """Join the process group that torchrun set up, if any; otherwise be alone."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        torch.cuda.set_device(device)
+    place = device_named(device)
+    if place.type == "cuda" and place.index is None:
+        place = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        torch.cuda.set_device(place)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return Processes(rank, world_size, torch.device(device))
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    return Processes(rank, world_size, place)
 
 
 def same_weights(network: nn.Module, world_size: int) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,19 +24,27 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "aut
     pass keeps; it leaves out the framework itself and transient buffers.
     """
     processes = start_processes(device)
+    network_settings: Any = recipe.network
+    if hasattr(network_settings, "statistics"):  # measuring them is part of the run, and takes long
+        recipe = replace(recipe, network=replace(network_settings, statistics=_PROBE))
     prepared = prepare(spec, recipe, where, processes)
-    stage = prepared.stage
-    few: Batch = {key: value[:_PROBE] for key, value in prepared.example.items()}
+    stage, place = prepared.stage, processes.device
+    few: Batch = {
+        key: value[:_PROBE].to(place) if isinstance(value, Tensor) else value[:_PROBE]
+        for key, value in prepared.example.items()
+    }
     part = recipe.training.batch_size // recipe.training.accumulation
-    network = stage.network.train()
+    network = stage.network.to(place).train()
     kept: dict[int, int] = {}
     with FlopCounterMode(display=False) as counter:
         with _saved_bytes(kept):
-            loss = stage.loss(few, torch.Generator().manual_seed(0))["loss"]
+            loss = stage.loss(few, torch.Generator(place).manual_seed(0))["loss"]
         loss.backward()  # type: ignore[no-untyped-call]
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     operations = counter.get_total_flops() / _PROBE * recipe.training.batch_size
     state = 4 * 5 * parameters
+    for tensor in (*network.parameters(), *network.buffers()):  # kept too, but there once
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
     activations = sum(kept.values()) * part / _PROBE
     return "\n".join(
         [

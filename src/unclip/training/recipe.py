@@ -25,6 +25,12 @@ class Data:
             raise ValueError(f"data.size is {self.size}; images need at least 8 pixels a side")
         if self.workers < 0:
             raise ValueError(f"data.workers is {self.workers}; it must not be negative")
+        known = WorldConfig()
+        if (self.world.size, self.world.split) != (known.size, known.split):
+            raise ValueError(
+                "data.world.size and data.world.split decide nothing here: data.size is the "
+                "images' size, and training takes the training split"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""The README's commands, executed in their order in an empty folder.
+
+Training is scaled down by the flags in `SMALLER`; nothing else is changed. What needs the bundled
+model runs where it is bundled, and with a tiny one in its place where it is not.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import captioned_folder
+from unclip.interfaces.cli import main
+from unclip.models.folder import bundled
+from unclip.pipeline.images import read_info
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+_TRAINING = "--training.steps 2 --training.batch-size 4 --training.precision fp32 --data.workers 0"
+SMALLER = {
+    # what a command begins with: the flags that are put behind it
+    "train clip": f"{_TRAINING} --data.size 32 --network.size tiny --network.vocab-size 560",
+    "train prior": f"{_TRAINING} --data.size 32 --network.num-layers 1 --network.statistics 16 "
+    "--network.num-attention-heads 2 --network.attention-head-dim 16",
+    "train decoder": f"{_TRAINING} --data.size 32 --network.widths 16 32 --network.layers 1 "
+    "--network.groups 8 --network.head-width 16 --network.context-width 32",
+    "train upsampler": f"{_TRAINING} --data.size 64 --network.widths 16 32 --network.groups 8",
+    "evaluate clip": "-n 16",
+    "evaluate composition": "-n 2 --trust --steps fast",
+    "data emoji": "--rows 1 --columns 2",
+    "generate": "--prior-steps 2 --decoder-steps 2 --super-res-steps 1",
+}
+MAKE = {"demo", "test", "bench", "lint", "types", "gpu", "clean"}  # not run from inside `make test`
+
+
+def blocks(*languages: str) -> Iterator[str]:
+    for language, body in re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        if language in languages:
+            yield body
+
+
+def commands() -> list[str]:
+    lines = "".join(blocks("sh", "console")).replace("\\\n", " ").splitlines()
+    return [line for line in (raw.removeprefix("$ ").strip() for raw in lines) if line]
+
+
+def words_of(command: str) -> list[str]:
+    return shlex.split(command, comments=True)
+
+
+def smaller(words: list[str]) -> list[str]:
+    fits = [key for key in SMALLER if words[: len(key.split())] == key.split()]
+    return [*words, *SMALLER[fits[0]].split()] if fits else words
+
+
+def with_model(words: list[str], model: Path) -> list[str]:
+    """The tiny model where the bundled one is meant, but is not there."""
+    positional = [word for word in words if not word.startswith("-")]
+    asks = words[0] in ("generate", "evaluate") or positional == ["info"]
+    if not asks or "--model" in words or bundled("model").is_dir():
+        return words
+    return [*words, str(model)] if words[0] == "info" else [*words, "--model", str(model)]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_commands(elsewhere: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captioned_folder(elsewhere / "my-images", 16, size=64)
+    makefile = (ROOT / "Makefile").read_text()
+    ran = []
+    for command in commands():
+        program, *words = words_of(command)
+        if program == "make":
+            assert all(re.search(rf"^{word}:", makefile, re.MULTILINE) for word in words)
+            continue
+        assert program == "unclip", f"the README's {command!r} is not known to this test"
+        if words[:2] == ["evaluate", "composition"] and not bundled("judge").is_dir():
+            continue  # no judge is bundled yet
+        words = with_model(smaller(words), tiny_model)
+        assert main(words) == 0, (command, capsys.readouterr().err)
+        ran.append(words[0])
+    assert ran.count("train") == 4
+    assert {"generate", "info"} <= set(ran)
+
+
+def test_python(elsewhere: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import unclip.pipeline.pipeline as pipeline
+
+    if not bundled("model").is_dir():
+        monkeypatch.setattr(pipeline, "bundled", lambda name: tiny_model)
+    programs = list(blocks("python"))
+    assert programs
+    for program in programs:
+        exec(compile(program, "README.md", "exec"), {})
+
+
+def test_make_demo(elsewhere: Path) -> None:
+    """The command of `make demo` itself, where the model is bundled."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (line,) = re.findall(r"^demo:.*\n\t\$\(BIN\)/unclip (.*)$", makefile, re.MULTILINE)
+    words = words_of(line)
+    assert words[0] == "generate"
+    assert "out/demo.png" in words
+    if not bundled("model").is_dir():
+        pytest.skip("no model is bundled yet")
+    assert main(smaller(words)) == 0
+    notes = read_info(Path("out/demo.png"))
+    assert len(notes["prompt"]) == notes["n"] == 4
+
+
+def test_links_lead_somewhere() -> None:
+    """Of all documents: no link into this repository is dead."""
+    files = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    dead = [
+        f"{file.name}: {target}"
+        for file in files
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8"))
+        if not (file.parent / target).exists()
+    ]
+    expected = {"README.md: src/unclip/assets/model/README.md", "README.md: docs/images/demo.png"}
+    assert set(dead) <= (set() if bundled("model").is_dir() else expected)

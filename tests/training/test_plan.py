@@ -1,0 +1,42 @@
+"""What `--dry-run` says, held against what can be counted by hand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_recipe
+from unclip.models.clip import CLIP
+from unclip.stages.clip import ClipSettings
+from unclip.training.plan import plan
+from unclip.training.stages import STAGES
+from unclip.training.start import Where
+
+
+def numbers(text: str, row: str) -> list[float]:
+    (line,) = [line for line in text.splitlines() if line.startswith(row)]
+    return [float(word.replace(",", "")) for word in re.findall(r"(?<![\w.])[\d,.]*\d", line)]
+
+
+def planned(tmp_path: Path, stage: str, batch: int) -> str:
+    recipe = tiny_recipe(stage, training={"batch_size": batch, "steps": 1000})
+    return plan(STAGES[stage], recipe, Where(tmp_path / "model", tmp_path / "run"), "cpu")
+
+
+def test_clip(tmp_path: Path) -> None:
+    small, large = planned(tmp_path, "clip", 64), planned(tmp_path, "clip", 256)
+    network = CLIP(ClipSettings("tiny", context_length=24).config(560))
+    parameters = sum(p.numel() for p in network.parameters())
+    assert numbers(small, "trained parameters") == [pytest.approx(parameters, rel=0.02)]
+    operations = [numbers(text, "operations per step")[0] for text in (small, large)]
+    assert operations[1] == pytest.approx(4 * operations[0], rel=0.02)
+    # Forward and backward: about six operations per weight and token; 17 image patches and at most
+    # 24 caption tokens meet about half of the weights each.
+    assert 0.3 < operations[0] * 1e9 / (6 * parameters * 20 * 64) < 1.5
+    (_, state, kept, images), (_, same, more, _) = (
+        numbers(text, "memory, about") for text in (small, large)
+    )
+    assert images == 64
+    assert state == same == round(4 * 5 * parameters / 2**20)
+    assert more == pytest.approx(4 * kept, rel=0.1)  # weights are not counted with the images
+    assert not list(tmp_path.iterdir())  # nothing was written
