@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,18 @@ def test_what_the_model_does_not_read_is_said(
     prompt = "a red circle " * 40 + "zebra"
     assert generate(prompt, "-o", str(tmp_path), model=tiny_model) == 0
     assert "is ignored" in capsys.readouterr().err
+
+
+def test_a_progress_bar_on_terminals(
+    tiny_model: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["a star", "-n", "2", "-o"]
+    assert generate(*words, str(tmp_path / "plain"), model=tiny_model) == 0
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert generate(*words, str(tmp_path / "bar"), model=tiny_model) == 0
+    assert "/10" in capsys.readouterr().err  # two images of 2 + 2 + 1 steps
+    for name in ("a-star-0.png", "a-star-1.png"):
+        assert (tmp_path / "bar" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""`unclip evaluate`: tables, JSON files, mistakes. Numbers are tested in tests/evaluation."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.interfaces.test_cli import Capture, refused
+from unclip.evaluation import composition
+from unclip.evaluation.judge import Judge, JudgeConfig
+from unclip.evaluation.judge_training import JudgeStage
+from unclip.interfaces.cli import main
+from unclip.models.folder import ModelFolder
+
+
+@pytest.fixture
+def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a judge that knows nothing, held against few real scenes."""
+    monkeypatch.setattr(composition, "_REAL", 20)
+    torch.manual_seed(0)
+    network = Judge(JudgeConfig((8, 8, 8), (1, 1, 1))).initialise()
+    JudgeStage(network).save(ModelFolder(tmp_path / "judge"))
+    return tmp_path / "judge"
+
+
+def test_clip_on_the_world(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    report = tmp_path / "new" / "clip.json"
+    words = ["evaluate", "clip", "--model", str(tiny_model), "-n", "8", "-o", str(report)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    for row in ("text → image, among 8", "image → text, among 8", "zero-shot colour, of 11"):
+        assert row in said
+    numbers = json.loads(report.read_text())
+    assert numbers["retrieval"]["among"] == 8
+    assert numbers["world"]["split"] == "held-out"
+    assert numbers["model"] == str(tiny_model)
+
+
+def test_composition(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -> None:
+    report = tmp_path / "report.json"
+    words = [
+        "evaluate", "composition", "--model", str(tiny_model), "--judge", str(judge), "-n", "3",
+        "--steps", "fast", "--batch-size", "2",
+    ]  # fmt: skip
+    said = refused(words, capsys)
+    assert "the judge gets only" in said
+    assert main([*words, "--trust", "--output", str(report)]) == 0
+    said = capsys.readouterr().out
+    assert "background" in said
+    assert "real, by the judge" in said
+    numbers = json.loads(report.read_text())
+    assert numbers["generated"]["scenes"] == 3
+    assert numbers["steps"] == "fast"
+    assert numbers["precision"] in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("clip -n 1", "take at least 2 pairs"),
+        ("clip --data none", "does not exist"),
+        ("clip --output {tmp}", "is a folder"),
+        ("composition --judge {tmp}", "holds no judge"),
+        ("composition --judge {judge} -n 0", "n is 0"),
+        ("composition --judge {judge} --size 48", "16, 32 pixels"),
+        ("composition --judge {judge} --world.max-objects 9", "max_objects is 9"),
+    ],
+)
+def test_bad_requests(
+    words: str, says: str, tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    command = words.format(tmp=tmp_path, judge=judge).split()
+    assert says in refused(["evaluate", *command, "--model", str(tiny_model)], capsys)
