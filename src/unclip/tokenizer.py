@@ -171,6 +171,8 @@ class Tokenizer:
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"{folder}: a line of the merges does not hold two tokens")
         length = context_length or config.get("model_max_length", 77)
+        if "added_tokens_decoder" not in config:  # the older files: there the map has the last word
+            config |= _read_json(folder / "special_tokens_map.json", default={})
         pad = config.get("pad_token") or EOS
         try:
             return cls(

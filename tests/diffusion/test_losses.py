@@ -7,7 +7,7 @@ from unclip.diffusion.losses import (
     LossConfig,
     diffusion_loss,
     discretised_gaussian_nll,
-    min_snr_weights,
+    snr_weights,
     normal_kl,
     vlb_terms,
 )
@@ -37,10 +37,13 @@ def test_mse(kind):
 
 def test_min_snr_values():
     snr = torch.tensor([0.5, 5.0, 20.0])
-    torch.testing.assert_close(min_snr_weights(snr, "sample"), torch.tensor([0.5, 5.0, 5.0]))
-    torch.testing.assert_close(min_snr_weights(snr, "epsilon"), torch.tensor([1.0, 1.0, 0.25]))
+    torch.testing.assert_close(snr_weights(snr, "sample"), torch.tensor([0.5, 5.0, 5.0]))
     torch.testing.assert_close(
-        min_snr_weights(snr, "v_prediction"), torch.tensor([1 / 3, 5 / 6, 5 / 21])
+        snr_weights(snr, "sample", least=1.0), torch.tensor([1.0, 5.0, 5.0])
+    )
+    torch.testing.assert_close(snr_weights(snr, "epsilon"), torch.tensor([1.0, 1.0, 0.25]))
+    torch.testing.assert_close(
+        snr_weights(snr, "v_prediction"), torch.tensor([1 / 3, 5 / 6, 5 / 21])
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from unclip.diffusion.prediction import at_least_float32, split_variance, to_network_target, to_x0
 from unclip.diffusion.schedules import DiffusionConfig, Schedule
 
-WEIGHTINGS = ("simple", "min_snr")
+WEIGHTINGS = ("simple", "min_snr", "truncated_snr")
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class LossConfig:
     """Weights of the training loss.
 
     Args:
-        weighting: of timesteps: ``"simple"`` is uniform; ``"min_snr"``: see ``min_snr_weights``.
-        min_snr_gamma: γ of min-SNR.
+        weighting: of timesteps: ``"simple"`` is uniform; ``"min_snr"`` and ``"truncated_snr"``: see
+            ``snr_weights``.
+        min_snr_gamma: γ, the largest weight on the x_0 error.
         vlb_weight: λ of the variational bound, which trains the learned variance.
 
     Raises:
@@ -50,12 +51,14 @@ class LossConfig:
             raise ValueError(f"vlb_weight is {self.vlb_weight}; it must be 0 or more.")
 
 
-def min_snr_weights(snr: Tensor, prediction_type: str, gamma: float = 5.0) -> Tensor:
-    """Weight min(SNR, γ) on the x_0 error, expressed on the predicted quantity's own error.
+def snr_weights(snr: Tensor, prediction_type: str, gamma: float = 5.0, least: float = 0) -> Tensor:
+    """Weight min(SNR, γ), not below ``least``, on the x_0 error, expressed on the network's output.
 
-    Hang et al., arXiv 2303.09556, section 3.4: ε divides by SNR, v by SNR + 1.
+    Min-SNR is Hang et al., arXiv 2303.09556, section 3.4: ε divides by SNR, v by SNR + 1. With
+    ``least`` 1, SNR is truncated from below as well (Salimans & Ho, arXiv 2202.00512, section 4):
+    the noisiest steps, where the layout of an image is decided, then keep their full weight.
     """
-    weights = snr.clamp(max=gamma)
+    weights = snr.clamp(least, gamma)
     if prediction_type == "epsilon":
         return weights / snr
     if prediction_type == "v_prediction":
@@ -143,9 +146,10 @@ def diffusion_loss(
     target = to_network_target(x0, noise, t, schedule, config)
     mse = ((predicted - target) ** 2).flatten(1).mean(1)  # (N,)
     total = mse.mean()
-    if loss.weighting == "min_snr":
+    if loss.weighting != "simple":
         snr = schedule.snr(torch.arange(len(schedule)))
-        weights = min_snr_weights(snr, config.prediction_type, loss.min_snr_gamma)
+        least = 1.0 if loss.weighting == "truncated_snr" else 0.0
+        weights = snr_weights(snr, config.prediction_type, loss.min_snr_gamma, least)
         total = (schedule.gather(weights, t, mse) * mse).mean()
     losses = {"loss": total, "mse": mse.mean().detach()}
     if fraction is not None:

@@ -7,8 +7,10 @@ component is written whole under another name first and then renamed into place;
 process leaves of that is cleared by the next one that writes.
 """
 
+import filecmp
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ INDEX = "model_index.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 # 0, 1, 2, …: a constant that older versions of the publishing library stored as a tensor.
 _COUNTED = ".embeddings.position_ids"
+_SHARD = re.compile(r"-\d+-of-\d+$")
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -36,13 +39,16 @@ class ModelFolder:
 
     Args:
         path: the directory; it need not exist before something is saved.
+        variant: which of several weights are read, e.g. "fp16"; a component without it gives its
+            plain ones.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, variant: str | None = None) -> None:
         self.path = Path(path)
+        self.variant = variant
 
     def index(self) -> dict[str, Any]:
-        """`model_index.json`: component name → [library, class]."""
+        """`model_index.json`: component name → [library, class]; keys with "_" are notes."""
         file = self.path / INDEX
         if not file.is_file():
             raise ValueError(
@@ -50,14 +56,22 @@ class ModelFolder:
                 if self.path.is_dir()
                 else f"there is no model folder {self.path}"
             )
-        return read_json(file)
+        index = read_json(file)
+        for name, entry in index.items():
+            if name.startswith("_") or not isinstance(entry, list):
+                continue  # a note, or an argument of the pipeline such as a switch
+            if Path(name).name != name or name == "..":
+                raise ValueError(f"{file} names a component {name!r}, which is outside the folder")
+            if len(entry) != 2 or not all(isinstance(x, str | None) for x in entry):
+                raise ValueError(f"{file}: {name} is {entry!r}; it must be [library, class]")
+        return index
 
     def has(self, component: str) -> bool:
         """Whether the index names the component and its folder is there."""
         if not (self.path / INDEX).is_file():
             return False
         entry = self.index().get(component)
-        return bool(entry and entry[0]) and (self.path / component).is_dir()
+        return isinstance(entry, list) and bool(entry[0]) and (self.path / component).is_dir()
 
     def config(self, component: str) -> dict[str, Any]:
         """The component's config.json (schedulers: scheduler_config.json)."""
@@ -84,7 +98,7 @@ class ModelFolder:
         """
         with torch.device("meta"):
             module = network(config)
-        load_weights(module, self.component(component), dtype)
+        load_weights(module, self.component(component), dtype, self.variant)
         return module.eval()
 
     def save(
@@ -107,6 +121,23 @@ class ModelFolder:
                 write_json(folder / name, content)
             if weights is not None:
                 save_weights(weights, folder, stem, max_shard_bytes)
+
+    def duplicate(self, component: str, name: str) -> None:
+        """Enter a component a second time, as `name`; on one disk the files are stored once."""
+        source = self.component(component)
+        with self.replacing(name, tuple(self.index()[component])) as folder:
+            for file in source.iterdir():
+                try:
+                    os.link(file, folder / file.name)
+                except OSError:  # a file system without links
+                    shutil.copyfile(file, folder / file.name)
+
+    def same(self, component: str, other: str) -> bool:
+        """Whether two components have the same weights, byte for byte."""
+        pairs = [weight_files(self.component(name), self.variant) for name in (component, other)]
+        return len(pairs[0]) == len(pairs[1]) and all(
+            a.samefile(b) or filecmp.cmp(a, b, shallow=False) for a, b in zip(*pairs, strict=True)
+        )
 
     @contextmanager
     def replacing(self, component: str, entry: tuple[str, str]) -> Iterator[Path]:
@@ -226,7 +257,12 @@ def save_weights(
     )
 
 
-def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> None:
+def load_weights(
+    module: nn.Module,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+) -> None:
     """Give `module` the weights in `folder`: same keys, same shapes, nothing left over.
 
     Raises:
@@ -235,12 +271,14 @@ def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None = No
     """
     wanted = module.state_dict()
     loaded: dict[str, Tensor] = {}
-    for file in weight_files(folder):
+    for file in weight_files(folder, variant):
         for key, tensor in read_safetensors(file).items():
             if key.endswith(_COUNTED) and key not in wanted:
                 continue
             if key not in wanted:
                 raise ValueError(f"{file} has a tensor {key!r} that this network does not have")
+            if key in loaded:
+                raise ValueError(f"{file} has the tensor {key!r} a second time")
             if tensor.shape != wanted[key].shape:
                 raise ValueError(
                     f"{file}: tensor {key!r} has shape {tuple(tensor.shape)}, "
@@ -256,23 +294,31 @@ def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None = No
     module.load_state_dict(loaded, strict=True, assign=True)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a component: one, or the shards that its index names."""
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    if indices:
-        where = read_json(indices[0]).get("weight_map")
-        if not isinstance(where, dict) or not where:
-            raise ValueError(f"{indices[0]} has no weight_map")
-        files = [folder / str(name) for name in sorted(set(where.values()))]
-        for file in files:
-            if file.parent != folder or not file.is_file():
-                raise ValueError(f"{indices[0]} names {file.name}, which is not in {folder}")
-        return files
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
-        return files
-    if files:
-        raise ValueError(f"{folder} holds {len(files)} weight files and no index that joins them")
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files of a component: one, or the shards that its index names.
+
+    Args:
+        variant: whose files are taken where they are there, e.g. "fp16"; else the plain ones.
+
+    Raises:
+        ValueError: there is no such file, more than one, or pickles only.
+    """
+    for wanted in dict.fromkeys([variant, None]):
+        indices = sorted(folder.glob(f"*.safetensors.index{_dotted(wanted)}.json"))
+        if indices:
+            return _shards(indices[0])
+        files = [file for file in sorted(folder.glob("*.safetensors")) if _variant(file) == wanted]
+        if len(files) == 1:
+            return files
+        if files:
+            raise ValueError(
+                f"{folder} holds {len(files)} weight files and no index that joins them"
+            )
+    others = variants(folder)
+    if others:
+        raise ValueError(
+            f"{folder} holds weights of the variant {', '.join(others)} only; ask for it"
+        )
     pickles = [file.name for file in folder.iterdir() if file.suffix in _PICKLES]
     if pickles:
         raise ValueError(
@@ -280,6 +326,32 @@ def weight_files(folder: Path) -> list[Path]:
             "never loaded; convert it to safetensors where you trust it"
         )
     raise ValueError(f"{folder} holds no safetensors weights")
+
+
+def variants(folder: Path) -> list[str]:
+    """Names of the special weights that a component has, e.g. ["fp16"]."""
+    return sorted({v for file in folder.glob("*.safetensors") if (v := _variant(file))})
+
+
+def _variant(file: Path) -> str | None:
+    """`model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors` → "fp16"."""
+    parts = _SHARD.sub("", file.name.removesuffix(".safetensors")).split(".")
+    return parts[-1] if len(parts) > 1 else None
+
+
+def _dotted(variant: str | None) -> str:
+    return f".{variant}" if variant else ""
+
+
+def _shards(index: Path) -> list[Path]:
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise ValueError(f"{index} has no weight_map")
+    files = [index.parent / str(name) for name in sorted(set(where.values()), key=str)]
+    for file in files:
+        if file.parent != index.parent or not file.is_file():
+            raise ValueError(f"{index} names {file.name}, which is not in {index.parent}")
+    return files
 
 
 def read_facts(file: Path) -> dict[str, str]:

@@ -14,7 +14,9 @@ from unclip.diffusion.prediction import Denoiser, Noise
 from unclip.diffusion.samplers import SAMPLERS, Callback, Sampler, ddim
 from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule
 from unclip.models.folder import ModelFolder
+from unclip.models.unet_config import UNetConfig
 
+SCHEDULER = "UnCLIPScheduler"  # the layout's class
 Batch = dict[str, Any]  # "images": (N, 3, H, W) in [-1, 1]; "captions": list of N strings
 
 
@@ -79,6 +81,12 @@ class Process:
         noise = torch.randn(x0.shape, generator=generator, device=device)
         return self.schedule.q_sample(x0, t, noise), t, noise
 
+    def timesteps(self, sampling: Sampling) -> Tensor:
+        """The timesteps (steps,) that are visited, descending."""
+        # DPM-Solver++ takes its last step to the data itself, which from t = 0 would be a tiny one.
+        spacing = SPACINGS["linspace" if sampling.sampler == "dpm++" else "unclip"]
+        return spacing(len(self.schedule), sampling.steps)
+
     def sample(
         self,
         denoiser: Denoiser,
@@ -88,9 +96,7 @@ class Process:
         callback: Callback | None = None,
     ) -> Tensor:
         """Run the sampler from fresh noise of the shape of `like` (N, …)."""
-        # DPM-Solver++ takes its last step to the data itself, which from t = 0 would be a tiny one.
-        spacing = SPACINGS["linspace" if sampling.sampler == "dpm++" else "unclip"]
-        timesteps = spacing(len(self.schedule), sampling.steps)
+        timesteps = self.timesteps(sampling)
         sampler: Sampler = SAMPLERS[sampling.sampler]
         if sampling.sampler == "ddim":
             sampler = partial(ddim, eta=sampling.eta)
@@ -99,15 +105,31 @@ class Process:
 
 def scheduler_json(config: DiffusionConfig) -> dict[str, Any]:
     """The scheduler_config.json of diffusers' UnCLIPScheduler for this process."""
-    return {"_class_name": "UnCLIPScheduler", **asdict(config)}
+    return {"_class_name": SCHEDULER, **asdict(config)}
 
 
 def scheduler_from_json(folder: ModelFolder, component: str) -> DiffusionConfig:
     """Read a scheduler component; unknown keys are errors."""
-    mapping = {k: v for k, v in folder.config(component).items() if not k.startswith("_")}
+    written = folder.config(component)
+    name = written.get("_class_name", SCHEDULER)
+    if name != SCHEDULER:
+        raise ValueError(
+            f"{folder.path / component} is a {name}; only {SCHEDULER}'s process is known"
+        )
+    mapping = {k: v for k, v in written.items() if not k.startswith("_")}
     if mapping.get("variance_type") == "fixed_small":  # its logarithm is taken in any case
         mapping["variance_type"] = "fixed_small_log"
     return from_mapping(DiffusionConfig, mapping, str(folder.path / component))
+
+
+def check_channels(config: UNetConfig, inputs: int, process: DiffusionConfig, where: str) -> None:
+    """Refuse a U-Net for RGB images whose channels do not fit its use or its process."""
+    outputs = 6 if process.variance_type == "learned_range" else 3
+    if (config.in_channels, config.out_channels) != (inputs, outputs):
+        raise ValueError(
+            f"{where} has {config.in_channels} channels in and {config.out_channels} out; "
+            f"its use here and variance_type {process.variance_type!r} need {inputs} and {outputs}"
+        )
 
 
 def guide(

@@ -81,6 +81,11 @@ class FrozenCLIP:
         """Read what the folder has; the image tower is absent from text-to-image folders."""
         text_encoder = load_text_encoder(folder, dtype)
         sizes = text_encoder.config
+        if sizes.hidden_size != sizes.projection_dim:
+            raise ValueError(
+                f"{folder.path}: the text encoder's hidden states have width {sizes.hidden_size} "
+                f"and its embeddings {sizes.projection_dim}; prior and decoder need them equal"
+            )
         tokenizer = Tokenizer.from_pretrained(
             folder.component("tokenizer"), sizes.max_position_embeddings
         )
@@ -92,6 +97,12 @@ class FrozenCLIP:
         image_encoder = processor = None
         if folder.has("image_encoder"):
             image_encoder = load_image_encoder(folder, dtype)
+            width = image_encoder.config.projection_dim
+            if width != sizes.projection_dim:
+                raise ValueError(
+                    f"{folder.path}: the image encoder's embeddings have width {width}, but the "
+                    f"text encoder's have width {sizes.projection_dim}: they are not of one model"
+                )
             processor = ImageProcessorConfig.for_clip(image_encoder.config.image_size)
         if folder.has("feature_extractor"):
             mapping = folder.config("feature_extractor")

@@ -101,11 +101,19 @@ class DecoderStage:
                 f"{projection.clip_embeddings_dim}, but the text encoder's have width "
                 f"{clip.width}: they are not of one model"
             )
+        wanted = text_projection_config(config, clip.width)
+        for key in ("time_embed_dim", "cross_attention_dim"):
+            if getattr(projection, key) != getattr(wanted, key):
+                raise ValueError(
+                    f"{folder.path}: text_proj has {key} {getattr(projection, key)}, the decoder "
+                    f"{getattr(wanted, key)}: they are not of one model"
+                )
+        process = scheduler_from_json(folder, "decoder_scheduler")
+        check_channels(config, 3, process, str(folder.path / "decoder"))
         network = DecoderNetwork(
             folder.load("decoder", UNet, config, dtype),
             folder.load("text_proj", TextProjection, projection, dtype),
         )
-        process = scheduler_from_json(folder, "decoder_scheduler")
         return cls(network, clip, process, DecoderSettings())
 
     @property

@@ -83,8 +83,17 @@ class PriorStage:
                 f"{folder.path}: the prior makes embeddings of width {config.embedding_dim}, "
                 f"but the text encoder's have width {clip.width}: they are not of one model"
             )
+        if config.num_embeddings < clip.tokenizer.context_length:
+            raise ValueError(
+                f"{folder.path}: the prior reads {config.num_embeddings} caption tokens, but the "
+                f"text encoder gives {clip.tokenizer.context_length}: they are not of one model"
+            )
         network = folder.load("prior", DiffusionPrior, config, dtype)
-        candidates = folder.index().get("_prior_num_candidates", 1)
+        candidates = folder.index().get("_prior_num_candidates", 1)  # where none is said: diffusers'
+        if not isinstance(candidates, int) or candidates < 1:
+            raise ValueError(
+                f"{folder.path}: _prior_num_candidates is {candidates!r}; it must be 1 or more"
+            )
         settings = PriorSettings(
             config.num_layers,
             config.num_attention_heads,
@@ -116,14 +125,22 @@ class PriorStage:
         noise: Noise,
         null: TextCondition | None = None,
         callback: Callback | None = None,
+        candidates: int | None = None,
     ) -> Tensor:
         """Draw z_i (N, D) for N captions, as CLIP gives them.
 
         Args:
             null: the empty caption; encoded here if it is not given.
             noise: draws for N · M rows, the candidates of a caption in a row.
+            candidates: M; the model's own number if left out.
+
+        Raises:
+            ValueError: no candidate is asked for.
         """
-        many = text.repeat(self.settings.candidates)
+        candidates = self.settings.candidates if candidates is None else candidates
+        if candidates < 1:
+            raise ValueError(f"the prior was asked for {candidates} candidates; ask for at least 1")
+        many = text.repeat(candidates)
         null = null or self.clip.text([""])
         both = many + null.expand(len(many))
 

@@ -19,7 +19,16 @@ from unclip.models.precision import full_precision
 from unclip.models.unet import UNet, UNetConfig
 from unclip.models.unet_config import adm_config
 from unclip.models.upsampler import upsample_bicubic, upsampler_input
-from unclip.stages.base import Batch, Process, Sampling, scheduler_from_json, scheduler_json
+from unclip.stages.base import (
+    Batch,
+    Process,
+    Sampling,
+    check_channels,
+    scheduler_from_json,
+    scheduler_json,
+)
+
+FIRST, LAST = "super_res_first", "super_res_last"
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,22 @@ class UpsamplerSettings:
 
 
 class UpsamplerStage:
-    """Network and process of one upsampler."""
+    """Network and process of one upsampler.
+
+    Args:
+        last: the network of the last sampling step, where it is another one: published models have
+            such a `super_res_last`, trained to end in few steps.
+    """
 
     def __init__(
-        self, network: UNet, process: DiffusionConfig, settings: UpsamplerSettings
+        self,
+        network: UNet,
+        process: DiffusionConfig,
+        settings: UpsamplerSettings,
+        last: UNet | None = None,
     ) -> None:
         self.network: UNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.last: UNet | None = last and last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.settings = settings
         self.process = Process(process)
 
@@ -72,11 +91,25 @@ class UpsamplerStage:
 
     @classmethod
     def load(cls, folder: ModelFolder, component: str, dtype: torch.dtype | None = None) -> Self:
-        """Read an upsampler and `super_res_scheduler` of a model folder."""
-        config = UNetConfig.from_json(folder.config(component), str(folder.path / component))
-        network = folder.load(component, UNet, config, dtype)
+        """Read an upsampler and `super_res_scheduler` of a model folder.
+
+        Beside `super_res_first`, `super_res_last` is read where its weights are others.
+        """
         process = scheduler_from_json(folder, "super_res_scheduler")
-        return cls(network, process, UpsamplerSettings())
+        network = _load(folder, component, process, dtype)
+        last = None
+        if component == FIRST and folder.has(LAST) and not folder.same(FIRST, LAST):
+            last = _load(folder, LAST, process, dtype)
+            if last.config.sample_size != network.config.sample_size:
+                raise ValueError(
+                    f"{folder.path}: {FIRST} makes {network.config.sample_size} pixels and {LAST} "
+                    f"{last.config.sample_size}: they are not of one model"
+                )
+        return cls(network, process, UpsamplerSettings(), last)
+
+    @property
+    def networks(self) -> list[UNet]:
+        return [self.network] if self.last is None else [self.network, self.last]
 
     @property
     def size(self) -> int:
@@ -110,9 +143,11 @@ class UpsamplerStage:
         """Images (N, 3, H, W) in [-1, 1] from small ones (N, 3, h, w)."""
         with full_precision(small.device):
             upsampled = upsample_bicubic(small.float(), (self.size, self.size))
+        end = int(self.process.timesteps(sampling)[-1])
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
-            output = self.network(_channels_last(upsampler_input(x, upsampled)), t)
+            network = self.last if self.last is not None and int(t[0]) == end else self.network
+            output = network(_channels_last(upsampler_input(x, upsampled)), t)
             return to_prediction(output, x, t, self.process.schedule, self.process.config)
 
         return self.process.sample(denoiser, torch.empty_like(upsampled), sampling, noise, callback)
@@ -130,19 +165,35 @@ class UpsamplerStage:
         return torch.stack([images, bicubic, made])
 
     def save(self, folder: ModelFolder) -> None:
-        """super_res_first and super_res_scheduler; there is no super_res_last (see README)."""
-        config = self.network.config
-        folder.save(
-            "super_res_first",
-            ("diffusers", config.class_name),
-            {"config.json": config.to_json()},
-            self.network.state_dict(),
-        )
+        """super_res_first, super_res_last and super_res_scheduler.
+
+        A single upsampler does the last step too: super_res_last is then the same files again
+        (hard links where the disk has them), which the published layout needs to be complete.
+        """
+        for name, network in ((FIRST, self.network), (LAST, self.last)):
+            if network is None:
+                folder.duplicate(FIRST, LAST)
+                continue
+            folder.save(
+                name,
+                ("diffusers", network.config.class_name),
+                {"config.json": network.config.to_json()},
+                network.state_dict(),
+            )
         folder.save(
             "super_res_scheduler",
             ("diffusers", "UnCLIPScheduler"),
             {"scheduler_config.json": scheduler_json(self.process.config)},
         )
+
+
+def _load(
+    folder: ModelFolder, component: str, process: DiffusionConfig, dtype: torch.dtype | None
+) -> UNet:
+    where = str(folder.path / component)
+    config = UNetConfig.from_json(folder.config(component), where)
+    check_channels(config, 6, process, where)
+    return folder.load(component, UNet, config, dtype)
 
 
 def blur(images: Tensor, sigma: float) -> Tensor:
