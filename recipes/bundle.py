@@ -14,6 +14,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
+from unclip.diffusion.samplers import SAMPLERS
 from unclip.models.folder import bundled, write_text
 from unclip.pipeline.pipeline import Pipeline
 
@@ -82,12 +83,17 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=500, help="scenes to generate")
     parser.add_argument("--guidance", type=float, help="the decoder's default scale")
     parser.add_argument("--prior-guidance", type=float, help="the prior's default scale")
+    parser.add_argument("--sampler", choices=sorted(SAMPLERS), help="the default sampler")
+    parser.add_argument("--eta", type=float, help="DDIM's default stochasticity")
     options = parser.parse_args()
 
     pipe = Pipeline.from_pretrained(options.model, dtype="bf16")
     for stage, scale in (("decoder", options.guidance), ("prior", options.prior_guidance)):
         if scale is not None:
             pipe.defaults[f"{stage}_guidance_scale"] = scale
+    if options.eta is not None:
+        pipe.defaults["eta"] = options.eta
+    pipe.defaults["sampler"] = options.sampler or pipe.defaults["sampler"]
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "model"
         pipe.save_pretrained(trial)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unclip.models.clip import CLIP
-    from unclip.pipeline.pipeline import Output, Pipeline, Settings
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.request import Output, Settings
     from unclip.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -20,9 +21,9 @@ __all__ = ["CLIP", "Output", "Pipeline", "Settings", "Tokenizer", "__version__"]
 
 _HOMES = {
     "CLIP": "unclip.models.clip",
-    "Output": "unclip.pipeline.pipeline",
+    "Output": "unclip.pipeline.request",
     "Pipeline": "unclip.pipeline.pipeline",
-    "Settings": "unclip.pipeline.pipeline",
+    "Settings": "unclip.pipeline.request",
     "Tokenizer": "unclip.tokenizer",
 }
 

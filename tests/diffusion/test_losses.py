@@ -7,8 +7,8 @@ from unclip.diffusion.losses import (
     LossConfig,
     diffusion_loss,
     discretised_gaussian_nll,
-    snr_weights,
     normal_kl,
+    snr_weights,
     vlb_terms,
 )
 from unclip.diffusion.prediction import to_network_target, to_prediction
@@ -38,9 +38,7 @@ def test_mse(kind):
 def test_min_snr_values():
     snr = torch.tensor([0.5, 5.0, 20.0])
     torch.testing.assert_close(snr_weights(snr, "sample"), torch.tensor([0.5, 5.0, 5.0]))
-    torch.testing.assert_close(
-        snr_weights(snr, "sample", least=1.0), torch.tensor([1.0, 5.0, 5.0])
-    )
+    torch.testing.assert_close(snr_weights(snr, "sample", least=1.0), torch.tensor([1.0, 5.0, 5.0]))
     torch.testing.assert_close(snr_weights(snr, "epsilon"), torch.tensor([1.0, 1.0, 0.25]))
     torch.testing.assert_close(
         snr_weights(snr, "v_prediction"), torch.tensor([1 / 3, 5 / 6, 5 / 21])

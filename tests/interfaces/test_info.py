@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.interfaces.test_cli import Capture, refused
 from tests.interfaces.test_generate import FAST, pixels
@@ -78,6 +79,44 @@ def test_a_model_that_lacks_a_part(tiny_copy: Path, capsys: Capture) -> None:
     (tiny_copy / "model_index.json").write_text(json.dumps(index))
     assert main(["info", str(tiny_copy)]) == 0
     assert "no: prior missing" in capsys.readouterr().out
+
+
+def test_facts_of_a_model(tiny_copy: Path, capsys: Capture) -> None:
+    (tiny_copy / "README.md").write_text("---\ntags: [x]\nlicense: cc-by-4.0\n---\n\n# Mine\n")
+    (weights,) = (tiny_copy / "prior").glob("*.safetensors")
+    half = weights.with_name("diffusion_pytorch_model.fp16.safetensors")
+    save_file({key: value.half() for key, value in load_file(weights).items()}, half)
+    assert main(["info", str(tiny_copy)]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["licence"] == "cc-by-4.0"
+    count = sum(value.numel() for value in load_file(half).values())
+    assert rows["prior"] == (
+        f"PriorTransformer, {count:,} parameters in F32; {count:,} parameters in F16 (variant fp16)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("UnCLIPImageVariationPipeline", "yes"),
+        ("StableUnCLIPPipeline", "unclip opens UnCLIPPipeline and UnCLIPImageVariationPipeline"),
+    ],
+)
+def test_kinds_of_models(kind: str, says: str, tiny_copy: Path, capsys: Capture) -> None:
+    index = json.loads((tiny_copy / "model_index.json").read_text())
+    (tiny_copy / "model_index.json").write_text(json.dumps(index | {"_class_name": kind}))
+    assert main(["info", str(tiny_copy)]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["class"] == kind
+    assert rows["complete"].startswith(says)
+
+
+def test_a_name_is_looked_for_in_the_cache_only(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    said = refused(["info", "somebody/model"], capsys)
+    assert "is not whole in the cache, and the Hugging Face Hub was not asked" in said
 
 
 def test_a_damaged_model(tiny_copy: Path, capsys: Capture) -> None:

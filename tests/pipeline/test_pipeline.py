@@ -188,7 +188,12 @@ def test_round_trip(pipe: Pipeline, tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_the_models_own_guidance(tiny_copy: Path, pipe: Pipeline) -> None:
-    defaults = {"prior_guidance_scale": 1.0, "decoder_guidance_scale": 2.0}
+    defaults = {
+        "prior_guidance_scale": 1.0,
+        "decoder_guidance_scale": 2.0,
+        "sampler": "ddim",
+        "eta": 0.5,
+    }
     ModelFolder(tiny_copy).update_index({"_defaults": defaults})
     changed = Pipeline.from_pretrained(tiny_copy, dtype="fp32")
     assert changed.defaults == defaults

@@ -16,7 +16,8 @@ from unclip.interfaces.options import parse
 
 if TYPE_CHECKING:
     from unclip.evaluation.composition import Composition, Generate
-    from unclip.pipeline.pipeline import Pipeline, Settings
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.request import Settings
 
 # The world of the bundled model; a model that knows more is measured on more.
 WORLD = WorldConfig(
@@ -139,7 +140,8 @@ def run_composition(arguments: Sequence[str]) -> int:
     from unclip.evaluation.composition import evaluate_model
     from unclip.evaluation.judge import load_judge
     from unclip.models.precision import name_of
-    from unclip.pipeline.pipeline import Pipeline, Settings
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.request import Settings
 
     judge = load_judge(options.judge)
     pipe = Pipeline.from_pretrained(options.model, dtype=options.precision, device=options.device)

@@ -26,7 +26,7 @@ class Generate:
     seed: int = 0
     """Of the first image; image k has seed + k."""
     model: str | None = None
-    """A model folder; the bundled model if left out."""
+    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """A folder, or a .png file; several images in one file become a labelled sheet."""
     steps: Literal["fast", "default", "paper"] = "default"
@@ -40,8 +40,8 @@ class Generate:
     super_res_steps: int | None = None
     sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
     """For all stages; the preset's if left out."""
-    eta: float = 0.0
-    """Stochasticity of DDIM, 0 to 1."""
+    eta: float | None = None
+    """Stochasticity of DDIM, 0 to 1; the model's own if left out."""
     size: int | None = None
     """Pixels of a side, one of the model's sizes; the largest if left out."""
     batch_size: int | None = None
@@ -54,7 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Generate, "generate", arguments)
     started = time.perf_counter()
     from unclip.models.precision import name_of
-    from unclip.pipeline.pipeline import Pipeline, Settings, check_count, check_prompts
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.request import Settings, check_count, check_prompts
 
     prompts = check_prompts(options.prompts)
     count = check_count(options.n, len(prompts))

@@ -16,18 +16,26 @@ from unclip.interfaces.options import parse
 class Info:
     """Describe a model folder, or say which command made an image."""
 
-    path: tyro.conf.Positional[Path | None] = None
-    """A model folder or a PNG image; the bundled model if left out."""
+    path: tyro.conf.Positional[str | None] = None
+    """A model folder, the name of a model on the Hugging Face Hub that has been fetched, or a PNG
+    image; the bundled model if left out."""
 
 
 def run(arguments: Sequence[str]) -> int:
     options = parse(Info, "info", arguments)
-    if options.path is not None and not options.path.exists():
-        raise ValueError(f"there is no file or folder {options.path}")
-    if options.path is not None and options.path.is_file():
-        print(describe_image(options.path))
-    else:
-        print(describe_model(options.path))
+    from unclip.models.hub import is_hub_name, resolve_model
+    from unclip.pipeline.opening import CLASSES
+
+    if options.path is None:
+        print(describe_model(None))
+        return 0
+    if is_hub_name(options.path):
+        print(describe_model(resolve_model(options.path, None, None, CLASSES, fetch=False)))
+        return 0
+    path = Path(options.path)
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}")
+    print(describe_image(path) if path.is_file() else describe_model(path))
     return 0
 
 
@@ -50,37 +58,61 @@ def describe_image(path: Path) -> str:
 def describe_model(path: Path | None) -> str:
     """Components with their parameters and precisions, sizes, CLIP, and what is missing."""
     from unclip.models.folder import ModelFolder, bundled
+    from unclip.pipeline.opening import NEEDED, TEXT_TO_IMAGE, UPSAMPLING
 
     folder = ModelFolder(bundled("model") if path is None else path)
     index = folder.index()
-    rows: dict[str, Any] = {"folder": folder.path, "class": index.get("_class_name")}
+    kind = index.get("_class_name")
+    rows: dict[str, Any] = {"folder": folder.path, "class": kind}
     for name, entry in index.items():
-        if not name.startswith("_"):
+        if isinstance(entry, list) and not name.startswith("_"):
             there = folder.has(name)
             rows[name] = f"{entry[1]}, {_weights(folder.path / name)}" if there else "absent"
-    needed = ("prior", "text_proj", "decoder", "text_encoder", "tokenizer", "super_res_first")
-    missing = [name for name in needed if not folder.has(name)]
-    rows["complete"] = f"no: {', '.join(missing)} missing" if missing else "yes"
+    if kind in NEEDED or kind is None:
+        needed = (*NEEDED[kind or TEXT_TO_IMAGE], *UPSAMPLING)
+        missing = [name for name in needed if not folder.has(name)]
+        rows["complete"] = f"no: {', '.join(missing)} missing" if missing else "yes"
+    else:
+        rows["complete"] = f"unclip opens {' and '.join(NEEDED)} only"
     for name, label in (("decoder", "base size"), ("super_res_first", "upsampled to")):
         if folder.has(name):
-            rows[label] = f"{folder.config(name)['sample_size']} px"
+            rows[label] = f"{folder.config(name).get('sample_size')} px"
     if folder.has("text_encoder"):
-        rows["CLIP width"] = folder.config("text_encoder").get("projection_dim")
+        text = folder.config("text_encoder")
+        rows["CLIP width"] = text.get("projection_dim")
+        rows["caption tokens"] = text.get("max_position_embeddings")
     card = folder.path / "README.md"
+    rows["licence"] = _licence(card) if card.is_file() else "not said"
     rows["model card"] = card if card.is_file() else "none"
     return _table(rows)
 
 
+def _licence(card: Path) -> str:
+    """The `license` in the heading of a model card."""
+    heading = card.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
+    lines = [line.removeprefix("license:").strip() for line in heading.splitlines()[1:]
+             if line.startswith("license:")]  # fmt: skip
+    return lines[0] if heading.startswith("---") and lines else "not said"
+
+
 def _weights(component: Path) -> str:
-    """Parameters and precisions, from the headers of the weight files alone."""
+    """Parameters and precisions of each variant, from the headers of the weight files alone."""
+    from unclip.models.folder import variant_of, weight_files
+
+    kinds = {variant_of(file) for file in component.glob("*.safetensors")}
+    said = []
+    for variant in sorted(kinds, key=str):
+        count, precisions = _counted(weight_files(component, variant))
+        label = f" (variant {variant})" if variant else ""
+        said.append(f"{count:,} parameters in {', '.join(sorted(precisions))}{label}")
+    return "; ".join(said) or "no weights"
+
+
+def _counted(files: Sequence[Path]) -> tuple[int, set[str]]:
     from safetensors import SafetensorError, safe_open
 
-    from unclip.models.folder import weight_files
-
-    if not any(component.glob("*.safetensors")):
-        return "no weights"
     count, precisions = 0, set[str]()
-    for file in weight_files(component):
+    for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
                 pieces = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
@@ -88,7 +120,7 @@ def _weights(component: Path) -> str:
             raise ValueError(f"{file} is not a whole safetensors file: {error}") from None
         count += sum(math.prod(piece.get_shape()) for piece in pieces)
         precisions |= {piece.get_dtype() for piece in pieces}
-    return f"{count:,} parameters in {', '.join(sorted(precisions))}"
+    return count, precisions
 
 
 def _table(rows: dict[str, Any]) -> str:

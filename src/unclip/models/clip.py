@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from unclip.config import from_mapping, suggest
 from unclip.models.folder import ModelFolder, load_weights, read_json
+from unclip.models.hub import resolve_component
 
 # A key that only steers how the publishing library builds or trains the network.
 _IGNORED = {
@@ -329,13 +330,26 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(config.text.logit_scale_init_value))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> Self:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+    ) -> Self:
         """Open a whole CLIP as it is published: `config.json` and safetensors weights.
+
+        Args:
+            folder: its path, or a model's name on the Hugging Face Hub ("owner/model").
+            dtype: the precision of the weights; the files' own if left out.
+            revision: branch, tag or commit on the Hub.
+            variant: which weights are read where there are several, e.g. "fp16".
 
         Raises:
             ValueError: the folder holds something else, or not all of it.
         """
-        path = Path(folder)
+        path = resolve_component(folder, revision, variant)
         mapping, where = read_json(path / "config.json"), str(path / "config.json")
         for tower in ("text_config", "vision_config"):
             if not isinstance(mapping.get(tower), dict):
@@ -345,7 +359,7 @@ class CLIP(nn.Module):
         )
         with torch.device("meta"):
             clip = cls(config)
-        load_weights(clip, path, dtype)
+        load_weights(clip, path, dtype, variant)
         return clip.eval()
 
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ INDEX = "model_index.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 # 0, 1, 2, …: a constant that older versions of the publishing library stored as a tensor.
 _COUNTED = ".embeddings.position_ids"
+_STEMS = ("model", "diffusion_pytorch_model")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 M = TypeVar("M", bound=nn.Module)
 
@@ -229,6 +230,7 @@ def write_safetensors(
     stored = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     with whole(path) as partial:
         save_file(stored, partial, {"format": "pt", **(facts or {})})
+        partial.chmod(0o644)  # the library makes files that nobody else can read
 
 
 def save_weights(
@@ -307,7 +309,11 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
         indices = sorted(folder.glob(f"*.safetensors.index{_dotted(wanted)}.json"))
         if indices:
             return _shards(indices[0])
-        files = [file for file in sorted(folder.glob("*.safetensors")) if _variant(file) == wanted]
+        files = [
+            file for file in sorted(folder.glob("*.safetensors")) if variant_of(file) == wanted
+        ]
+        standard = [file for file in files if file.stem.split(".")[0] in _STEMS]
+        files = standard or files  # beside them, some folders have copies for other programs
         if len(files) == 1:
             return files
         if files:
@@ -325,15 +331,17 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
             f"{folder} holds only {pickles[0]}, a pickle, which can run code when opened and is "
             "never loaded; convert it to safetensors where you trust it"
         )
-    raise ValueError(f"{folder} holds no safetensors weights")
+    raise ValueError(
+        f"{folder} holds no safetensors weights; pickles (.bin, .ckpt, .pt) are never loaded"
+    )
 
 
 def variants(folder: Path) -> list[str]:
     """Names of the special weights that a component has, e.g. ["fp16"]."""
-    return sorted({v for file in folder.glob("*.safetensors") if (v := _variant(file))})
+    return sorted({v for file in folder.glob("*.safetensors") if (v := variant_of(file))})
 
 
-def _variant(file: Path) -> str | None:
+def variant_of(file: Path) -> str | None:
     """`model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors` → "fp16"."""
     parts = _SHARD.sub("", file.name.removesuffix(".safetensors")).split(".")
     return parts[-1] if len(parts) > 1 else None

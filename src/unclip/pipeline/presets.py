@@ -10,9 +10,9 @@ from unclip.config import suggest
 
 @dataclass(frozen=True)
 class Preset:
-    """Samplers and steps of prior, decoder and upsamplers."""
+    """Samplers and steps of prior, decoder and upsamplers; sampler None: the model's own."""
 
-    sampler: str
+    sampler: str | None
     prior_steps: int
     decoder_steps: int
     super_res_steps: int
@@ -21,8 +21,8 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     #                 sampler  prior  decoder  upsampler
     "fast":    Preset("dpm++", 8,     10,      3),
-    "default": Preset("ddpm",  25,    25,      7),
-    "paper":   Preset("ddpm",  64,    250,     27),
+    "default": Preset(None,    25,    25,      7),
+    "paper":   Preset(None,    64,    250,     27),
 }  # fmt: skip
 
 

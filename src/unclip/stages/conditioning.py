@@ -22,6 +22,8 @@ from unclip.models.folder import ModelFolder
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
 from unclip.tokenizer import Tokenizer
 
+_NO_IMAGES = "this model has no image_encoder: it takes captions, not images"
+
 
 @dataclass(frozen=True)
 class TextCondition:
@@ -151,9 +153,15 @@ class FrozenCLIP:
             ValueError: the model has no image encoder.
         """
         if self.image_encoder is None or self.processor is None:
-            raise ValueError("this model has no image_encoder: it takes captions, not images")
-        dtype = self.image_encoder.visual_projection.weight.dtype
-        z_i: Tensor = self.image_encoder(preprocess(images, self.processor).to(dtype))
+            raise ValueError(_NO_IMAGES)
+        return self.encode(preprocess(images, self.processor))
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, n, n) → z_i (N, D), fp32, as CLIP gives them."""
+        if self.image_encoder is None:
+            raise ValueError(_NO_IMAGES)
+        z_i: Tensor = self.image_encoder(pixels.to(self.image_encoder.visual_projection.weight))
         return z_i.float()
 
 

@@ -21,6 +21,7 @@ from unclip.stages.base import (
     Batch,
     Process,
     Sampling,
+    check_channels,
     guide,
     scheduler_from_json,
     scheduler_json,

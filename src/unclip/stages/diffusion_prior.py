@@ -89,7 +89,9 @@ class PriorStage:
                 f"text encoder gives {clip.tokenizer.context_length}: they are not of one model"
             )
         network = folder.load("prior", DiffusionPrior, config, dtype)
-        candidates = folder.index().get("_prior_num_candidates", 1)  # where none is said: diffusers'
+        candidates = folder.index().get(
+            "_prior_num_candidates", 1
+        )  # where none is said: diffusers'
         if not isinstance(candidates, int) or candidates < 1:
             raise ValueError(
                 f"{folder.path}: _prior_num_candidates is {candidates!r}; it must be 1 or more"

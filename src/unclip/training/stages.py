@@ -66,7 +66,7 @@ UPSAMPLER = StageSpec(
         Training(batch_size=64, steps=100_000),
         Optimiser(learning_rate=1.2e-4, warmup=1000),  # paper, table 3
     ),
-    ("super_res_first", "super_res_scheduler"),
+    ("super_res_first", "super_res_last", "super_res_scheduler"),
     lambda settings, m: UpsamplerStage.build(settings, m.data.size),
 )
 

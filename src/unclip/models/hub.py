@@ -1,0 +1,103 @@
+"""Models by their name on the Hugging Face Hub: fetched once, into the Hub's own cache.
+
+`huggingface_hub` does the work and has the settings: HF_HOME says where the cache is,
+HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN or `hf auth login` opens gated models.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from unclip.models.folder import variants
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CARD = ("README.md", "LICENSE*")
+
+
+def resolve_model(
+    name: str | Path,
+    revision: str | None,
+    variant: str | None,
+    components: Iterable[str],
+    *,
+    fetch: bool = True,
+) -> Path:
+    """A model folder's path: `name` itself if it is a folder, else that of the Hub's model.
+
+    Args:
+        name: a path, or "owner/model".
+        revision: branch, tag or commit on the Hub.
+        variant: whose weights are fetched; components without it give their plain ones.
+        components: the folders that are of use; nothing else is fetched, and never a pickle.
+        fetch: whether the network may be used; else only the cache.
+
+    Raises:
+        ValueError: there is neither such a folder nor such a model, or the Hub is out of reach.
+    """
+    if not is_hub_name(name):
+        return Path(name)
+    names = list(components)
+    path = _snapshot(str(name), revision, _patterns(names, variant), fetch)
+    if variant:
+        plain = [component for component in names if variant not in variants(path / component)]
+        path = _snapshot(str(name), revision, _patterns(plain, None), fetch)
+    return path
+
+
+def resolve_component(name: str | Path, revision: str | None, variant: str | None) -> Path:
+    """The same for a single network, whose files are not in folders: a published CLIP."""
+    if not is_hub_name(name):
+        return Path(name)
+    patterns = ["config.json", *_weights("", variant), *_CARD]
+    return _snapshot(str(name), revision, patterns, True)
+
+
+def is_hub_name(name: str | Path) -> bool:
+    """Whether a string that names no folder here may name a model on the Hub."""
+    return isinstance(name, str) and not Path(name).exists() and bool(_NAME.fullmatch(name))
+
+
+def _patterns(components: Iterable[str], variant: str | None) -> list[str]:
+    patterns = ["model_index.json", *_CARD]
+    for component in components:
+        patterns += [f"{component}/*.json", f"{component}/merges.txt"]
+        patterns += _weights(f"{component}/", variant)
+    return patterns
+
+
+def _weights(where: str, variant: str | None) -> list[str]:
+    if variant is None:  # of one model, whole or in shards: other files are other formats' copies
+        stems = ("model", "diffusion_pytorch_model")
+        return [f"{where}{stem}{end}" for stem in stems for end in _PLAIN]
+    return [f"{where}*.{variant}{end}" for end in _PLAIN] + [f"{where}*.index.{variant}.json"]
+
+
+_PLAIN = (".safetensors", "-*.safetensors", ".safetensors.index.json")
+
+
+def _snapshot(name: str, revision: str | None, patterns: list[str], fetch: bool) -> Path:
+    """Fetch what matches, unless it is in the cache; the snapshot's folder."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    at = f" at the revision {revision!r}" if revision else ""
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=patterns, local_files_only=not fetch
+            )
+        )
+    except errors.GatedRepoError:
+        problem = "is on the Hub, but its owner asks for a login and for consent on its page"
+    except errors.RepositoryNotFoundError:
+        problem = "is no folder here and no model on the Hugging Face Hub, or a private one"
+    except errors.RevisionNotFoundError:
+        problem = f"is on the Hub, but has no revision {revision!r}"
+    except errors.LocalEntryNotFoundError:
+        reason = "is out of reach" if fetch else "was not asked"
+        problem = f"is no folder here, is not whole in the cache{at}, and the Hugging Face Hub "
+        problem += reason
+    except Exception as error:  # what its HTTP library raises has no common base
+        first = str(error).splitlines() or [type(error).__name__]
+        problem = f"is no folder here, and could not be fetched from the Hub: {first[0]}"
+    raise ValueError(f"{name} {problem}")

@@ -1,0 +1,101 @@
+"""A model folder of either published kind becomes stages; what does not fit is refused first."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from unclip.models.folder import ModelFolder, variants
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.decoder import DecoderStage
+from unclip.stages.diffusion_prior import PriorStage
+from unclip.stages.upsampler import UpsamplerStage
+
+TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
+_COMMON = ("text_encoder", "tokenizer", "text_proj", "decoder", "decoder_scheduler")
+NEEDED = {
+    TEXT_TO_IMAGE: (*_COMMON, "prior", "prior_scheduler"),
+    VARIATION: (*_COMMON, "image_encoder", "feature_extractor"),
+}
+UPSAMPLING = ("super_res_first", "super_res_scheduler")
+# The classes that a component may have in `model_index.json`. Libraries are not read: text_proj is
+# "unclip" in published folders and "diffusers" in those that diffusers writes since 0.42.
+CLASSES: dict[str, tuple[str, ...]] = {
+    "text_encoder": ("CLIPTextModelWithProjection",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "text_proj": ("UnCLIPTextProjModel",),
+    "decoder": ("UNet2DConditionModel",),
+    "decoder_scheduler": ("UnCLIPScheduler",),
+    "prior": ("PriorTransformer",),
+    "prior_scheduler": ("UnCLIPScheduler",),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
+    "feature_extractor": (
+        "CLIPImageProcessor",
+        "CLIPImageProcessorFast",
+        "CLIPImageProcessorPil",
+        "CLIPFeatureExtractor",
+    ),
+    "super_res_first": ("UNet2DModel",),
+    "super_res_last": ("UNet2DModel",),
+    "super_res_scheduler": ("UnCLIPScheduler",),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The stages of a model; without a prior it makes variations of images only."""
+
+    clip: FrozenCLIP
+    prior: PriorStage | None
+    decoder: DecoderStage
+    upsamplers: list[UpsamplerStage]
+
+    @classmethod
+    def open(cls, model: ModelFolder, dtype: torch.dtype, device: torch.device) -> Self:
+        """Read every component of a model folder.
+
+        Raises:
+            ValueError: what is missing, damaged or does not fit, in one sentence.
+        """
+        kind = check_index(model)
+        clip = FrozenCLIP.load(model, dtype).to(device)
+        prior = PriorStage.load(model, clip, dtype) if kind == TEXT_TO_IMAGE else None
+        decoder = DecoderStage.load(model, clip, dtype)
+        names = [name for name in ("super_res_first", "super_res_1024") if model.has(name)]
+        parts = cls(
+            clip, prior, decoder, [UpsamplerStage.load(model, name, dtype) for name in names]
+        )
+        for network in parts.networks:
+            network.to(device).requires_grad_(False).eval()
+        return parts
+
+    @property
+    def networks(self) -> list[torch.nn.Module]:
+        """Prior, decoder and upsamplers."""
+        prior = [self.prior.network] if self.prior else []
+        upsamplers = [network for stage in self.upsamplers for network in stage.networks]
+        return [*prior, self.decoder.network, *upsamplers]
+
+
+def check_index(model: ModelFolder) -> str:
+    """The kind of a model folder, if it has every component and each is of a known class."""
+    index = model.index()
+    kind = index.get("_class_name")
+    if kind not in NEEDED:
+        raise ValueError(
+            f"{model.path} is {'no pipeline' if kind is None else f'a {kind}'}; what can be opened "
+            f"is a folder of the {' or the '.join(NEEDED)}"
+        )
+    needed = [*NEEDED[kind], *(UPSAMPLING if index.get("super_res_first") else ())]
+    for name in needed:
+        model.component(name)
+    for name, known in CLASSES.items():
+        entry = index.get(name)
+        if entry and entry[1] is not None and entry[1] not in known:
+            raise ValueError(
+                f"{model.path}: {name} is a {entry[1]}; only {' or '.join(known)} is known there"
+            )
+    wanted = model.variant
+    if wanted and not any(wanted in variants(model.path / name) for name in needed):
+        raise ValueError(f"{model.path} has no weights of the variant {wanted!r}")
+    return str(kind)
