@@ -30,8 +30,8 @@ A small unCLIP: captions of one or two plain shapes, in eleven colours, on six k
 to images of {size} px (base {base} px). It shows what the code does and is not meant for more: it
 knows no other words, and everything that it has ever seen was drawn by `unclip.data.emoji`.
 
-- **Data**: the built-in world, shapes only, at most two objects, medium and large, plain texture and
-  style; combinations of the held-out split were never shown.
+- **Data**: the built-in world, shapes only, at most two objects, medium and large, plain texture
+  and style; combinations of the held-out split were never shown.
 - **Recipes**: `recipes/bundled-*.toml`; each component's run can be repeated from them.
 - **Training**: {note}
 - **Parameters**: {parameters}
