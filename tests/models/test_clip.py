@@ -12,15 +12,12 @@ from torch import nn
 
 from unclip.models.clip import (
     CLIP,
-    SIZES,
-    CLIPConfig,
-    CLIPTextConfig,
-    CLIPVisionConfig,
     load_image_encoder,
     load_text_encoder,
     save_encoder,
     similarity,
 )
+from unclip.models.clip_config import SIZES, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from unclip.models.folder import ModelFolder
 
 

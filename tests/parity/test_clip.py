@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unclip.models.clip import CLIP, CLIPTextConfig, CLIPVisionConfig, ImageEncoder, TextEncoder
+from unclip.models.clip import CLIP, ImageEncoder, TextEncoder
+from unclip.models.clip_config import CLIPTextConfig, CLIPVisionConfig
 from unclip.models.folder import ModelFolder, load_weights, read_json
 from unclip.stages.conditioning import FrozenCLIP
 

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.models.clip import CLIP, CLIPConfig
+from unclip.models.clip import CLIP
+from unclip.models.clip_config import CLIPConfig
 from unclip.models.folder import ModelFolder
 from unclip.models.precision import full_precision
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
@@ -24,7 +25,7 @@ from unclip.tokenizer import Tokenizer
 class ClipSettings:
     """What is chosen about CLIP before it is trained."""
 
-    size: str = "small"  # a row of the table in models/clip.py
+    size: str = "small"  # a row of the table in models/clip_config.py
     vocab_size: int = 1024
     context_length: int = 32
     captions: int = 20_000  # that the tokenizer is trained on
