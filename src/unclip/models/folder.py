@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,6 @@ _COUNTED = ".embeddings.position_ids"
 _STEMS = ("model", "diffusion_pytorch_model")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 M = TypeVar("M", bound=nn.Module)
-
-
-class Config(Protocol):
-    """What a network's configuration can do: write itself as the layout's config.json."""
-
-    def to_json(self) -> dict[str, Any]: ...
 
 
 class ModelFolder:

@@ -9,9 +9,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
-from unclip.diffusion.samplers import Callback
+from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.models.decoder import TextProjection, TextProjectionConfig, text_projection_config
 from unclip.models.folder import ModelFolder
@@ -184,9 +185,6 @@ class DecoderStage:
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals above what the decoder makes of their embeddings and captions."""
-        from unclip.diffusion.guidance import Guidance
-        from unclip.diffusion.samplers import noise_from
-
         images = batch["images"]
         text, z_i = self.clip.text(batch["captions"]), self.clip.image(images)
         sampling = Sampling(25, "ddim", Guidance(2.0))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
-from unclip.diffusion.samplers import Callback
+from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.models.folder import ModelFolder
 from unclip.models.precision import full_precision
@@ -154,8 +154,6 @@ class UpsamplerStage:
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, bicubic enlargements, and what the upsampler makes of the small images."""
-        from unclip.diffusion.samplers import noise_from
-
         images = batch["images"][:4]
         side = images.shape[-1]
         small = F.interpolate(images, size=side // self.settings.factor, mode="area")
