@@ -81,7 +81,7 @@ TENSORS = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
         ({"bias": torch.zeros(2)}, "lacks the tensor 'weight'"),
         ({"wight": torch.zeros(2)}, "'wight'"),
         ({**TENSORS, "weight": torch.zeros(3, 2)}, r"'weight' has shape \(3, 2\).*\(2, 3\)"),
-        ({**TENSORS, "bias": torch.zeros(2, dtype=torch.int8)}, r"'bias' holds torch\.int8"),
+        ({**TENSORS, "bias": torch.zeros(2, dtype=torch.int8)}, r"'bias' holds I8"),
         ({}, "lacks the tensor 'bias' and 1 more"),
     ],
 )

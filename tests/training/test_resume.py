@@ -120,6 +120,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
             "accumulation": 1 if stage == "clip" else 2,
         },
         data={"workers": workers},
+        optimiser={"kind": "muon" if stage == "clip" else "adamw"},
     )
     if stage == "clip":
         model, other_model = tmp_path / "clip", tmp_path / "other-clip"

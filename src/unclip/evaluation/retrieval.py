@@ -161,9 +161,8 @@ def embed_captions(clip: FrozenCLIP, captions: Sequence[str]) -> Tensor:
 
 def embed_images(clip: FrozenCLIP, images: Sequence[Tensor]) -> Tensor:
     """Images (3, H, W) uint8 → z_i (N, D)."""
-    device = clip.text_encoder.text_projection.weight.device
     parts = [torch.stack(list(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
-    return torch.cat([clip.image(part.to(device) / 127.5 - 1) for part in parts])
+    return torch.cat([clip.image(part.to(clip.device) / 127.5 - 1) for part in parts])
 
 
 def clip_retrieval(

@@ -48,6 +48,12 @@ class Generate:
     """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
+    offload: bool = False
+    """Keep one component's weights in memory at a time, for small machines; slower."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the Hub."""
+    variant: str | None = None
+    """Which weights are read where a model has several, e.g. fp16."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -60,7 +66,14 @@ def run(arguments: Sequence[str]) -> int:
     prompts = check_prompts(options.prompts)
     count = check_count(options.n, len(prompts))
     check_output(options.output)
-    pipe = Pipeline.from_pretrained(options.model, dtype=options.precision, device=options.device)
+    pipe = Pipeline.from_pretrained(
+        options.model,
+        revision=options.revision,
+        variant=options.variant,
+        dtype=options.precision,
+        device=options.device,
+        offload=options.offload,
+    )
     opened = time.perf_counter()
     settings = Settings(
         options.steps,

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from unclip.models.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from unclip.models.folder import ModelFolder, load_weights, read_json
 from unclip.models.hub import resolve_component
+from unclip.models.layers import attention
 
 MAX_LOGIT_SCALE = math.log(100.0)
 
@@ -38,7 +39,7 @@ class SelfAttention(nn.Module):
             proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, H, L, D/H)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        out = attention(q, k, v, causal=causal)
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
@@ -120,7 +121,11 @@ class VisionEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(positions, width)
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) → (N, P, D)
-        patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
+        patches = (
+            self.patch_embedding(images.to(self.patch_embedding.weight.dtype))
+            .flatten(2)
+            .transpose(1, 2)
+        )
         cls = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
         return torch.cat([cls, patches], dim=1) + self.position_embedding.weight
 
@@ -248,8 +253,20 @@ class CLIP(nn.Module):
             tower.load_state_dict(own, assign=True)
         return text, image
 
+    @classmethod
+    def joined(cls, text: TextEncoder, image: ImageEncoder) -> Self:
+        """The whole CLIP whose towers these are; it has weights of its own, trainable."""
+        clip = cls(CLIPConfig(text.config, image.config))
+        clip.load_state_dict({**text.state_dict(), **image.state_dict()}, strict=False)
+        return clip
+
     def initialise(self) -> Self:
-        """CLIP's initialisation: widths and depths set the scale (CLIP's reference code)."""
+        """CLIP's initialisation: widths and depths set the scale (CLIP's reference code).
+
+        Tokens start five times larger: Adam moves every weight by about the learning rate a step,
+        and would make others of the small ones before images can be told apart by their words
+        (docs/experiments.md).
+        """
         for tower, config in (
             (self.text_model, self.config.text),
             (self.vision_model, self.config.vision),
@@ -267,6 +284,7 @@ class CLIP(nn.Module):
                 elif isinstance(module, MLP):
                     nn.init.normal_(module.fc1.weight, std=(2 * width) ** -0.5)
                     nn.init.normal_(module.fc2.weight, std=(2 * width * layers) ** -0.5)
+        nn.init.normal_(self.text_model.embeddings.token_embedding.weight, std=0.1)
         vision = self.vision_model.embeddings
         nn.init.normal_(vision.class_embedding, std=self.config.vision.hidden_size**-0.5)
         for projection in (self.text_projection, self.visual_projection):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unclip.models.layers import NetworkConfig, TimestepEmbedding, zero_init
+from unclip.models.layers import NetworkConfig, TimestepEmbedding, attention, zero_init
 
 # After the caption come z_t, the timestep, the noised z_i and the learned final query.
 EXTRA_TOKENS = 4
@@ -94,7 +94,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` (N, S, W), `mask` (N, 1, S, S) True to attend, or None: causal -> (N, S, W)."""
         q, k, v = (self._heads(project(x)) for project in (self.to_q, self.to_k, self.to_v))
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        x = attention(q, k, v, mask=mask, causal=mask is None)
         x = x.transpose(1, 2).flatten(2)
         for layer in self.to_out:
             x = layer(x)

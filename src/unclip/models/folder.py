@@ -20,12 +20,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from unclip.models.offload import Offload
+
 INDEX = "model_index.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 # 0, 1, 2, …: a constant that older versions of the publishing library stored as a tensor.
 _COUNTED = ".embeddings.position_ids"
 _STEMS = ("model", "diffusion_pytorch_model")
 _SHARD = re.compile(r"-\d+-of-\d+$")
+_CONVERTED_AT_ONCE = 2**28  # bytes
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -36,11 +39,15 @@ class ModelFolder:
         path: the directory; it need not exist before something is saved.
         variant: which of several weights are read, e.g. "fp16"; a component without it gives its
             plain ones.
+        offload: reads the weights of what is loaded when they are needed; now if left out.
     """
 
-    def __init__(self, path: str | Path, variant: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, variant: str | None = None, offload: Offload | None = None
+    ) -> None:
         self.path = Path(path)
         self.variant = variant
+        self.offload = offload
 
     def index(self) -> dict[str, Any]:
         """`model_index.json`: component name → [library, class]; keys with "_" are notes."""
@@ -93,7 +100,13 @@ class ModelFolder:
         """
         with torch.device("meta"):
             module = network(config)
-        load_weights(module, self.component(component), dtype, self.variant)
+        path = self.component(component)
+        if self.offload is not None:
+            check_weights(module, path, self.variant)
+            module.to(dtype)
+            self.offload.manage(module, lambda: load_weights(module, path, dtype, self.variant))
+        else:
+            load_weights(module, path, dtype, self.variant)
         return module.eval()
 
     def save(
@@ -265,29 +278,86 @@ def load_weights(
         ValueError: no safetensors file, a damaged one, a tensor that is missing, unknown or of
             another shape (named, with both shapes).
     """
-    wanted = module.state_dict()
+    where = check_weights(module, folder, variant)
     loaded: dict[str, Tensor] = {}
+    for file, keys in where.items():
+        loaded |= _converted(file, keys, dtype)
+    module.load_state_dict(loaded, strict=True, assign=True)
+
+
+def check_weights(
+    module: nn.Module, folder: Path, variant: str | None = None
+) -> dict[Path, list[str]]:
+    """Which keys each weight file of `folder` gives `module`; reads the files' headers only.
+
+    Raises:
+        ValueError: as for `load_weights`.
+    """
+    wanted = module.state_dict()
+    where: dict[Path, list[str]] = {}
+    known: set[str] = set()
     for file in weight_files(folder, variant):
-        for key, tensor in read_safetensors(file).items():
+        where[file] = []
+        for key, shape, kind in _header(file):
             if key.endswith(_COUNTED) and key not in wanted:
                 continue
             if key not in wanted:
                 raise ValueError(f"{file} has a tensor {key!r} that this network does not have")
-            if key in loaded:
+            if key in known:
                 raise ValueError(f"{file} has the tensor {key!r} a second time")
-            if tensor.shape != wanted[key].shape:
+            if shape != tuple(wanted[key].shape):
                 raise ValueError(
-                    f"{file}: tensor {key!r} has shape {tuple(tensor.shape)}, "
+                    f"{file}: tensor {key!r} has shape {shape}, "
                     f"the config asks for {tuple(wanted[key].shape)}"
                 )
-            if not tensor.is_floating_point():
-                raise ValueError(f"{file}: tensor {key!r} holds {tensor.dtype}, not real numbers")
-            loaded[key] = tensor if dtype is None else tensor.to(dtype)
-    missing = sorted(set(wanted) - set(loaded))
+            if not kind.startswith(("F", "BF")):
+                raise ValueError(f"{file}: tensor {key!r} holds {kind}, not real numbers")
+            known.add(key)
+            where[file].append(key)
+    missing = sorted(set(wanted) - known)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"{folder} lacks the tensor {missing[0]!r}{more}")
-    module.load_state_dict(loaded, strict=True, assign=True)
+    return where
+
+
+def _header(file: Path) -> list[tuple[str, tuple[int, ...], str]]:
+    """Key, shape and data type ("F32", "BF16", "I64", …) of every tensor of a file."""
+    with _opened(file) as opened:
+        slices = [(key, opened.get_slice(key)) for key in opened.keys()]  # noqa: SIM118
+        return [(key, tuple(part.get_shape()), part.get_dtype()) for key, part in slices]
+
+
+def _converted(file: Path, keys: list[str], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Tensors of a file, mapped into memory where `dtype` is theirs, else converted.
+
+    Converting opens the file anew after every so many bytes, which drops the pages read so far:
+    the memory taken is that of the result, not of both.
+    """
+    result: dict[str, Tensor] = {}
+    waiting = iter(keys)
+    while len(result) < len(keys):
+        read = 0
+        with _opened(file) as opened:
+            for key in waiting:
+                tensor = opened.get_tensor(key)
+                result[key] = tensor if dtype is None else tensor.to(dtype)
+                read += tensor.nbytes if result[key] is not tensor else 0
+                if read > _CONVERTED_AT_ONCE:
+                    break
+    return result
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file; `ValueError` if it is truncated or none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            yield opened
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is not a whole safetensors file: {error}") from None
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
@@ -358,18 +428,11 @@ def _shards(index: Path) -> list[Path]:
 
 def read_facts(file: Path) -> dict[str, str]:
     """What the header of a safetensors file says beside its tensors."""
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
+    with _opened(file) as opened:
         return dict(opened.metadata() or {})
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
     """All tensors of a file, memory-mapped; `ValueError` if it is truncated or no safetensors."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is not a whole safetensors file: {error}") from None
+    with _opened(file) as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118

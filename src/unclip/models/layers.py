@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Json = dict[str, Any]
+_SHORT = 256  # keys
 
 
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
@@ -45,6 +46,39 @@ class TimestepEmbedding(nn.Module):
         hidden = F.silu(self.linear_1(sinusoid.to(self.linear_1.weight.dtype)))
         embedding: Tensor = self.linear_2(hidden)
         return embedding
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """Softmax attention: q (N, heads, L, width), k and v (N, heads, M, width) → as q.
+
+    `mask` is boolean, True to attend, and broadcasts to (N, heads, L, M). Fused, but where a CPU
+    trains on short sequences: the fused kernel's backward pass is far slower there than that of
+    its parts (docs/experiments.md).
+    """
+    trains_on_cpu = q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled()
+    if not trains_on_cpu or k.shape[-2] > _SHORT:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (N, heads, L, M)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    attended: Tensor = scores.softmax(dim=-1).to(v.dtype) @ v
+    return attended
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation, in fp32 where a CPU trains under autocast.
+
+    Its backward pass in bf16 on channels-last tensors takes three times fp32's there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.requires_grad and torch.is_autocast_enabled("cpu"):
+            x = x.float()
+        return super().forward(x)
 
 
 def zero_init(layer: nn.Linear | nn.Conv2d) -> None:

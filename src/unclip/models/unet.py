@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unclip.models.layers import TimestepEmbedding, zero_init
+from unclip.models.layers import GroupNorm, TimestepEmbedding, attention, zero_init
 from unclip.models.unet_config import DOWN_ATTENTION, MID_ATTENTION, UP_ATTENTION, UNetConfig
 
 __all__ = ["UNet", "UNetConfig"]
@@ -37,12 +37,12 @@ class ResnetBlock(nn.Module):
         groups, eps = config.norm_num_groups, config.norm_eps
         self.resample = resample
         self.scale_shift = config.resnet_time_scale_shift == "scale_shift"
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.norm1 = GroupNorm(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(
             config.time_embed_dim, (2 if self.scale_shift else 1) * out_channels
         )
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.norm2 = GroupNorm(groups, out_channels, eps)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = (
@@ -85,7 +85,7 @@ class Attention(nn.Module):
         assert config.cross_attention_dim is not None
         self.head_width = config.attention_head_dim
         # The layout's attention normalises with this epsilon whatever `norm_eps` says.
-        self.group_norm = nn.GroupNorm(config.norm_num_groups, channels, eps=1e-5)
+        self.group_norm = GroupNorm(config.norm_num_groups, channels, eps=1e-5)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -109,8 +109,8 @@ class Attention(nn.Module):
         mask = context.mask
         if mask is not None:
             mask = F.pad(mask, (0, pixels.shape[1]), value=True)[:, None, None, :]
-        out = F.scaled_dot_product_attention(
-            self._heads(self.to_q(pixels)), self._heads(keys), self._heads(values), attn_mask=mask
+        out = attention(
+            self._heads(self.to_q(pixels)), self._heads(keys), self._heads(values), mask=mask
         )
         out = self.to_out[0](out.transpose(1, 2).flatten(2))  # (N, HW, C)
         residual: Tensor = out.transpose(1, 2).view(x.shape)
@@ -229,7 +229,7 @@ class UNet(nn.Module):
             taken = [skips.pop() for _ in range(config.layers_per_block + 1)]
             self.up_blocks.append(UpLevel(config, channels, taken, level, upsample=level < last))
             channels = width
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels, config.norm_eps)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels, config.norm_eps)
         self.conv_out = nn.Conv2d(channels, config.out_channels, 3, padding=1)
         zero_init(self.conv_out)
 

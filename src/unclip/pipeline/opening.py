@@ -66,7 +66,9 @@ class Parts:
             clip, prior, decoder, [UpsamplerStage.load(model, name, dtype) for name in names]
         )
         for network in parts.networks:
-            network.to(device).requires_grad_(False).eval()
+            network.requires_grad_(False).eval()
+            if model.offload is None:
+                network.to(device)
         return parts
 
     @property

@@ -19,6 +19,7 @@ from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.models.folder import ModelFolder, bundled
 from unclip.models.hub import resolve_model
+from unclip.models.offload import Offload, is_offloaded
 from unclip.models.precision import device_named, resolve
 from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts
 from unclip.pipeline.presets import preset
@@ -87,6 +88,7 @@ class Pipeline:
         variant: str | None = None,
         dtype: str = "auto",
         device: str = "auto",
+        offload: bool = False,
     ) -> Self:
         """Open a model folder of the published layout, for captions or for image variations.
 
@@ -97,6 +99,8 @@ class Pipeline:
             variant: which weights are read where there are several, e.g. "fp16".
             dtype: "auto" (what this machine computes fastest), "fp32" or "bf16".
             device: "auto" (a GPU if there is one), "cpu", "cuda", …
+            offload: keep the weights of one component in memory at a time, and read them anew for
+                every image, for machines that the whole model does not fit into.
 
         Raises:
             ValueError: what is missing, damaged or does not fit, in one sentence.
@@ -107,7 +111,7 @@ class Pipeline:
             path = bundled("model")
         else:
             path = resolve_model(folder, revision, variant, CLASSES)
-        model = ModelFolder(path, variant)
+        model = ModelFolder(path, variant, Offload(place) if offload else None)
         parts = Parts.open(model, precision, place)
         return cls(
             parts.clip,
@@ -120,7 +124,7 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
-        return next(self.decoder.network.parameters()).device
+        return self.clip.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -137,10 +141,13 @@ class Pipeline:
         diffusers opens the folder too, once its loader is mended (docs/published_models.md).
 
         Raises:
-            ValueError: the folder cannot be written, or the disk is full; nothing is left then,
-                unless the folder was there before: its components are replaced one by one.
+            ValueError: the model is offloaded; the folder cannot be written, or the disk is full:
+                nothing is left then, unless the folder was there before: its components are
+                replaced one by one.
         """
         folder = Path(folder)
+        if is_offloaded(self.decoder.network) or is_offloaded(self.clip.text_encoder):
+            raise ValueError("an offloaded model is not all in memory; open it without offload")
         partial = folder if folder.exists() else folder.with_name(f".{folder.name}.new")
         model = ModelFolder(partial)
         try:

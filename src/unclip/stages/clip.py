@@ -50,6 +50,20 @@ class ClipStage:
         tokenizer = Tokenizer.train(captions, settings.vocab_size, settings.context_length)
         return cls(CLIP(settings.config(len(tokenizer))).initialise(), tokenizer)
 
+    @classmethod
+    def load(cls, folder: ModelFolder) -> Self:
+        """A model folder's CLIP, in fp32, to be trained further.
+
+        Raises:
+            ValueError: it has no image encoder.
+        """
+        clip = FrozenCLIP.load(folder, torch.float32)
+        if clip.image_encoder is None:
+            raise ValueError(f"{folder.path} has no image_encoder, so its CLIP cannot be trained")
+        stage = cls(CLIP.joined(clip.text_encoder, clip.image_encoder), clip.tokenizer)
+        stage.processor = clip.processor or stage.processor
+        return stage
+
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Symmetric cross-entropy of cosine similarities, over all processes' pairs."""
         images = batch["images"]

@@ -19,6 +19,7 @@ from unclip.models.clip import (
     save_encoder,
 )
 from unclip.models.folder import ModelFolder
+from unclip.models.offload import is_offloaded
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
 from unclip.tokenizer import Tokenizer
 
@@ -77,6 +78,7 @@ class FrozenCLIP:
         self.tokenizer = tokenizer
         self.image_encoder = image_encoder.requires_grad_(False).eval() if image_encoder else None
         self.processor = processor
+        self.device = torch.device("cpu")  # where the towers compute
 
     @classmethod
     def load(cls, folder: ModelFolder, dtype: torch.dtype | None = None) -> Self:
@@ -132,16 +134,17 @@ class FrozenCLIP:
         return self.text_encoder.config.projection_dim
 
     def to(self, device: torch.device) -> Self:
-        self.text_encoder.to(device)
-        if self.image_encoder is not None:
-            self.image_encoder.to(device)
+        """Compute on `device`; towers without weights of their own (`Offload`) get them there."""
+        self.device = device
+        for tower in (self.text_encoder, self.image_encoder):
+            if tower is not None and not is_offloaded(tower):
+                tower.to(device)
         return self
 
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> TextCondition:
         """Encode captions; padding beyond the longest of them is dropped (it is masked anyway)."""
-        weight = self.text_encoder.text_projection.weight
-        tokens = self.tokenizer(captions).trimmed().to(weight.device)
+        tokens = self.tokenizer(captions).trimmed().to(self.device)
         z_t, hidden = self.text_encoder(tokens.ids)
         return TextCondition(z_t.float(), hidden.float(), tokens.mask)
 
@@ -161,7 +164,7 @@ class FrozenCLIP:
         """Preprocessed images (N, 3, n, n) → z_i (N, D), fp32, as CLIP gives them."""
         if self.image_encoder is None:
             raise ValueError(_NO_IMAGES)
-        z_i: Tensor = self.image_encoder(pixels.to(self.image_encoder.visual_projection.weight))
+        z_i: Tensor = self.image_encoder(pixels.to(self.device))
         return z_i.float()
 
 

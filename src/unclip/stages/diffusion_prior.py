@@ -200,10 +200,9 @@ def embedding_statistics(
     The paper scales embeddings by a constant (17.2) to about unit variance; the published layout
     normalises each component, which is what is measured here.
     """
-    device = clip.text_encoder.text_projection.weight.device
     rows: list[Tensor] = []
     for batch in batches:
-        rows.append(clip.image(batch["images"].to(device)).cpu().double())
+        rows.append(clip.image(batch["images"].to(clip.device)).cpu().double())
         if sum(map(len, rows)) >= count:
             break
     z_i = torch.cat(rows)

@@ -53,16 +53,18 @@ class State:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"network.{name}"])
-            if f"exp_avg.{name}" in tensors:
-                # The fused optimiser walks memory, so moments must lie as their weights do.
-                moments = {
-                    key: torch.empty_like(parameter, dtype=torch.float32).copy_(
-                        tensors[f"{key}.{name}"]
-                    )
-                    for key in ("exp_avg", "exp_avg_sq")
-                }
-                count = tensors[f"step.{name}"].to(parameter.device, copy=True)
-                self.optimiser.state[parameter] = {"step": count, **moments}
+            # The fused optimiser walks memory, so moments must lie as their weights do.
+            moments = {
+                key: torch.empty_like(parameter, dtype=torch.float32).copy_(
+                    tensors[f"{key}.{name}"]
+                )
+                for key in ("exp_avg", "exp_avg_sq", "momentum")
+                if f"{key}.{name}" in tensors
+            }
+            if f"step.{name}" in tensors:
+                moments["step"] = tensors[f"step.{name}"].to(parameter.device, copy=True)
+            if moments:
+                self.optimiser.state[parameter] = moments
         self.ema.load({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
 
 

@@ -26,7 +26,7 @@ from unclip.models.precision import name_of, resolve
 from unclip.stages.base import Batch, Stage
 from unclip.training import checkpoint
 from unclip.training.distribution import Processes, agreed, average_gradients, same_weights
-from unclip.training.optimiser import EMA, adamw, learning_rate
+from unclip.training.optimiser import EMA, build, learning_rate
 from unclip.training.recipe import Optimiser, Training
 from unclip.training.run import Run
 
@@ -91,7 +91,7 @@ def train(
     network = stage.network.to(processes.device).train()
     same_weights(network, processes.world_size)
     average = EMA(network, training.ema)
-    state = checkpoint.State(network, adamw(network, optimiser), average, data=data)
+    state = checkpoint.State(network, build(network, optimiser), average, data=data)
     if resume:
         checkpoint.resume(state, folder / "checkpoints")
     measured = training.precision == "auto" and state.precision
@@ -112,7 +112,7 @@ def train(
             # ---- one training step -------------------------------------------------------------
             rate = learning_rate(optimiser, state.step, training.steps)
             for group in state.optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["scale"]
             for part in range(training.accumulation):
                 generator = _seed(training.seed, state.step, part, processes)
                 with torch.autocast(processes.device.type, dtype, enabled=dtype != torch.float32):

@@ -1,4 +1,4 @@
-"""AdamW, its learning-rate schedule, and the exponential moving average of the weights."""
+"""Optimisers, the learning-rate schedule, and the exponential moving average of the weights."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,23 +7,55 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from unclip.training.muon import Muon
 from unclip.training.recipe import Optimiser
 
 
-def adamw(network: nn.Module, recipe: Optimiser) -> torch.optim.AdamW:
-    """AdamW in one fused kernel; only matrices and kernels decay, not biases, norms or scales."""
+def build(network: nn.Module, recipe: Optimiser) -> torch.optim.AdamW:
+    """The recipe's optimiser. Only matrices and kernels decay, not biases, norms or scales.
+
+    Each group has a `scale`, the factor of its learning rate on the recipe's.
+    """
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    hidden = {name for name, p in named if recipe.kind == "muon" and _is_hidden(name, p)}
+    parts = {
+        "matrices": [p for name, p in named if name in hidden],
+        "decaying": [p for name, p in named if name not in hidden and p.ndim >= 2],
+        "plain": [p for name, p in named if name not in hidden and p.ndim < 2],
+    }
     groups = [
-        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if kind == "plain" else recipe.weight_decay,
+            "orthogonal": kind == "matrices",
+            "scale": recipe.matrix_rate / recipe.learning_rate if kind == "matrices" else 1.0,
+        }
+        for kind, parameters in parts.items()
+        if parameters
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+    return (Muon if recipe.kind == "muon" else torch.optim.AdamW)(
+        groups,
         lr=recipe.learning_rate,
         betas=(recipe.beta1, recipe.beta2),
         eps=recipe.eps,
         fused=True,
     )
+
+
+def _is_hidden(name: str, parameter: Tensor) -> bool:
+    """Whether Muon is meant for it: a matrix between hidden features, no embedding, first or last.
+
+    Both ends of a network are known by few rows or columns, or by what they are called.
+    """
+    if parameter.ndim < 2 or parameter[0].numel() == 1 or len(parameter) < 8:
+        return False
+    return not any(part in _ENDS for part in name.split("."))
+
+
+_ENDS = {
+    "token_embedding", "position_embedding", "patch_embedding", "text_projection",
+    "visual_projection", "conv_in", "conv_out", "positional_embedding", "proj_to_clip_embeddings",
+}  # fmt: skip
 
 
 def learning_rate(recipe: Optimiser, step: int, steps: int) -> float:

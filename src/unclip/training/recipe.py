@@ -35,9 +35,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW and its schedule; the defaults are Adam's, each stage's recipe states its own."""
+    """The optimiser and its schedule; the defaults are Adam's, each recipe states its own."""
 
+    kind: Literal["adamw", "muon"] = "adamw"  # muon: for hidden matrices and kernels, see muon.py
     learning_rate: float = 3e-4
+    matrix_rate: float = 1e-3  # muon's learning rate; the other parameters have `learning_rate`
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -47,7 +49,7 @@ class Optimiser:
     clip: float = 1.0  # largest gradient norm
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "eps", "clip"):
+        for name in ("learning_rate", "matrix_rate", "eps", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"optimiser.{name} is {getattr(self, name)}; it must be positive")
         for name in ("beta1", "beta2"):
@@ -67,6 +69,7 @@ class Training:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     ema: float = 0.9999  # decay of the averaged weights, which are the ones published
     seed: int = 0
+    init: str = ""  # a model (folder or Hub name) whose weights are trained further
     log_every: int = 50
     preview_every: int = 1000  # 0: never
     checkpoint_every: int = 500

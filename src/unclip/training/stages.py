@@ -1,14 +1,18 @@
 """The stages that `unclip train` knows, and their default recipes."""
 
+from dataclasses import replace
 from typing import Any
 
+import torch
+
+from unclip.models.folder import ModelFolder
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
-from unclip.stages.upsampler import UpsamplerSettings, UpsamplerStage
+from unclip.stages.upsampler import FIRST, UpsamplerSettings, UpsamplerStage
 from unclip.training.recipe import Data, Optimiser, Training
-from unclip.training.start import Materials, Recipe, StageSpec
+from unclip.training.start import CLIP_COMPONENTS, Materials, Recipe, StageSpec
 
 CLIP = StageSpec(
     "clip",
@@ -19,13 +23,35 @@ CLIP = StageSpec(
         # CLIP, table 18 (weight decay, β2, ε); learning rate for small models.
         Optimiser(learning_rate=1e-3, weight_decay=0.2, beta2=0.98, eps=1e-6, decay=1.0),
     ),
-    ("text_encoder", "image_encoder", "tokenizer", "feature_extractor"),
+    CLIP_COMPONENTS,
     lambda settings, m: ClipStage.build(settings, m.captions(settings.captions)),
+    lambda settings, m, origin: ClipStage.load(origin),
 )
+
+
+def _check_size(size: int, m: Materials, origin: ModelFolder) -> None:
+    if size != m.data.size:
+        raise ValueError(
+            f"{origin.path} makes images of {size} pixels a side, but data.size is {m.data.size}; "
+            f"add --data.size {size}"
+        )
+
+
+def _frozen_clip(m: Materials, origin: ModelFolder) -> FrozenCLIP:
+    """The model folder's CLIP; a folder without one takes the origin's over."""
+    if not m.folder.has("text_encoder"):
+        FrozenCLIP.load(origin).save(m.folder)
+    return FrozenCLIP.load(m.folder).to(m.device)
 
 
 def _prior(settings: PriorSettings, m: Materials) -> PriorStage:
     return PriorStage.build(settings, FrozenCLIP.load(m.folder).to(m.device), m.batches())
+
+
+def _adopt_prior(settings: PriorSettings, m: Materials, origin: ModelFolder) -> PriorStage:
+    stage = PriorStage.load(origin, _frozen_clip(m, origin), torch.float32)
+    stage.settings = replace(stage.settings, drop_text=settings.drop_text, loss=settings.loss)
+    return stage
 
 
 PRIOR = StageSpec(
@@ -39,11 +65,19 @@ PRIOR = StageSpec(
     ),
     ("prior", "prior_scheduler"),
     _prior,
+    _adopt_prior,
 )
 
 
 def _decoder(settings: DecoderSettings, m: Materials) -> DecoderStage:
     return DecoderStage.build(settings, FrozenCLIP.load(m.folder).to(m.device), m.data.size)
+
+
+def _adopt_decoder(settings: DecoderSettings, m: Materials, origin: ModelFolder) -> DecoderStage:
+    stage = DecoderStage.load(origin, _frozen_clip(m, origin), torch.float32)
+    stage.settings = settings
+    _check_size(stage.size, m, origin)
+    return stage
 
 
 DECODER = StageSpec(
@@ -56,7 +90,18 @@ DECODER = StageSpec(
     ),
     ("decoder", "text_proj", "decoder_scheduler"),
     _decoder,
+    _adopt_decoder,
 )
+
+
+def _adopt_upsampler(
+    settings: UpsamplerSettings, m: Materials, origin: ModelFolder
+) -> UpsamplerStage:
+    stage = UpsamplerStage.load(origin, FIRST, torch.float32)
+    stage.settings, stage.last = settings, None
+    _check_size(stage.size, m, origin)
+    return stage
+
 
 UPSAMPLER = StageSpec(
     "upsampler",
@@ -68,6 +113,7 @@ UPSAMPLER = StageSpec(
     ),
     ("super_res_first", "super_res_last", "super_res_scheduler"),
     lambda settings, m: UpsamplerStage.build(settings, m.data.size),
+    _adopt_upsampler,
 )
 
 STAGES: dict[str, StageSpec[Any]] = {spec.name: spec for spec in (CLIP, PRIOR, DECODER, UPSAMPLER)}

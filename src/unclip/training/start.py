@@ -12,6 +12,7 @@ from unclip.config import dump_toml, from_mapping, merge, read_toml, to_mapping
 from unclip.data.batches import Order, batches
 from unclip.data.sources import Source, open_source
 from unclip.models.folder import ModelFolder, write_text
+from unclip.models.hub import is_hub_name, resolve_model
 from unclip.stages.base import Batch, Stage
 from unclip.training.distribution import Processes, start_processes
 from unclip.training.loop import train
@@ -20,6 +21,7 @@ from unclip.training.run import forget
 
 S = TypeVar("S")
 RECIPE = "recipe.toml"
+CLIP_COMPONENTS = ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class StageSpec(Generic[S]):
     recipe: Recipe[S]  # the defaults
     components: tuple[str, ...]  # what it writes into the model folder
     build: Callable[[S, Materials], Stage]
+    # The same with the networks of another model, for `training.init`.
+    adopt: Callable[[S, Materials, ModelFolder], Stage] | None = None
     source: Callable[[Data], Source] | None = None  # data with more than captions; else `open_data`
 
 
@@ -126,7 +130,7 @@ def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Proc
         lambda: _batches(source, recipe, 0, alone),
     )
     torch.manual_seed(recipe.training.seed)
-    stage = spec.build(recipe.network, materials)
+    stage = _stage(spec, recipe, materials)
     with contextlib.closing(_batches(source, recipe, 0, alone)) as first:
         example = {key: value[:8] for key, value in next(first).items()}
     parts = recipe.training.accumulation
@@ -136,6 +140,18 @@ def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Proc
         example,
         source.fingerprint(),
     )
+
+
+def _stage(spec: StageSpec[S], recipe: Recipe[S], materials: Materials) -> Stage:
+    """A fresh stage, or one with the weights of the model that `training.init` names."""
+    init = recipe.training.init
+    if not init:
+        return spec.build(recipe.network, materials)
+    if spec.adopt is None:
+        raise ValueError(f"a {spec.name} cannot start from another model; leave training.init out")
+    name = init if is_hub_name(init) else Path(init)
+    origin = ModelFolder(resolve_model(name, None, None, (*spec.components, *CLIP_COMPONENTS)))
+    return spec.adopt(recipe.network, materials, origin)
 
 
 def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "auto") -> int:

@@ -1,0 +1,74 @@
+"""Runs that start from another model's weights (`training.init`)."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import tiny_recipe
+from unclip.models.folder import ModelFolder, read_safetensors
+from unclip.stages.clip import ClipStage
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.decoder import DecoderStage
+from unclip.training.stages import STAGES
+from unclip.training.start import Where, start
+
+STILL = {"learning_rate": 1e-12}  # weights stay where they began
+
+
+@pytest.fixture(scope="module")
+def origin(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose decoder makes 32 px, the least that the built-in world draws."""
+    path = tmp_path_factory.mktemp("origin")
+    shutil.copytree(tiny_model, path / "model")
+    recipe = tiny_recipe("decoder", training={"steps": 1})
+    where = Where(path / "model", path / "run", overwrite=True)
+    assert start(STAGES["decoder"], recipe, where, "cpu") == 0
+    return path / "model"
+
+
+def train(stage: str, model: Path, run: Path, init: Path, size: int = 32) -> None:
+    recipe = tiny_recipe(
+        stage, training={"steps": 1, "init": str(init)}, optimiser=STILL, data={"size": size}
+    )
+    assert start(STAGES[stage], recipe, Where(model, run), "cpu") == 0
+
+
+@pytest.mark.parametrize("stage", ["clip", "prior", "decoder", "upsampler"])
+def test_weights_are_those_of_the_other_model(stage: str, origin: Path, tmp_path: Path) -> None:
+    train(stage, tmp_path / "model", tmp_path / "run", origin)
+    name = {"clip": "image_encoder", "upsampler": "super_res_first"}.get(stage, stage)
+    before, after = (next((p / name).glob("*.safetensors")) for p in (origin, tmp_path / "model"))
+    old, new = read_safetensors(before), read_safetensors(after)
+    assert old.keys() == new.keys()
+    for key in old:
+        torch.testing.assert_close(new[key].float(), old[key].float(), atol=1e-6, rtol=0)
+
+
+def test_clip_comes_along_unless_the_model_has_its_own(origin: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    train("decoder", model, tmp_path / "run", origin)
+    there = FrozenCLIP.load(ModelFolder(origin))
+    mine = FrozenCLIP.load(ModelFolder(model))
+    assert torch.equal(mine.text(["a red circle"]).z_t, there.text(["a red circle"]).z_t)
+    assert DecoderStage.load(ModelFolder(model), mine).size == 32
+
+
+def test_another_size_is_refused(origin: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"makes images of 32 pixels a side, but data\.size is 64"):
+        train("decoder", tmp_path / "model", tmp_path / "run", origin, size=64)
+
+
+def test_a_clip_without_image_encoder_cannot_be_trained(origin: Path, tmp_path: Path) -> None:
+    clip = FrozenCLIP.load(ModelFolder(origin))
+    clip.image_encoder = None
+    clip.save(ModelFolder(tmp_path / "text"))
+    with pytest.raises(ValueError, match="no image_encoder, so its CLIP cannot be trained"):
+        ClipStage.load(ModelFolder(tmp_path / "text"))
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no model folder"):
+        train("upsampler", tmp_path / "model", tmp_path / "run", tmp_path / "nothing")
+    assert not (tmp_path / "model").exists()
