@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 # Quintic Newton–Schulz iteration: each singular value x becomes a x + b x³ + c x⁵, five times over.
-# That takes everything in (0.01, 1] to 0.7 … 1.2, which serves as well as one and is reached faster.
+# That takes everything in (0.01, 1] to 0.7 … 1.2, which serves as well as one and is sooner done.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 
