@@ -1,6 +1,7 @@
 """The model folder: strict on the way in, whole or not at all on the way out."""
 
 import json
+import multiprocessing
 import os
 import pickle
 from pathlib import Path
@@ -260,3 +261,19 @@ def test_json_that_is_none(content: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match=reason):
         read_json(tmp_path / "x.json")
+
+
+def _enter(path: Path, name: str) -> None:
+    for i in range(20):
+        ModelFolder(path).update_index({f"{name}{i}": ["unclip", "X"]})
+
+
+def test_two_processes_that_write_one_index_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_enter, args=(tmp_path / "m", name)) for name in "abc"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len(ModelFolder(tmp_path / "m").index()) == 61

@@ -172,10 +172,28 @@ class ModelFolder:
 
     def update_index(self, entries: Mapping[str, Any]) -> None:
         """Put entries into `model_index.json`, creating it where there is none."""
-        index = self.index() if (self.path / INDEX).is_file() else {"_class_name": "UnCLIPPipeline"}
-        index.update(entries)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / INDEX, index)
+        with _locked(self.path):
+            there = (self.path / INDEX).is_file()
+            index = self.index() if there else {"_class_name": "UnCLIPPipeline"}
+            index.update(entries)
+            write_json(self.path / INDEX, index)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time: two trainers may publish into one model folder."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def bundled(name: str) -> Path:
