@@ -30,8 +30,8 @@ PAIRS = 4  # sets of pairs that retrieval is averaged over, where the data has s
 class EvaluateClip:
     """Find the right caption among n, and the right image: recall, and zero-shot classes."""
 
-    model: Path | None = None
-    """A model folder; the bundled model if left out."""
+    model: str | None = None
+    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
     data: str = "emoji:shapes"
     """The built-in world (its held-out scenes), or a folder of captioned images (all of it)."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 256
@@ -49,8 +49,8 @@ class EvaluateClip:
 class EvaluateComposition:
     """Generate images for captions of held-out scenes, and say how often they are right."""
 
-    model: Path | None = None
-    """A model folder; the bundled model if left out."""
+    model: str | None = None
+    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
     judge: Path | None = None
     """A folder with a judge; the bundled judge if left out."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 500
@@ -71,7 +71,7 @@ class EvaluateComposition:
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .json file for the numbers and what they were measured with."""
     batch_size: int = 32
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
 
 
@@ -96,10 +96,13 @@ def run_clip(arguments: Sequence[str]) -> int:
     from unclip.data.sources import open_source
     from unclip.evaluation.retrieval import clip_retrieval, world_zero_shot
     from unclip.models.folder import ModelFolder, bundled
+    from unclip.models.hub import resolve_model
     from unclip.models.precision import device_named
-    from unclip.stages.conditioning import FrozenCLIP
+    from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 
-    folder = ModelFolder(options.model or bundled("model"))
+    name = options.model
+    path = bundled("model") if name is None else resolve_model(name, None, None, CLIP_COMPONENTS)
+    folder = ModelFolder(path)
     device = device_named(options.device)
     clip = FrozenCLIP.load(folder).to(device)
     if clip.image_encoder is None:

@@ -46,7 +46,7 @@ class Generate:
     """Pixels of a side, one of the model's sizes; the largest if left out."""
     batch_size: int | None = None
     """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     offload: bool = False
     """Keep one component's weights in memory at a time, for small machines; slower."""

@@ -5,8 +5,9 @@ import time
 
 import torch
 
-PRECISIONS = ("auto", "fp32", "bf16")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")  # fp16 for sampling only: training underflows in it
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TIMED = (torch.float32, torch.bfloat16)
 
 
 def device_named(name: str) -> torch.device:
@@ -22,15 +23,17 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def resolve(precision: str, device: torch.device) -> torch.dtype:
-    """The data type that `precision` ("auto", "fp32" or "bf16") means on `device`."""
+def resolve(precision: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The data type that `precision`, one of `PRECISIONS` or a type itself, means on `device`."""
+    if isinstance(precision, torch.dtype):
+        precision = next((n for n, t in DTYPES.items() if t == precision), str(precision))
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     return fastest_dtype(device.type) if precision == "auto" else DTYPES[precision]
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """The name in recipes, "fp32" or "bf16", of a data type that `resolve` gave."""
+    """The name, "fp32", "bf16" or "fp16", of a data type that `resolve` gave."""
     return next(name for name, known in DTYPES.items() if known == dtype)
 
 
@@ -49,13 +52,13 @@ def fastest_dtype(device_type: str) -> torch.dtype:
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     speeds = matmul_speeds(512)
-    return max(DTYPES.values(), key=lambda dtype: speeds[dtype])
+    return max(_TIMED, key=lambda dtype: speeds[dtype])
 
 
 def matmul_speeds(n: int, repeats: int = 7) -> dict[torch.dtype, float]:
     """Best of `repeats` in operations per second of an n × n × n product, per data type."""
     speeds = {}
-    for dtype in DTYPES.values():
+    for dtype in _TIMED:
         a = torch.randn(n, n).to(dtype)
         seconds = []
         for _ in range(repeats):

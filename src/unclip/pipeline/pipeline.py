@@ -86,7 +86,7 @@ class Pipeline:
         *,
         revision: str | None = None,
         variant: str | None = None,
-        dtype: str = "auto",
+        dtype: str | torch.dtype = "auto",
         device: str = "auto",
         offload: bool = False,
     ) -> Self:
@@ -97,7 +97,8 @@ class Pipeline:
                 fetched into the Hub's cache; the bundled model if left out.
             revision: branch, tag or commit on the Hub.
             variant: which weights are read where there are several, e.g. "fp16".
-            dtype: "auto" (what this machine computes fastest), "fp32" or "bf16".
+            dtype: "auto" (what this machine computes fastest), "fp32", "bf16" or "fp16", or the
+                torch data type.
             device: "auto" (a GPU if there is one), "cpu", "cuda", …
             offload: keep the weights of one component in memory at a time, and read them anew for
                 every image, for machines that the whole model does not fit into.

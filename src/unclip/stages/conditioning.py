@@ -23,6 +23,7 @@ from unclip.models.offload import is_offloaded
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
 from unclip.tokenizer import Tokenizer
 
+CLIP_COMPONENTS = ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")
 _NO_IMAGES = "this model has no image_encoder: it takes captions, not images"
 
 

@@ -7,12 +7,12 @@ import torch
 
 from unclip.models.folder import ModelFolder
 from unclip.stages.clip import ClipSettings, ClipStage
-from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
 from unclip.stages.upsampler import FIRST, UpsamplerSettings, UpsamplerStage
 from unclip.training.recipe import Data, Optimiser, Training
-from unclip.training.start import CLIP_COMPONENTS, Materials, Recipe, StageSpec
+from unclip.training.start import Materials, Recipe, StageSpec
 
 CLIP = StageSpec(
     "clip",

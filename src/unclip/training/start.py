@@ -14,6 +14,7 @@ from unclip.data.sources import Source, open_source
 from unclip.models.folder import ModelFolder, write_text
 from unclip.models.hub import is_hub_name, resolve_model
 from unclip.stages.base import Batch, Stage
+from unclip.stages.conditioning import CLIP_COMPONENTS
 from unclip.training.distribution import Processes, start_processes
 from unclip.training.loop import train
 from unclip.training.recipe import Data, Optimiser, Training
@@ -21,7 +22,6 @@ from unclip.training.run import forget
 
 S = TypeVar("S")
 RECIPE = "recipe.toml"
-CLIP_COMPONENTS = ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")
 
 
 @dataclass(frozen=True)
