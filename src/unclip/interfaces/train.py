@@ -1,6 +1,7 @@
 """`unclip train STAGE`: flags and recipe files to a run."""
 
 import dataclasses
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,8 @@ def run(arguments: Sequence[str]) -> int:
     if stopped:
         print(f"stopped by {signal.Signals(stopped).name}; add --resume to continue", flush=True)
         return 128 + stopped
-    print(f"{', '.join(spec.components)} written to {options.model}; the run is in {folder}")
+    if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
+        print(f"{', '.join(spec.components)} written to {options.model}; the run is in {folder}")
     return 0
 
 
