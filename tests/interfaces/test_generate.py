@@ -56,6 +56,20 @@ def test_notes(tiny_model: Path, tmp_path: Path) -> None:
     assert notes["settings"]["precision"] == "fp32"
 
 
+def test_offloaded_weights_make_the_same_image(tiny_model: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "plain.png", tmp_path / "offloaded.png"]
+    assert generate("a red circle", "-o", str(files[0]), model=tiny_model) == 0
+    assert generate("a red circle", "--offload", "-o", str(files[1]), model=tiny_model) == 0
+    assert (pixels(files[0]) == pixels(files[1])).all()
+
+
+def test_a_variant_that_is_not_there(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["generate", "a star", "--variant", "fp16", "--model", str(tiny_model)]
+    said = refused([*words, "-o", str(tmp_path / "o")], capsys)
+    assert "no weights of the variant 'fp16'" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_equal_names_do_not_overwrite_each_other(tiny_model: Path, tmp_path: Path) -> None:
     assert generate("a star", "a star!", "-o", str(tmp_path / "o"), model=tiny_model) == 0
     assert len(list((tmp_path / "o").iterdir())) == 2

@@ -104,8 +104,9 @@ def run(arguments: Sequence[str]) -> int:
     done = time.perf_counter()
     # The precision too: where it is chosen by a measurement, the next one may choose otherwise.
     used = settings.changed() | {"precision": name_of(pipe.dtype)}
-    if options.batch_size is not None:
-        used["batch_size"] = options.batch_size
+    for name in ("batch_size", "revision", "variant"):
+        if getattr(options, name) is not None:
+            used[name] = getattr(options, name)
     notes = {"model": options.model, "settings": used, "version": __version__}
     where = write(made.images, prompts, made.seeds, notes, options.output)
     many, size = len(made.images), "×".join(map(str, made.images[0].size))
