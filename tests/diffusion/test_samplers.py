@@ -261,3 +261,17 @@ def test_bad_eta_and_missing_noise():
     for sampler in (ddpm, partial(ddim, eta=0.5)):
         with pytest.raises(ValueError, match="noise"):
             sampler(*args)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_timesteps_come_on_the_cpu(name):
+    """Where they can be read without waiting for the device that computes."""
+    seen = []
+
+    def on_meta(x, t):
+        seen.append(t)
+        return Prediction(x, x)
+
+    x = torch.zeros(2, 3, device="meta")
+    SAMPLERS[name](on_meta, x, SCHEDULE, spacing_unclip(1000, 3), torch.empty_like)
+    assert [t.tolist() for t in seen] == [[999, 999], [500, 500], [0, 0]]

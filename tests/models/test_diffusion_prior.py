@@ -89,6 +89,38 @@ def test_no_caption_tokens_at_all():
     assert prior()(**inputs(0)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_continuing_a_prefix_equals_the_whole(candidates):
+    """Captions of 3 and 5 tokens and an empty one beside them, each with its candidates."""
+    network, batch = prior(), inputs()
+    z_t, hidden = batch["text_embeddings"], batch["text_hidden_states"]
+    texts = [
+        {"text_embeddings": z_t, "text_hidden_states": hidden, "text_mask": MASK},
+        {"text_embeddings": z_t[:1] - 1, "text_hidden_states": hidden[:1, :2] - 1},
+    ]
+    captions, null = (network.prefix(**text) for text in texts)
+    state = network.continuation([captions, null.expand(2)], candidates, [900, 3])
+    x = torch.randn(4 * candidates, 10, generator=torch.Generator().manual_seed(2))
+    for t in (900, 3, 900):  # the room is written anew
+        whole = []
+        for row in range(4 * candidates):
+            text, caption = (texts[0], row // candidates) if row < len(x) // 2 else (texts[1], 0)
+            one = {key: value[caption : caption + 1] for key, value in text.items()}
+            whole.append(network(x[row : row + 1], torch.tensor(t), **one))
+        expected = torch.cat(whole)
+        torch.testing.assert_close(network.proceed(x, t, state), expected, atol=1e-5, rtol=1e-5)
+        half = len(x) // 2
+        conditional = network.proceed(x[:half], t, state[:2])
+        torch.testing.assert_close(conditional, expected[:half], atol=1e-5, rtol=1e-5)
+
+
+def test_a_prefix_of_too_many_tokens():
+    batch = inputs(8)
+    del batch["x"], batch["t"]
+    with pytest.raises(ValueError, match="at most 7 caption tokens, not 8"):
+        prior().prefix(**batch)
+
+
 def test_too_many_caption_tokens():
     with pytest.raises(ValueError, match="at most 7 caption tokens, not 8"):
         prior()(**inputs(8))

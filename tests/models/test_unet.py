@@ -76,6 +76,36 @@ def test_masked_context_equals_dropped_context():
     assert not torch.allclose(masked, network(**batch, context=context))
 
 
+def test_prepared_conditions_equal_those_given_at_every_step():
+    network, batch = randomise(UNet(CONFIG)), inputs(CONFIG)
+    x = batch.pop("x")
+    del batch["t"]
+    batch["context_mask"] = torch.arange(5) < torch.tensor([[5], [3]])
+    conditions = network.conditions([900, 3], **batch)
+    for t in (900, 3):
+        whole = network(x, torch.tensor(t), **batch)
+        got = network.proceed(x, t, conditions)
+        torch.testing.assert_close(got, whole, atol=1e-5, rtol=1e-5)
+        first = network.proceed(x[:1], t, conditions[:1])
+        torch.testing.assert_close(first, whole[:1], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="needs `context`"):
+        network.conditions([3], time_condition=batch["time_condition"])
+
+
+def test_context_is_projected_once():
+    network, batch = randomise(UNet(CONFIG)), inputs(CONFIG)
+    projected = []
+    for module in network.modules():
+        if hasattr(module, "add_k_proj"):
+            module.add_k_proj.register_forward_hook(lambda layer, *_: projected.append(layer))
+    x = batch.pop("x")
+    del batch["t"]
+    conditions = network.conditions([900, 3, 0], **batch)
+    for t in (900, 3, 0):
+        network.proceed(x, t, conditions)
+    assert len(projected) == len(set(projected)) > 1
+
+
 def test_one_timestep_for_all_samples():
     network, batch = randomise(UNet(CONFIG)), inputs(CONFIG)
     batch["t"] = torch.tensor(7)

@@ -44,6 +44,35 @@ def test_a_seed_is_the_same_image_alone_in_a_batch_and_as_one_of_n(pipe: Pipelin
     assert torch.equal(watched, four[2:3])
 
 
+def test_the_empty_prompt_is_encoded_once(tiny_model: Path, monkeypatch: Any) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu")
+    assert pipe.prior is not None
+    encoded, prefixes = [], []
+    text, prefix = pipe.clip.text, pipe.prior.prefix
+    monkeypatch.setattr(pipe.clip, "text", lambda c: encoded.append(list(c)) or text(c))
+    monkeypatch.setattr(pipe.prior, "prefix", lambda t: prefixes.append(len(t)) or prefix(t))
+    assert torch.equal(make(pipe), make(pipe))
+    assert sorted(encoded) == [[""], ["a red circle"], ["a red circle"]]
+    assert len(prefixes) == 3
+
+
+@pytest.mark.gpu
+def test_steps_wait_for_no_gpu(tiny_model: Path) -> None:
+    """From the second step of a stage on, nothing that the device computes is asked for."""
+    pipe = Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cuda")
+    steps = {"prior": 3, "decoder": 3, "super_res": 2}
+
+    def watch(_: Pipeline, step: int, __: int, state: dict[str, Any]) -> None:
+        last = step == steps[state["stage"]] - 1
+        torch.cuda.set_sync_debug_mode("default" if last else "error")
+
+    try:
+        made = make(pipe, num_images_per_prompt=2, callback_on_step_end=watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert made.isfinite().all()
+
+
 def test_images_computed_together_differ_by_rounding_only(pipe: Pipeline) -> None:
     # A single step: these random weights amplify rounding from step to step, trained ones do not.
     one_step = {key: 1 for key in QUICK if key != "output_type"}

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.tiny import learns, noise, scenes
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.prediction import Prediction, to_prediction
 from unclip.models.folder import ModelFolder
-from unclip.stages.base import Sampling
+from unclip.stages.base import Sampling, guide
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.diffusion_prior import (
     PriorSettings,
@@ -104,6 +106,39 @@ def test_a_scale_of_one_is_no_guidance_and_others_are(
     almost = sampled(Guidance(1.0 + 1e-6))  # both branches are computed
     torch.testing.assert_close(plain, almost, atol=1e-4, rtol=1e-4)
     assert (sampled(Guidance(4.0)) - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(3.0), Guidance(3.0, interval=(0, 600))])
+def test_prefixes_change_nothing(
+    guidance: Guidance, candidates: int, trained: tuple[PriorStage, float, float], clip: FrozenCLIP
+) -> None:
+    """Against a loop that gives the network everything at every step."""
+    stage, text, sampling = trained[0], clip.text(CAPTIONS), Sampling(4, guidance=guidance)
+    many = text.repeat(candidates)
+    both = many + clip.text([""]).expand(len(many))
+
+    def plain(x: Tensor, t: int, guided: bool) -> Tensor:
+        y = both if guided else many
+        time = torch.tensor(t)
+        return stage.network(
+            x, time, text_embeddings=y.z_t, text_hidden_states=y.hidden, text_mask=y.mask
+        )
+
+    output, process = guide(plain, guidance, clip.width), stage.process
+
+    def denoiser(x: Tensor, t: Tensor) -> Prediction:
+        return to_prediction(output(x, t), x, t, process.schedule, process.config)
+
+    with torch.no_grad():
+        draws = noise(1, 2, rows=candidates)
+        x0 = process.sample(denoiser, torch.empty(len(many), clip.width), sampling, draws)
+        expected = best_candidates(stage.network.denormalise(x0), text.z_t)
+    made = stage.sample(text, sampling, noise(1, 2, rows=candidates), candidates=candidates)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
+    null = stage.prefix(clip.text([""]))
+    again = stage.sample(text, sampling, noise(1, 2, rows=candidates), null, candidates=candidates)
+    assert torch.equal(again, made)
 
 
 def test_the_candidate_with_the_higher_dot_product_is_kept() -> None:

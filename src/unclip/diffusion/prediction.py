@@ -35,7 +35,10 @@ class Prediction:
 
 
 Denoiser = Callable[[Tensor, Tensor], Prediction]
-"""(x_t (N, C, ...), t (N,) or () long timesteps of the training schedule) -> Prediction."""
+"""(x_t (N, C, ...), t (N,) or () long timesteps of the training schedule) -> Prediction.
+
+Samplers give t on the CPU, whatever the device of x_t: it can be read without waiting for a GPU.
+"""
 
 Noise = Callable[[Tensor], Tensor]
 """A tensor like x_t -> standard normal noise of its shape, dtype and device."""

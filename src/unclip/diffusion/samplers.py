@@ -59,7 +59,7 @@ class _Step:
         return (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * self.beta
 
     def times(self, x: Tensor) -> Tensor:
-        return torch.full((len(x),), self.t, device=x.device)  # (N,)
+        return torch.full((len(x),), self.t)  # (N,), on the CPU: to read it waits for no GPU
 
 
 def _steps(schedule: Schedule, timesteps: Tensor) -> Iterator[_Step]:
@@ -89,13 +89,14 @@ def noise_from(generators: torch.Generator | Sequence[torch.Generator]) -> Noise
 
     def noise(x: Tensor) -> Tensor:
         if isinstance(generators, torch.Generator):
-            return normal(x.shape, generators).to(x)
+            return normal(x.shape, generators).to(x, non_blocking=x.is_cuda)
         if len(generators) != len(x):
             raise ValueError(
                 f"{len(generators)} generators were given for a batch of {len(x)}; give one per "
                 "sample, or a single one that is not in a list."
             )
-        return torch.stack([normal(x.shape[1:], g) for g in generators]).to(x)  # (N, ...)
+        rows = torch.stack([normal(x.shape[1:], g) for g in generators])  # (N, ...)
+        return rows.to(x, non_blocking=x.is_cuda)
 
     return noise
 

@@ -131,10 +131,14 @@ class Schedule:
     def gather(self, table: Tensor, t: Tensor, like: Tensor) -> Tensor:
         """Row ``t`` of a (T,) table for each sample of ``like``, shaped to broadcast over it.
 
-        The table is cast (to float32 at least) before it moves, for devices without float64.
+        The table is cast (to float32 at least) before it moves, for devices without float64. From
+        ``t`` on the CPU, as samplers give it, only the rows move, and no GPU is waited for.
         """
-        table = table.to(torch.promote_types(like.dtype, torch.float32)).to(like.device)
-        return table[t.to(like.device)].reshape(-1, *[1] * (like.ndim - 1))  # (N or 1, 1, ...)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        if t.device != table.device:
+            table = table.to(dtype).to(t.device)
+        rows = table[t].to(dtype).reshape(-1, *[1] * (like.ndim - 1))  # (N or 1, 1, ...)
+        return rows.to(like.device, non_blocking=like.is_cuda)
 
     def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise scales, sqrt(ᾱ_t) and sqrt(1 - ᾱ_t), shaped to broadcast over ``like``.

@@ -1,12 +1,13 @@
 """The diffusion prior's network: a causal Transformer that predicts z_i (paper section 2.2).
 
 Shapes: N samples, D width of CLIP's embeddings and text hidden states, L caption tokens given of
-at most `num_embeddings`, S = L + 4 tokens in all, W width of the Transformer, h heads.
+at most `num_embeddings`, S = L + 4 tokens in all, P = L + 1 tokens that no step changes, M
+candidates of a caption, W width of the Transformer, h heads.
 
 Attribute names are the keys of the published layout's `PriorTransformer`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,10 @@ from unclip.models.layers import NetworkConfig, TimestepEmbedding, attention, ze
 
 # After the caption come z_t, the timestep, the noised z_i and the learned final query.
 EXTRA_TOKENS = 4
+STEP_TOKENS = 3  # of those, the ones that differ from step to step
+
+Cache = tuple[Tensor, Tensor]
+"""Keys and values of one layer, (N, S, W) each."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,18 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, width), nn.Dropout(config.dropout)])
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`x` (N, S, W), `mask` (N, 1, S, S) True to attend, or None: causal -> (N, S, W)."""
-        q, k, v = (self._heads(project(x)) for project in (self.to_q, self.to_k, self.to_v))
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None) -> Tensor:
+        """`x` (N, S, W), `mask` (N, 1, S, S) True to attend, or None: causal -> (N, S, W).
+
+        With a `cache` of more tokens than `x` has, those of `x` are its last: their keys and values
+        are written there, and attention is to all of it.
+        """
+        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        if cache is not None:
+            for kept, new in zip(cache, (k, v), strict=True):
+                kept[:, -x.shape[1] :] = new
+            k, v = cache
+        q, k, v = map(self._heads, (q, k, v))
         x = attention(q, k, v, mask=mask, causal=mask is None)
         x = x.transpose(1, 2).flatten(2)
         for layer in self.to_out:
@@ -140,10 +154,49 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(config.width)
         self.ff = FeedForward(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attn1(self.norm1(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None) -> Tensor:
+        x = x + self.attn1(self.norm1(x), mask, cache)
         x = x + self.ff(self.norm3(x))
         return x
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """All that later tokens see of captions and their z_t: keys and values in every layer.
+
+    Attention is causal, so that neither sees the timestep or z_i: they are the same at every step.
+    """
+
+    keys: Tensor  # (layers, N, P, W)
+    values: Tensor  # (layers, N, P, W)
+    mask: Tensor  # (N, P) True to attend
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def expand(self, n: int) -> "Prefix":
+        """The prefix of a single caption as that of n equal ones, without copying."""
+        keys, values = (x.expand(-1, n, -1, -1) for x in (self.keys, self.values))
+        return Prefix(keys, values, self.mask.expand(n, -1))
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Prefixes of one request, with room behind them for a step's tokens, and its timesteps.
+
+    A step writes its own keys and values into that room, so an instance serves one sampling at a
+    time. The candidates of a caption share its prefix: their tokens stand in one row, and a mask
+    keeps them apart.
+    """
+
+    keys: Tensor  # (layers, N, P + 3 M, W)
+    values: Tensor  # (layers, N, P + 3 M, W)
+    mask: Tensor  # (N, 1, 3 M, P + 3 M) True to attend
+    times: Mapping[int, Tensor]  # timestep -> its embedding (1, W)
+
+    def __getitem__(self, rows: slice) -> "Continuation":
+        """Some of the captions, in the same memory."""
+        return Continuation(self.keys[:, rows], self.values[:, rows], self.mask[rows], self.times)
 
 
 class DiffusionPrior(nn.Module):
@@ -207,38 +260,101 @@ class DiffusionPrior(nn.Module):
         precision of the weights and returns (N, D) in that of `x`. Raises ValueError for too many
         caption tokens.
         """
-        tokens = self._tokens(x, t, text_embeddings, text_hidden_states)
+        caption = self._prefix_tokens(text_embeddings, text_hidden_states)
+        tokens = torch.cat([caption, self._step_tokens(x, self.time_embedding(t))], dim=1)
         mask = None if text_mask is None else attention_mask(text_mask)
         for block in self.transformer_blocks:
             tokens = block(tokens, mask)
-        z_i: Tensor = self.proj_to_clip_embeddings(self.norm_out(tokens[:, -1]))
-        return z_i.to(x.dtype)
+        return self._output(tokens[:, -1]).to(x.dtype)
 
-    def _tokens(
-        self, x: Tensor, t: Tensor, text_embeddings: Tensor, text_hidden_states: Tensor
-    ) -> Tensor:
-        """The sequence [caption, z_t, timestep, noised z_i, final query] (N, S, W)."""
-        count, length = text_hidden_states.shape[:2]
+    @torch.no_grad()
+    def prefix(
+        self,
+        *,
+        text_embeddings: Tensor,
+        text_hidden_states: Tensor,
+        text_mask: Tensor | None = None,
+    ) -> Prefix:
+        """What `forward` computes anew at every step, though only these three decide it.
+
+        Arguments and errors are those of `forward`. Not differentiable.
+        """
+        tokens = self._prefix_tokens(text_embeddings, text_hidden_states)
+        if text_mask is None:
+            text_mask = tokens.new_ones(text_hidden_states.shape[:2], dtype=torch.bool)
+        mask = attention_mask(text_mask, extra=1)
+        keys, values = tokens.new_empty(2, len(self.transformer_blocks), *tokens.shape)
+        for block, *cache in zip(self.transformer_blocks, keys, values, strict=True):
+            tokens = block(tokens, mask, tuple(cache))
+        return Prefix(keys, values, F.pad(text_mask, (0, 1), value=True))
+
+    @torch.no_grad()
+    def continuation(
+        self, prefixes: Sequence[Prefix], candidates: int, timesteps: Sequence[int]
+    ) -> Continuation:
+        """Everything of one request that its steps share, for `proceed`.
+
+        Args:
+            prefixes: one after another in the batch; shorter ones are padded, which is masked.
+            candidates: M, samples in a row that share a prefix.
+            timesteps: those that will be asked for.
+        """
+        count, length = sum(map(len, prefixes)), max(p.mask.shape[1] for p in prefixes)
+        first, room = prefixes[0], STEP_TOKENS * candidates
+        layers, width = len(first.keys), first.keys.shape[-1]
+        keys, values = first.keys.new_zeros(2, layers, count, length + room, width)
+        mask = first.mask.new_zeros(count, room, length + room)
+        row = 0
+        for prefix in prefixes:
+            part = (slice(row, row + len(prefix)), slice(prefix.mask.shape[1]))
+            keys[:, *part], values[:, *part] = prefix.keys, prefix.values
+            mask[part[0], :, part[1]] = prefix.mask[:, None]
+            row += len(prefix)
+        causal = mask.new_ones(STEP_TOKENS, STEP_TOKENS).tril()
+        mask[:, :, length:] = torch.block_diag(*[causal] * candidates)
+        embeddings = self.time_embedding(torch.tensor(timesteps))
+        return Continuation(
+            keys, values, mask[:, None], dict(zip(timesteps, embeddings.split(1), strict=True))
+        )
+
+    @torch.no_grad()
+    def proceed(self, x: Tensor, t: int, continuation: Continuation) -> Tensor:
+        """`forward` for the noisy `x` (N · M, D), a caption's candidates in a row, at timestep `t`.
+
+        Equal to it but for rounding, at three tokens instead of S. Not differentiable.
+        """
+        tokens = self._step_tokens(x, continuation.times[t])
+        tokens = tokens.reshape(len(continuation.mask), -1, tokens.shape[-1])  # (N, 3 M, W)
+        for block, *cache in zip(
+            self.transformer_blocks, continuation.keys, continuation.values, strict=True
+        ):
+            tokens = block(tokens, continuation.mask, tuple(cache))
+        return self._output(tokens.view(len(x), STEP_TOKENS, -1)[:, -1]).to(x.dtype)
+
+    def _prefix_tokens(self, text_embeddings: Tensor, text_hidden_states: Tensor) -> Tensor:
+        """The tokens that no step changes, [caption, z_t] (N, P, W)."""
+        length = text_hidden_states.shape[1]
         if length > self.config.num_embeddings:
             raise ValueError(
                 f"the prior takes at most {self.config.num_embeddings} caption tokens, not {length}"
             )
         dtype = self.proj_in.weight.dtype
-        extra = [
-            self.embedding_proj(text_embeddings.to(dtype)),
-            self.time_embedding(t).expand(count, -1),
-            self.proj_in(x.to(dtype)),
-            self.prd_embedding[:, 0].expand(count, -1),
-        ]
         caption = self.encoder_hidden_states_proj(text_hidden_states.to(dtype))
+        z_t = self.embedding_proj(text_embeddings.to(dtype))[:, None]
         positions = self.positional_embedding
         return torch.cat(
-            [
-                caption + positions[:, :length],
-                torch.stack(extra, dim=1) + positions[:, -EXTRA_TOKENS:],
-            ],
-            dim=1,
+            [caption + positions[:, :length], z_t + positions[:, -EXTRA_TOKENS:-STEP_TOKENS]], dim=1
         )
+
+    def _step_tokens(self, x: Tensor, time: Tensor) -> Tensor:
+        """The others, [timestep, noised z_i, final query]: (N, D), (N or 1, W) -> (N, 3, W)."""
+        z_i = self.proj_in(x.to(self.proj_in.weight.dtype))
+        tokens = [time.expand_as(z_i), z_i, self.prd_embedding[:, 0].expand_as(z_i)]
+        return torch.stack(tokens, dim=1) + self.positional_embedding[:, -STEP_TOKENS:]
+
+    def _output(self, query: Tensor) -> Tensor:
+        z_i: Tensor = self.proj_to_clip_embeddings(self.norm_out(query))
+        return z_i
 
     def normalise(self, z_i: Tensor) -> Tensor:
         """CLIP's z_i (N, D) -> components of about zero mean and unit variance, to be noised."""
@@ -249,12 +365,13 @@ class DiffusionPrior(nn.Module):
         return z_i * self.clip_std + self.clip_mean
 
 
-def attention_mask(text_mask: Tensor) -> Tensor:
+def attention_mask(text_mask: Tensor, extra: int = EXTRA_TOKENS) -> Tensor:
     """Causal and free of padding: (N, L) of the caption -> (N, 1, S, S), True to attend.
 
-    Every token attends to itself, padding too, so that no row is empty; nothing reads those.
+    `extra` tokens follow the caption: S = L + `extra`. Every token attends to itself, padding too,
+    so that no row is empty; nothing reads those.
     """
-    kept = F.pad(text_mask, (0, EXTRA_TOKENS), value=True)  # (N, S)
+    kept = F.pad(text_mask, (0, extra), value=True)  # (N, S)
     size = kept.shape[1]
     causal = torch.ones(size, size, dtype=torch.bool, device=kept.device).tril()
     itself = torch.eye(size, dtype=torch.bool, device=kept.device)

@@ -33,7 +33,10 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class TimestepEmbedding(nn.Module):
-    """Timestep -> sinusoid -> two-layer perceptron: (N,) or () -> (N or 1, out_width)."""
+    """Timestep -> sinusoid -> two-layer perceptron: (N,) or () -> (N or 1, out_width).
+
+    The timesteps may be on the CPU wherever the weights are; no GPU is waited for then.
+    """
 
     def __init__(self, width: int, hidden_width: int, out_width: int) -> None:
         super().__init__()
@@ -42,8 +45,10 @@ class TimestepEmbedding(nn.Module):
         self.linear_2 = nn.Linear(hidden_width, out_width)
 
     def forward(self, t: Tensor) -> Tensor:
+        weight = self.linear_1.weight
         sinusoid = sinusoidal_embedding(t.reshape(-1), self.width)
-        hidden = F.silu(self.linear_1(sinusoid.to(self.linear_1.weight.dtype)))
+        sinusoid = sinusoid.to(weight.device, weight.dtype, non_blocking=True)
+        hidden = F.silu(self.linear_1(sinusoid))
         embedding: Tensor = self.linear_2(hidden)
         return embedding
 

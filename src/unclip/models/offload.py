@@ -25,7 +25,9 @@ class Offload:
     def manage(self, network: nn.Module, read: Callable[[], None]) -> None:
         """Take over `network`, whose weights are on "meta"; `read` gives them to it."""
         self._read[network] = read
-        network.register_forward_pre_hook(lambda *_: self.fetch(network))
+        # Networks compute in other methods than `forward` as well, and there through their layers.
+        for module in network.modules():
+            module.register_forward_pre_hook(lambda *_: self.fetch(network))
 
     def fetch(self, network: nn.Module) -> None:
         """Have the weights of `network` in memory, in the memory format that it was given."""

@@ -7,7 +7,9 @@ Attribute names are the keys of the published layout, where the decoder is a `UN
 and an upsampler a `UNet2DModel`.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,11 +71,29 @@ class ResnetBlock(nn.Module):
         return out
 
 
-class Context(NamedTuple):
-    """What the pixels attend to besides themselves."""
+@dataclass(frozen=True)
+class Context:
+    """What the pixels attend to besides themselves: keys and values for every attention layer."""
 
-    states: Tensor  # (N, L, K)
+    layers: Mapping["Attention", tuple[Tensor, Tensor]]  # (N, L, C) each
     mask: Tensor | None  # (N, L) boolean, True to attend; None: attend to all
+
+    def __getitem__(self, rows: slice) -> "Context":
+        layers = {layer: (k[rows], v[rows]) for layer, (k, v) in self.layers.items()}
+        return Context(layers, None if self.mask is None else self.mask[rows])
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """All that the steps of one request share: its timesteps' embeddings and its context."""
+
+    times: Mapping[int, Tensor]  # timestep -> (N or 1, E), with the time condition, activated
+    context: Context | None
+
+    def __getitem__(self, rows: slice) -> "Conditions":
+        """Some of the samples, in the same memory."""
+        times = {t: emb[rows] if len(emb) > 1 else emb for t, emb in self.times.items()}
+        return Conditions(times, self.context and self.context[rows])
 
 
 class Attention(nn.Module):
@@ -102,7 +122,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        context_keys, context_values = self.project_context(context.states)
+        context_keys, context_values = context.layers[self]
         pixels = self.group_norm(x).flatten(2).transpose(1, 2)  # (N, HW, C), a view
         keys = torch.cat([context_keys, self.to_k(pixels)], dim=1)  # (N, L + HW, C)
         values = torch.cat([context_values, self.to_v(pixels)], dim=1)
@@ -250,37 +270,70 @@ class UNet(nn.Module):
         Raises ValueError where H or W is no multiple of `config.downsampling` and where a
         conditioning that the network needs is missing, or one that it cannot use is given.
         """
-        self._check_inputs(x, time_condition, context)
-        dtype = self.conv_in.weight.dtype
-        emb = self.time_embedding(t)  # (N or 1, E)
-        if time_condition is not None:
-            emb = emb + time_condition.to(dtype)
-        emb = F.silu(emb)  # every resnet block starts with it: once is enough
-        attended = None if context is None else Context(context.to(dtype), context_mask)
+        self._check_conditions(time_condition, context)
+        emb = _activated(self.time_embedding(t), time_condition)
+        return self._run(x, emb, self._attended(context, context_mask))
 
-        skips = [self.conv_in(x.to(dtype))]
+    @torch.no_grad()
+    def conditions(
+        self,
+        timesteps: Sequence[int],
+        *,
+        time_condition: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Conditions:
+        """What `forward` computes anew at every step, though it could once: for `proceed`.
+
+        `timesteps` are those that will be asked for; the other arguments and the errors are those
+        of `forward`. Not differentiable.
+        """
+        self._check_conditions(time_condition, context)
+        embeddings = self.time_embedding(torch.tensor(timesteps)).split(1)
+        times = zip(timesteps, embeddings, strict=True)
+        return Conditions(
+            {t: _activated(embedding, time_condition) for t, embedding in times},
+            self._attended(context, context_mask),
+        )
+
+    def proceed(self, x: Tensor, t: int, conditions: Conditions) -> Tensor:
+        """`forward` for `x` (N, in_channels, H, W) at the timestep `t`, equal but for rounding."""
+        return self._run(x, conditions.times[t], conditions.context)
+
+    def _attended(self, context: Tensor | None, mask: Tensor | None) -> Context | None:
+        if context is None:
+            return None
+        context = context.to(self.conv_in.weight.dtype)
+        layers = (module for module in self.modules() if isinstance(module, Attention))
+        return Context({layer: layer.project_context(context) for layer in layers}, mask)
+
+    def _run(self, x: Tensor, emb: Tensor, context: Context | None) -> Tensor:
+        multiple = self.config.downsampling
+        if x.shape[-2] % multiple or x.shape[-1] % multiple:
+            raise ValueError(
+                f"this U-Net takes heights and widths that are multiples of {multiple}, but the "
+                f"image is {x.shape[-1]}×{x.shape[-2]} pixels"
+            )
+        skips = [self.conv_in(x.to(self.conv_in.weight.dtype))]
         for down in self.down_blocks:
             assert isinstance(down, DownLevel)
-            down.descend(skips, emb, attended)
-        h = self.mid_block(skips[-1], emb, attended)
+            down.descend(skips, emb, context)
+        h = self.mid_block(skips[-1], emb, context)
         for up in self.up_blocks:
             assert isinstance(up, UpLevel)
-            h = up.ascend(h, skips, emb, attended)
+            h = up.ascend(h, skips, emb, context)
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
         return out.to(x.dtype)
 
-    def _check_inputs(
-        self, x: Tensor, time_condition: Tensor | None, context: Tensor | None
-    ) -> None:
-        config = self.config
-        if x.shape[-2] % config.downsampling or x.shape[-1] % config.downsampling:
-            raise ValueError(
-                f"this U-Net takes heights and widths that are multiples of "
-                f"{config.downsampling}, but the image is {x.shape[-1]}×{x.shape[-2]} pixels"
-            )
+    def _check_conditions(self, time_condition: Tensor | None, context: Tensor | None) -> None:
         for name, given, needed in (
-            ("time_condition", time_condition, config.class_embed_type == "identity"),
-            ("context", context, config.mid_block_type == MID_ATTENTION),
+            ("time_condition", time_condition, self.config.class_embed_type == "identity"),
+            ("context", context, self.config.mid_block_type == MID_ATTENTION),
         ):
             if (given is not None) != needed:
                 raise ValueError(f"this U-Net {'needs' if needed else 'takes no'} `{name}`")
+
+
+def _activated(emb: Tensor, time_condition: Tensor | None) -> Tensor:
+    """The time embedding (N or 1, E) as every resnet block takes it: the activation is shared."""
+    return F.silu(emb if time_condition is None else emb + time_condition.to(emb.dtype))

@@ -17,6 +17,7 @@ from torch import Tensor
 from unclip.data.transforms import ImageProcessor
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.prediction import Noise, Prediction
+from unclip.models.diffusion_prior import Prefix
 from unclip.models.folder import ModelFolder, bundled
 from unclip.models.hub import resolve_model
 from unclip.models.offload import Offload, is_offloaded
@@ -78,6 +79,7 @@ class Pipeline:
         self.defaults |= defaults or {}
         self.name = name
         self._null: TextCondition | None = None
+        self._null_prefix: Prefix | None = None  # of `null`, in the prior: a constant too
 
     @classmethod
     def from_pretrained(
@@ -296,7 +298,9 @@ class Pipeline:
         if self.prior is None:
             raise ValueError(_NO_PRIOR)
         sampling, candidates = self.sampling("prior", settings), settings.prior_num_candidates
-        return self.prior.sample(text, sampling, noise, self.null, callback, candidates)
+        if self._null_prefix is None and sampling.guidance.scale != 1:
+            self._null_prefix = self.prior.prefix(self.null)
+        return self.prior.sample(text, sampling, noise, self._null_prefix, callback, candidates)
 
     def decode(
         self,

@@ -133,20 +133,26 @@ def check_channels(config: UNetConfig, inputs: int, process: DiffusionConfig, wh
 
 
 def guide(
-    network: Callable[[Tensor, Tensor, bool], Tensor], guidance: Guidance, channels: int
+    network: Callable[[Tensor, int, bool], Tensor], guidance: Guidance, channels: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Classifier-free guidance around a network that can answer both branches in one batch.
 
     Args:
-        network: (x, t, both) → raw output; with `both`, x is [x, x] and the output holds the
-            conditional answers before the unconditional ones.
+        network: (x, timestep, both) → raw output; with `both`, x is [x, x] and the output holds
+            the conditional answers before the unconditional ones.
         channels: C of the data, without learned variances.
     """
 
     def output(x: Tensor, t: Tensor) -> Tensor:
-        if not guidance.active(int(t[0])):
-            return network(x, t, False)
-        cond, uncond = network(torch.cat([x, x]), torch.cat([t, t]), True).chunk(2)
+        step = shared_timestep(t)
+        if not guidance.active(step):
+            return network(x, step, False)
+        cond, uncond = network(torch.cat([x, x]), step, True).chunk(2)
         return guidance(cond, uncond, channels)
 
     return output
+
+
+def shared_timestep(t: Tensor) -> int:
+    """The timestep of all samples, from the tensor on the CPU that samplers give: no GPU waits."""
+    return int(t.reshape(-1)[0])

@@ -153,17 +153,19 @@ class DecoderStage:
             null: the empty caption; encoded here if it is not given. Without guidance's condition
                 the decoder sees it and the learned null embedding.
         """
-        null = null or self.clip.text([""])
-        count = len(z_i)
-        both = text + null.expand(count)
-        absent = torch.arange(2 * count, device=z_i.device) >= count
-        conditions = {
-            True: self._condition(torch.cat([z_i, z_i]), both, absent),
-            False: self._condition(z_i, text, None),
-        }
+        count, decoder = len(z_i), self.network.decoder
+        timesteps = self.process.timesteps(sampling).tolist()
+        if any(map(sampling.guidance.active, timesteps)):
+            text = text + (null or self.clip.text([""])).expand(count)
+            absent = torch.arange(2 * count, device=z_i.device) >= count
+            condition = self._condition(torch.cat([z_i, z_i]), text, absent)
+        else:
+            condition = self._condition(z_i, text, None)
+        both = decoder.conditions(timesteps, **condition)
+        conditional = both[:count]
 
-        def network(x: Tensor, t: Tensor, guided: bool) -> Tensor:
-            return self.network.decoder(x, t, **conditions[guided])  # type: ignore[no-any-return]
+        def network(x: Tensor, t: int, guided: bool) -> Tensor:
+            return decoder.proceed(x, t, both if guided else conditional)
 
         output = guide(network, sampling.guidance, 3)
 

@@ -15,7 +15,7 @@ from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.schedules import DiffusionConfig
-from unclip.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from unclip.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig, Prefix
 from unclip.models.folder import ModelFolder
 from unclip.stages.base import (
     Batch,
@@ -120,19 +120,26 @@ class PriorStage:
         )
 
     @torch.no_grad()
+    def prefix(self, text: TextCondition) -> Prefix:
+        """What the network needs to know of captions, whatever the timestep."""
+        return self.network.prefix(
+            text_embeddings=text.z_t, text_hidden_states=text.hidden, text_mask=text.mask
+        )
+
+    @torch.no_grad()
     def sample(
         self,
         text: TextCondition,
         sampling: Sampling,
         noise: Noise,
-        null: TextCondition | None = None,
+        null: Prefix | None = None,
         callback: Callback | None = None,
         candidates: int | None = None,
     ) -> Tensor:
         """Draw z_i (N, D) for N captions, as CLIP gives them.
 
         Args:
-            null: the empty caption; encoded here if it is not given.
+            null: the prefix of the empty caption; computed here if it is not given.
             noise: draws for N · M rows, the candidates of a caption in a row.
             candidates: M; the model's own number if left out.
 
@@ -142,15 +149,16 @@ class PriorStage:
         candidates = self.settings.candidates if candidates is None else candidates
         if candidates < 1:
             raise ValueError(f"the prior was asked for {candidates} candidates; ask for at least 1")
-        many = text.repeat(candidates)
-        null = null or self.clip.text([""])
-        both = many + null.expand(len(many))
+        timesteps = self.process.timesteps(sampling).tolist()
+        prefixes = [self.prefix(text)]
+        if any(map(sampling.guidance.active, timesteps)):
+            null = null or self.prefix(self.clip.text([""]))
+            prefixes.append(null.expand(len(text)))
+        both = self.network.continuation(prefixes, candidates, timesteps)
+        conditional = both[: len(text)]
 
-        def network(x: Tensor, t: Tensor, guided: bool) -> Tensor:
-            y = both if guided else many
-            return self.network(  # type: ignore[no-any-return]
-                x, t, text_embeddings=y.z_t, text_hidden_states=y.hidden, text_mask=y.mask
-            )
+        def network(x: Tensor, t: int, guided: bool) -> Tensor:
+            return self.network.proceed(x, t, both if guided else conditional)
 
         width = self.network.config.embedding_dim
         output = guide(network, sampling.guidance, width)
@@ -158,7 +166,7 @@ class PriorStage:
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
             return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)
 
-        like = torch.empty(len(many), width, device=many.z_t.device)
+        like = torch.empty(len(text) * candidates, width, device=text.z_t.device)
         x0 = self.process.sample(denoiser, like, sampling, noise, callback)
         return best_candidates(self.network.denormalise(x0), text.z_t)
 

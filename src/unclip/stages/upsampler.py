@@ -26,6 +26,7 @@ from unclip.stages.base import (
     check_channels,
     scheduler_from_json,
     scheduler_json,
+    shared_timestep,
 )
 
 FIRST, LAST = "super_res_first", "super_res_last"
@@ -143,11 +144,15 @@ class UpsamplerStage:
         """Images (N, 3, H, W) in [-1, 1] from small ones (N, 3, h, w)."""
         with full_precision(small.device):
             upsampled = upsample_bicubic(small.float(), (self.size, self.size))
-        end = int(self.process.timesteps(sampling)[-1])
+        timesteps = self.process.timesteps(sampling).tolist()
+        conditions = self.network.conditions(timesteps)
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
-            network = self.last if self.last is not None and int(t[0]) == end else self.network
-            output = network(_channels_last(upsampler_input(x, upsampled)), t)
+            step, inputs = shared_timestep(t), _channels_last(upsampler_input(x, upsampled))
+            if self.last is not None and step == timesteps[-1]:
+                output = self.last.proceed(inputs, step, self.last.conditions([step]))
+            else:
+                output = self.network.proceed(inputs, step, conditions)
             return to_prediction(output, x, t, self.process.schedule, self.process.config)
 
         return self.process.sample(denoiser, torch.empty_like(upsampled), sampling, noise, callback)
