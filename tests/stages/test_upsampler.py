@@ -4,11 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.tiny import learns, noise, scenes
+from unclip.data.degradations import DegradedSource
+from unclip.data.sources import open_source
 from unclip.models.folder import ModelFolder
 from unclip.stages.base import Sampling
-from unclip.stages.upsampler import UpsamplerSettings, UpsamplerStage, blur, random_crops
+from unclip.stages.upsampler import (
+    SECOND,
+    UpsamplerSettings,
+    UpsamplerStage,
+    blur,
+    random_crops,
+)
 
 SETTINGS = UpsamplerSettings(2, (16, 32), groups=8, crop=2, prediction_type="sample")
 
@@ -88,3 +97,75 @@ def test_the_condition_is_the_blurred_small_image(
     small = torch.nn.functional.avg_pool2d(images, 2)
     expected = upsample_bicubic(blur(small, 0.6), (32, 32))
     torch.testing.assert_close(seen[0][:, 3:], expected)
+
+
+def test_the_second_upsampler_learns_from_degraded_crops(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = UpsamplerSettings(
+        4, (16, 32), groups=8, crop=2, prediction_type="sample", beta_schedule="linear"
+    )
+    stage = UpsamplerStage.build(settings, 64, SECOND)
+    samples = [DegradedSource(open_source("emoji:shapes", size=64), 32, 4)[i] for i in range(8)]
+    batch = {
+        "images": torch.stack([one["image"] for one in samples]) / 127.5 - 1,
+        "small": torch.stack([one["small"] for one in samples]),  # type: ignore[typeddict-item]
+    }
+    before, after = learns(stage, batch)
+    assert after < 0.7 * before
+    rows = stage.preview(batch, torch.Generator())
+    assert rows is not None
+    assert rows.shape == (3, 4, 3, 32, 32)
+
+    folder = ModelFolder(tmp_path)
+    UpsamplerStage.build(SETTINGS, 32).save(folder)  # the first, which must stay as it is
+    stage.save(folder)
+    again, first = (UpsamplerStage.load(folder, name) for name in (SECOND, "super_res_first"))
+    assert (again.size, again.process.config.beta_schedule) == (64, "linear")
+    assert (first.size, first.process.config.beta_schedule) == (32, "squaredcos_cap_v2")
+    assert first.last is None
+    small = torch.rand(1, 3, 6, 10) * 2 - 1
+    a, b = (one.sample(small, Sampling(2), noise(1), size=(24, 40)) for one in (stage, again))
+    assert a.shape == (1, 3, 24, 40)
+    torch.testing.assert_close(a, b)
+
+
+def test_the_batch_decides_what_the_condition_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unclip.models.upsampler import upsample_bicubic
+
+    stage = UpsamplerStage.build(SETTINGS, 32, SECOND)
+    seen: list[Tensor] = []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(x)
+        return x[:, :3]
+
+    monkeypatch.setattr(stage.network, "forward", network)
+    small = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    batch = {"images": torch.zeros(2, 3, 16, 16), "small": small}
+    stage.loss(batch, torch.Generator().manual_seed(0))
+    expected = upsample_bicubic(small / 127.5 - 1, (16, 16))
+    torch.testing.assert_close(seen[0][:, 3:], expected)  # neither blurred nor cropped again
+
+
+def test_tiles_leave_no_seam(trained: tuple[UpsamplerStage, float, float]) -> None:
+    """Where tiles meet, an image differs from the untiled one no more abruptly than elsewhere."""
+    stage = trained[0]
+    small = torch.nn.functional.interpolate(scenes(1)["images"], 64, mode="bilinear")
+
+    def make(tile: int | None = None) -> Tensor:
+        return stage.sample(small, Sampling(4, "ddim"), noise(1), size=(128, 128), tile=tile)
+
+    whole, tiles = make(), make(64)
+    assert torch.equal(whole, make(128))  # a tile that holds the image is the image
+    difference = tiles - whole
+    assert 0 < difference.square().mean().sqrt() < 0.1
+
+    def step(image: Tensor) -> Tensor:  # (127,): the mean step from column to column
+        return image.diff(dim=3).abs().mean(dim=(0, 1, 2))
+
+    # Tiles begin at 0, 32 and 64 (their edges), and hand over from 4 to 12 pixels further in.
+    meeting = [edge + d for edge in (32, 64, 96) for d in range(-13, 13)]
+    steps = step(difference)
+    elsewhere = [column for column in range(8, 119) if column not in meeting]
+    assert steps[meeting].max() < 3 * steps[elsewhere].median()
+    assert step(tiles)[meeting].mean() < 1.1 * step(whole)[meeting].mean()
