@@ -7,7 +7,7 @@ import torch
 
 from unclip.models.folder import ModelFolder, variants
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.stages.decoder import DecoderStage
+from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import FIRST, SCHEDULERS, SECOND, UpsamplerStage
 
@@ -38,6 +38,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "super_res_first": ("UNet2DModel",),
     "super_res_last": ("UNet2DModel",),
     "super_res_scheduler": ("UnCLIPScheduler",),
+    TEXT_ENCODER: ("CLIPTextModelWithProjection",),
     SECOND: ("UNet2DModel",),
     SCHEDULERS[SECOND]: ("UnCLIPScheduler",),
 }
@@ -61,7 +62,8 @@ class Parts:
         """
         kind = check_index(model)
         clip = FrozenCLIP.load(model, dtype).to(device)
-        prior = PriorStage.load(model, clip, dtype) if kind == TEXT_TO_IMAGE else None
+        has_prior = kind == TEXT_TO_IMAGE and model.has("prior")
+        prior = PriorStage.load(model, clip, dtype) if has_prior else None
         decoder = DecoderStage.load(model, clip, dtype)
         names = [name for name in SCHEDULERS if model.has(name)]
         upsamplers = [UpsamplerStage.load(model, name, dtype) for name in names]
@@ -86,6 +88,14 @@ class Parts:
         return [*prior, self.decoder.network, *upsamplers]
 
 
+def needed_components(model: ModelFolder, kind: str) -> list[str]:
+    """What a model of this kind cannot be without, upsamplers aside."""
+    needed, decoder = list(NEEDED[kind]), DecoderSettings.noted(model)
+    if decoder.condition != "image":  # the caption is enough for it
+        needed = [name for name in needed if name not in ("prior", "prior_scheduler")]
+    return needed + ([TEXT_ENCODER] if decoder.caption_tokens == "own" else [])
+
+
 def check_index(model: ModelFolder) -> str:
     """The kind of a model folder, if it has every component and each is of a known class."""
     index = model.index()
@@ -95,7 +105,7 @@ def check_index(model: ModelFolder) -> str:
             f"{model.path} is {'no pipeline' if kind is None else f'a {kind}'}; what can be opened "
             f"is a folder of the {' or the '.join(NEEDED)}"
         )
-    needed = [*NEEDED[kind]]
+    needed = needed_components(model, kind)
     for upsampler, scheduler in SCHEDULERS.items():
         needed += [upsampler, scheduler] if index.get(upsampler) else []
     for name in needed:

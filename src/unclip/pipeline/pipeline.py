@@ -51,7 +51,7 @@ class Pipeline:
 
     Args:
         clip, prior, decoder, upsamplers: the stages; upsamplers from small to large. Without a
-            prior the model makes variations of images only.
+            prior the model makes variations of images only, unless its decoder needs none.
         defaults: guidance scales and sampler that suit this model, by argument name.
         name: how the model is called in the notes of images.
         device, dtype: where and in what precision the networks are; sampling state is fp32.
@@ -158,7 +158,8 @@ class Pipeline:
             self.decoder.save(model)
             for upsampler in self.upsamplers:
                 upsampler.save(model)
-            kind = VARIATION if self.prior is None else TEXT_TO_IMAGE
+            captions = self.prior is not None or not self.decoder.needs_prior
+            kind = TEXT_TO_IMAGE if captions else VARIATION
             model.update_index({"_class_name": kind, "_defaults": self.defaults})
             partial.rename(folder)
         except OSError as error:
@@ -243,6 +244,8 @@ class Pipeline:
         images = check_images(image)
         count = check_count(num_images_per_prompt, len(images))
         self.evaluations(settings, "decoder")
+        if self.decoder.settings.condition == "caption":
+            raise ValueError("this model's decoder sees captions only: it cannot vary images")
         if self.clip.processor is None:
             raise ValueError("this model has no image_encoder: it takes captions, not images")
         process = ImageProcessor(self.clip.processor)
@@ -336,7 +339,9 @@ class Pipeline:
     def embed(
         self, text: TextCondition, noise: Noise, settings: Settings, callback: Any = None
     ) -> Tensor:
-        """z_i (N, D) for N captions: the prior."""
+        """z_i (N, D) for N captions: the prior, or z_t for a decoder that needs none."""
+        if not self.decoder.needs_prior:
+            return text.z_t
         if self.prior is None:
             raise ValueError(_NO_PRIOR)
         sampling, candidates = self.sampling("prior", settings), settings.prior_num_candidates
@@ -396,6 +401,8 @@ class Pipeline:
         Raises:
             ValueError: the settings name what this model or package does not have.
         """
+        if start == "prior" and not self.decoder.needs_prior:
+            start = "decoder"
         if start == "prior" and self.prior is None:
             raise ValueError(_NO_PRIOR)
         stages = ["prior", "decoder", *map(_stage_name, self._upsamplers(settings.size))]

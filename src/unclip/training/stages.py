@@ -84,6 +84,11 @@ def _decoder(settings: DecoderSettings, m: Materials) -> DecoderStage:
 
 def _adopt_decoder(settings: DecoderSettings, m: Materials, origin: ModelFolder) -> DecoderStage:
     stage = DecoderStage.load(origin, _frozen_clip(m, origin), torch.float32)
+    if stage.settings.caption_tokens != settings.caption_tokens:
+        raise ValueError(
+            f"the decoder of {origin.path} takes caption tokens from "
+            f"{stage.settings.caption_tokens!r}; set network.caption_tokens to that"
+        )
     stage.settings = settings
     _check_size(stage.size, m, origin)
     return stage
