@@ -83,7 +83,7 @@ def test_the_source_is_a_function_of_seed_and_index() -> None:
     source = DegradedSource(world, 32, 4, seed=5)
     sample = source[7]
     assert sample["image"].shape == (3, 32, 32)
-    assert sample["small"].shape == (3, 8, 8)  # type: ignore[typeddict-item]
+    assert sample["small"].shape == (3, 8, 8)
     whole = world[7]["image"].unfold(1, 32, 1).unfold(2, 32, 1)  # (3, 33, 33, 32, 32)
     same = (whole.permute(1, 2, 0, 3, 4) == sample["image"]).flatten(2).all(dim=2)
     assert same.any()  # a crop of the image, untouched

@@ -94,7 +94,8 @@ def test_its_own_text_transformer_reads_the_tokens_and_is_trained(clip: FrozenCL
     assert stage.network.text_encoder is not None
     for name, parameter in stage.network.text_encoder.named_parameters():
         assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
+        # Softmax does not see what is added to all keys: a gradient of rounding errors.
+        assert name.endswith("k_proj.bias") or parameter.grad.abs().max() > 0, name
     assert all(p.grad is None for p in clip.text_encoder.parameters())
 
 

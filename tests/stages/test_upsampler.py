@@ -109,7 +109,7 @@ def test_the_second_upsampler_learns_from_degraded_crops(tmp_path: Path) -> None
     samples = [DegradedSource(open_source("emoji:shapes", size=64), 32, 4)[i] for i in range(8)]
     batch = {
         "images": torch.stack([one["image"] for one in samples]) / 127.5 - 1,
-        "small": torch.stack([one["small"] for one in samples]),  # type: ignore[typeddict-item]
+        "small": torch.stack([one["small"] for one in samples]),
     }
     before, after = learns(stage, batch)
     assert after < 0.7 * before

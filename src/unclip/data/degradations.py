@@ -175,6 +175,12 @@ def _jpeg(x: Tensor, draw: Draw, strength: float) -> Tensor:
     return torch.from_numpy(decoded).permute(2, 0, 1).float()
 
 
+class DegradedSample(Sample):
+    """small: (3, h, w) uint8, what has become of the image."""
+
+    small: Tensor
+
+
 class DegradedSource:
     """Random crops of another source's images, each with its degraded small image.
 
@@ -206,7 +212,7 @@ class DegradedSource:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> DegradedSample:
         sample = self.source[index]
         generator = torch.Generator().manual_seed(Stream(self.seed, index, _KEY).state)
         height, width = sample["image"].shape[-2:]
@@ -214,7 +220,7 @@ class DegradedSource:
         top, left = draw.below(height - self.side + 1), draw.below(width - self.side + 1)
         crop = sample["image"][:, top : top + self.side, left : left + self.side].contiguous()
         small = bsr(crop, self.factor, generator, self.strength)
-        return {**sample, "image": crop, "small": small}  # type: ignore[typeddict-unknown-key]
+        return {**sample, "image": crop, "small": small}
 
     def caption(self, index: int) -> str:
         return self.source.caption(index)

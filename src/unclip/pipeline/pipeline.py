@@ -295,6 +295,7 @@ class Pipeline:
                 lambda stage: self.sampling(_stage_name(stage), settings),
                 noise,
                 lambda: hooks("super_res"),
+                self.device,
             )
 
         return self._all(make, [""], [seed], generator, output_type, None)

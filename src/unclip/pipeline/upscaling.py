@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -100,14 +101,15 @@ def enlarge(
     sampling: Callable[[UpsamplerStage], Sampling],
     noise: Noise,
     hook: Callable[[], Any],
+    device: torch.device,
 ) -> Tensor:
     """The result (1, 3, H, W) in [-1, 1] of `plan_passes`' passes.
 
     Args:
         sampling: how a stage is sampled.
         hook: makes the callback of each pass.
+        device: where the networks compute.
     """
-    device = next(passes[0].stage.network.parameters()).device
     x = to_tensor(image)[None].to(device)
     for step in passes:
         height, width = step.padded
