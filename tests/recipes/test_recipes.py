@@ -18,6 +18,7 @@ _NETWORKS: dict[str, dict[str, Any]] = {
     "prior": {"num_layers": 1, "num_attention_heads": 2, "statistics": 4},
     "decoder": {"widths": [16, 32], "layers": 1, "head_width": 16, "groups": 8},
     "upsampler": {"widths": [16, 32], "layers": 1, "groups": 8},
+    "upsampler-1024": {"widths": [16, 32], "layers": 1, "groups": 8},
     "judge": {"widths": [8, 16, 16]},
 }
 

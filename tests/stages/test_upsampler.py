@@ -1,14 +1,24 @@
 """The upsampler's stage: blurred small images, crops, and full size."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.tiny import learns, noise, scenes
+from unclip.data.degradations import DegradedSource
+from unclip.data.sources import open_source
 from unclip.models.folder import ModelFolder
 from unclip.stages.base import Sampling
-from unclip.stages.upsampler import UpsamplerSettings, UpsamplerStage, blur, random_crops
+from unclip.stages.upsampler import (
+    SECOND,
+    UpsamplerSettings,
+    UpsamplerStage,
+    blur,
+    random_crops,
+)
 
 SETTINGS = UpsamplerSettings(2, (16, 32), groups=8, crop=2, prediction_type="sample")
 
@@ -88,3 +98,91 @@ def test_the_condition_is_the_blurred_small_image(
     small = torch.nn.functional.avg_pool2d(images, 2)
     expected = upsample_bicubic(blur(small, 0.6), (32, 32))
     torch.testing.assert_close(seen[0][:, 3:], expected)
+
+
+def test_the_second_upsampler_learns_from_degraded_crops(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = UpsamplerSettings(
+        4, (16, 32), groups=8, crop=2, prediction_type="sample", beta_schedule="linear"
+    )
+    stage = UpsamplerStage.build(settings, 64, SECOND)
+    samples = [DegradedSource(open_source("emoji:shapes", size=64), 32, 4)[i] for i in range(8)]
+    batch = {
+        "images": torch.stack([one["image"] for one in samples]) / 127.5 - 1,
+        "small": torch.stack([one["small"] for one in samples]),
+    }
+    before, after = learns(stage, batch)
+    assert after < 0.7 * before
+    rows = stage.preview(batch, torch.Generator())
+    assert rows is not None
+    assert rows.shape == (3, 4, 3, 32, 32)
+
+    folder = ModelFolder(tmp_path)
+    UpsamplerStage.build(SETTINGS, 32).save(folder)  # the first, which must stay as it is
+    stage.save(folder)
+    again, first = (UpsamplerStage.load(folder, name) for name in (SECOND, "super_res_first"))
+    assert (again.size, again.process.config.beta_schedule) == (64, "linear")
+    assert (first.size, first.process.config.beta_schedule) == (32, "squaredcos_cap_v2")
+    assert first.last is None
+    small = torch.rand(1, 3, 6, 10) * 2 - 1
+    a, b = (one.sample(small, Sampling(2), noise(1), size=(24, 40)) for one in (stage, again))
+    assert a.shape == (1, 3, 24, 40)
+    torch.testing.assert_close(a, b)
+
+
+def test_the_batch_decides_what_the_condition_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unclip.models.upsampler import upsample_bicubic
+
+    stage = UpsamplerStage.build(SETTINGS, 32, SECOND)
+    seen: list[Tensor] = []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(x)
+        return x[:, :3]
+
+    monkeypatch.setattr(stage.network, "forward", network)
+    small = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    batch = {"images": torch.zeros(2, 3, 16, 16), "small": small}
+    stage.loss(batch, torch.Generator().manual_seed(0))
+    expected = upsample_bicubic(small / 127.5 - 1, (16, 16))
+    torch.testing.assert_close(seen[0][:, 3:], expected)  # neither blurred nor cropped again
+
+
+def test_tiles_leave_no_seam(
+    trained: tuple[UpsamplerStage, float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps from column to column are no larger where tiles meet than elsewhere.
+
+    On pictures that are alike everywhere, smoothed noise, so that nothing else makes a difference.
+    """
+    stage = trained[0]
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(6, 3, 16, 16, generator=generator) * 2 - 1
+    small = torch.nn.functional.interpolate(coarse, 64, mode="bilinear")
+
+    def make(tile: int | None = None) -> Tensor:
+        draw = noise(*range(6))
+        return stage.sample(small, Sampling(3, "ddim"), draw, size=(128, 128), tile=tile)
+
+    def largest(image: Tensor, columns: list[int]) -> float:
+        """The largest mean step at these columns, of the median of all."""
+        steps = image.diff(dim=3).abs().mean(dim=(0, 1, 2))  # (127,)
+        return (steps[columns].max() / steps[8:-8].median()).item()
+
+    whole, tiles = make(), make(64)
+    assert torch.equal(whole[:1], make(128)[:1])  # a tile that holds the image is the image
+    # Tiles begin at 0, 32 and 64; one hands over to the next 4 to 12 pixels from their edges.
+    meeting = [edge + d for edge in (32, 64, 96) for d in range(-13, 13)]
+    seam = largest(tiles, meeting) / largest(whole, meeting)
+
+    def cut(network: Callable[[Tensor], Tensor], x: Tensor, *_: int) -> Tensor:
+        rows = [
+            torch.cat([network(part) for part in row.split(64, 3)], 3) for row in x.split(64, 2)
+        ]
+        return torch.cat(rows, dim=2)
+
+    monkeypatch.setattr("unclip.stages.upsampler.tiled", cut)
+    hard = largest(make(64), meeting) / largest(whole, meeting)
+    print(f"steps where tiles meet, of the untiled: {seam:.3f}; with hard cuts {hard:.3f}")
+    assert seam < 1.15
+    assert hard > 1.3  # a seam would be seen

@@ -163,5 +163,5 @@ JUDGE = StageSpec(
     ),
     ("judge",),
     _build,
-    source=LabelledScenes.open,
+    source=lambda recipe: LabelledScenes.open(recipe.data),
 )

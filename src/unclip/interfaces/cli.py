@@ -14,6 +14,7 @@ from unclip.config import suggest
 # name: (what it does, module in this package)
 COMMANDS = {
     "generate": ("make images for captions", "generate"),
+    "upscale": ("make an image larger", "upscale"),
     "train": ("train a stage into a model folder", "train"),
     "evaluate": ("measure a model", "evaluate"),
     "info": ("describe a model folder, or say how an image was made", "info"),

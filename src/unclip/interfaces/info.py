@@ -40,13 +40,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def describe_image(path: Path) -> str:
-    """The notes in a PNG that `unclip generate` wrote, and the command that makes it again."""
+    """The notes in a PNG that unclip wrote, and the command that makes it again."""
     from unclip.pipeline.images import command_for, read_info
 
     notes = read_info(path)
-    prompt = notes.get("prompt")
+    key = "image" if "image" in notes else "prompt"  # what it was made from
+    prompt = notes.get(key)
     rows = {
-        "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
+        key: prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
         "seed": notes.get("seed"),
         "model": notes.get("model") or "bundled",
         "settings": json.dumps(notes.get("settings") or {}),
@@ -58,7 +59,7 @@ def describe_image(path: Path) -> str:
 def describe_model(path: Path | None) -> str:
     """Components with their parameters and precisions, sizes, CLIP, and what is missing."""
     from unclip.models.folder import ModelFolder, bundled
-    from unclip.pipeline.opening import NEEDED, TEXT_TO_IMAGE, UPSAMPLING
+    from unclip.pipeline.opening import NEEDED, TEXT_TO_IMAGE, UPSAMPLING, needed_components
 
     folder = ModelFolder(bundled("model") if path is None else path)
     index = folder.index()
@@ -69,12 +70,16 @@ def describe_model(path: Path | None) -> str:
             there = folder.has(name)
             rows[name] = f"{entry[1]}, {_weights(folder.path / name)}" if there else "absent"
     if kind in NEEDED or kind is None:
-        needed = (*NEEDED[kind or TEXT_TO_IMAGE], *UPSAMPLING)
+        needed = (*needed_components(folder, kind or TEXT_TO_IMAGE), *UPSAMPLING)
         missing = [name for name in needed if not folder.has(name)]
         rows["complete"] = f"no: {', '.join(missing)} missing" if missing else "yes"
     else:
         rows["complete"] = f"unclip opens {' and '.join(NEEDED)} only"
-    for name, label in (("decoder", "base size"), ("super_res_first", "upsampled to")):
+    for name, label in (
+        ("decoder", "base size"),
+        ("super_res_first", "upsampled to"),
+        ("super_res_1024", "and to"),
+    ):
         if folder.has(name):
             rows[label] = f"{folder.config(name).get('sample_size')} px"
     if folder.has("text_encoder"):

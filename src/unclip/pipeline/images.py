@@ -29,6 +29,7 @@ _FLAGS = {
     "prior_guidance_scale": "prior-guidance",
     "decoder_guidance_scale": "guidance",
 }
+_COMMANDS = {"generate": "prompt", "upscale": "image"}  # and the note that comes after them
 _OWN_FLAGS = frozenset({"prompt", "seed", "model", "output", "n", "help"})
 
 
@@ -77,19 +78,24 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def command_for(info: Mapping[str, Any]) -> str:
-    """The `unclip generate` command that makes the image again, quoted for a POSIX shell.
+    """The `unclip` command that makes the image again, quoted for a POSIX shell.
+
+    That is `command` with its `image`, or else `generate` with its prompts.
 
     Settings become flags, `--key-name value`; True is `--key`, False `--no-key`, None is left out.
     Control and invisible characters are escaped, so that the line is safe to print and to paste.
 
-    ValueError if there is no prompt, or a value that no flag can take.
+    ValueError if there is no prompt or image, or a value that no flag can take.
     """
-    prompts, settings = info.get("prompt"), info.get("settings") or {}
+    command, settings = info.get("command", "generate"), info.get("settings") or {}
+    if not isinstance(command, str) or command not in _COMMANDS:
+        raise ValueError(f"the image's notes name the command {command!r}, which is unknown")
+    prompts = info.get(_COMMANDS[command])
     prompts = [prompts] if isinstance(prompts, str) else prompts
     texts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
     if not (texts and prompts) or not isinstance(settings, Mapping):
         raise ValueError("the image's notes hold no prompt, so no command can make it again")
-    words = ["unclip", "generate"]
+    words = ["unclip", command]
     quoted = list(map(_quoted, prompts))
     dashed = any(prompt.startswith("-") for prompt in prompts)  # would pass for flags
     words += [] if dashed else quoted

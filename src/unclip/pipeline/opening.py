@@ -7,9 +7,9 @@ import torch
 
 from unclip.models.folder import ModelFolder, variants
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.stages.decoder import DecoderStage
+from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
-from unclip.stages.upsampler import UpsamplerStage
+from unclip.stages.upsampler import FIRST, SCHEDULERS, SECOND, UpsamplerStage
 
 TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
 _COMMON = ("text_encoder", "tokenizer", "text_proj", "decoder", "decoder_scheduler")
@@ -17,7 +17,7 @@ NEEDED = {
     TEXT_TO_IMAGE: (*_COMMON, "prior", "prior_scheduler"),
     VARIATION: (*_COMMON, "image_encoder", "feature_extractor"),
 }
-UPSAMPLING = ("super_res_first", "super_res_scheduler")
+UPSAMPLING = (FIRST, SCHEDULERS[FIRST])
 # The classes that a component may have in `model_index.json`. Libraries are not read: text_proj is
 # "unclip" in published folders and "diffusers" in those that diffusers writes since 0.42.
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -38,6 +38,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "super_res_first": ("UNet2DModel",),
     "super_res_last": ("UNet2DModel",),
     "super_res_scheduler": ("UnCLIPScheduler",),
+    TEXT_ENCODER: ("CLIPTextModelWithProjection",),
+    SECOND: ("UNet2DModel",),
+    SCHEDULERS[SECOND]: ("UnCLIPScheduler",),
 }
 
 
@@ -59,12 +62,18 @@ class Parts:
         """
         kind = check_index(model)
         clip = FrozenCLIP.load(model, dtype).to(device)
-        prior = PriorStage.load(model, clip, dtype) if kind == TEXT_TO_IMAGE else None
+        has_prior = kind == TEXT_TO_IMAGE and model.has("prior")
+        prior = PriorStage.load(model, clip, dtype) if has_prior else None
         decoder = DecoderStage.load(model, clip, dtype)
-        names = [name for name in ("super_res_first", "super_res_1024") if model.has(name)]
-        parts = cls(
-            clip, prior, decoder, [UpsamplerStage.load(model, name, dtype) for name in names]
-        )
+        names = [name for name in SCHEDULERS if model.has(name)]
+        upsamplers = [UpsamplerStage.load(model, name, dtype) for name in names]
+        sizes = [decoder.size, *(stage.size for stage in upsamplers)]
+        if sizes != sorted(set(sizes)):
+            raise ValueError(
+                f"{model.path}: decoder and upsamplers make {', '.join(map(str, sizes))} pixels, "
+                "which do not grow: they are not of one model"
+            )
+        parts = cls(clip, prior, decoder, upsamplers)
         for network in parts.networks:
             network.requires_grad_(False).eval()
             if model.offload is None:
@@ -79,6 +88,14 @@ class Parts:
         return [*prior, self.decoder.network, *upsamplers]
 
 
+def needed_components(model: ModelFolder, kind: str) -> list[str]:
+    """What a model of this kind cannot be without, upsamplers aside."""
+    needed, decoder = list(NEEDED[kind]), DecoderSettings.noted(model)
+    if decoder.condition != "image":  # the caption is enough for it
+        needed = [name for name in needed if name not in ("prior", "prior_scheduler")]
+    return needed + ([TEXT_ENCODER] if decoder.caption_tokens == "own" else [])
+
+
 def check_index(model: ModelFolder) -> str:
     """The kind of a model folder, if it has every component and each is of a known class."""
     index = model.index()
@@ -88,7 +105,9 @@ def check_index(model: ModelFolder) -> str:
             f"{model.path} is {'no pipeline' if kind is None else f'a {kind}'}; what can be opened "
             f"is a folder of the {' or the '.join(NEEDED)}"
         )
-    needed = [*NEEDED[kind], *(UPSAMPLING if index.get("super_res_first") else ())]
+    needed = needed_components(model, kind)
+    for upsampler, scheduler in SCHEDULERS.items():
+        needed += [upsampler, scheduler] if index.get(upsampler) else []
     for name in needed:
         model.component(name)
     for name, known in CLASSES.items():

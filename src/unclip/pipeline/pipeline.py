@@ -34,11 +34,12 @@ from unclip.pipeline.request import (
     convert,
     noise_for,
 )
+from unclip.pipeline.upscaling import enlarge, plan_passes
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
-from unclip.stages.upsampler import UpsamplerStage
+from unclip.stages.upsampler import SECOND, UpsamplerStage
 
 GPU_BATCH = 16
 _NO_PRIOR = "this model has no prior: it makes variations of images, not images for captions"
@@ -51,7 +52,7 @@ class Pipeline:
 
     Args:
         clip, prior, decoder, upsamplers: the stages; upsamplers from small to large. Without a
-            prior the model makes variations of images only.
+            prior the model makes variations of images only, unless its decoder needs none.
         defaults: guidance scales and sampler that suit this model, by argument name.
         name: how the model is called in the notes of images.
         device, dtype: where and in what precision the networks are; sampling state is fp32.
@@ -160,7 +161,8 @@ class Pipeline:
             self.decoder.save(model)
             for upsampler in self.upsamplers:
                 upsampler.save(model)
-            kind = VARIATION if self.prior is None else TEXT_TO_IMAGE
+            captions = self.prior is not None or not self.decoder.needs_prior
+            kind = TEXT_TO_IMAGE if captions else VARIATION
             model.update_index({"_class_name": kind, "_defaults": self.defaults})
             partial.rename(folder)
         except OSError as error:
@@ -245,6 +247,8 @@ class Pipeline:
         images = check_images(image)
         count = check_count(num_images_per_prompt, len(images))
         self.evaluations(settings, "decoder")
+        if self.decoder.settings.condition == "caption":
+            raise ValueError("this model's decoder sees captions only: it cannot vary images")
         if self.clip.processor is None:
             raise ValueError("this model has no image_encoder: it takes captions, not images")
         process = ImageProcessor(self.clip.processor)
@@ -258,6 +262,51 @@ class Pipeline:
 
         seeds = [seed + k for _ in images for k in range(count)]
         return self._all(make, [""] * len(seeds), seeds, generator, output_type, batch_size)
+
+    @torch.no_grad()
+    def upscale(
+        self,
+        image: Image.Image,
+        *,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        callback_on_step_end: Callback | None = None,
+        settings: Settings | None = None,
+        **overrides: Any,
+    ) -> Output:
+        """Enlarge an image with the upsamplers alone (section 2.1); see `pipeline/upscaling.py`.
+
+        Args:
+            image: a Pillow image of any mode, size and aspect.
+            settings, overrides: `size` is the longer side of the result; if left out, the nearest
+                upsampler is applied once. The other arguments are those of a call.
+
+        Raises:
+            ValueError: no image; a size that cannot be reached; a setting that makes no sense.
+        """
+        settings = (settings or Settings()).with_values(overrides)
+        (image,) = check_images([image])
+        passes = plan_passes(self.decoder.size, self.upsamplers, image, settings.size)
+        hooks = _Hooks(self, callback_on_step_end, 1)
+
+        def make(rows: slice, noise: Noise) -> Tensor:
+            return enlarge(
+                image,
+                passes,
+                settings.size,
+                lambda stage: self.sampling(_stage_name(stage), settings),
+                noise,
+                lambda: hooks("super_res"),
+                self.device,
+            )
+
+        return self._all(make, [""], [seed], generator, output_type, None)
+
+    def upscaling_steps(self, image: Image.Image, settings: Settings) -> int:
+        """Sampling steps of `upscale`, for progress bars; `ValueError` as there."""
+        passes = plan_passes(self.decoder.size, self.upsamplers, image, settings.size)
+        return sum(self.sampling(_stage_name(one.stage), settings).steps for one in passes)
 
     def _all(
         self,
@@ -287,14 +336,16 @@ class Pipeline:
         """upsample(decode(z_i)): images (N, 3, H, W)."""
         images = self.decode(z_i, text, noise, settings, hook("decoder"))
         for upsampler in self._upsamplers(settings.size):
-            sampling = self.sampling("super_res", settings)
+            sampling = self.sampling(_stage_name(upsampler), settings)
             images = upsampler.sample(images, sampling, noise, hook("super_res"))
         return images
 
     def embed(
         self, text: TextCondition, noise: Noise, settings: Settings, callback: Any = None
     ) -> Tensor:
-        """z_i (N, D) for N captions: the prior."""
+        """z_i (N, D) for N captions: the prior, or z_t for a decoder that needs none."""
+        if not self.decoder.needs_prior:
+            return text.z_t
         if self.prior is None:
             raise ValueError(_NO_PRIOR)
         sampling, candidates = self.sampling("prior", settings), settings.prior_num_candidates
@@ -316,9 +367,10 @@ class Pipeline:
         return images.clamp(-1, 1)  # as the layout defines; most schedulers clip already
 
     def sampling(self, stage: str, settings: Settings) -> Sampling:
-        """How "prior", "decoder" or "super_res" is sampled under these settings."""
+        """How "prior", "decoder", "super_res" or "super_res_1024" is sampled: one setting for both
+        upsamplers, but a preset's steps for each."""
         row = preset(settings.steps)
-        steps = getattr(settings, f"{stage}_num_inference_steps")
+        steps = getattr(settings, f"{stage.removesuffix('_1024')}_num_inference_steps")
         steps = getattr(row, f"{stage}_steps") if steps is None else steps
         key = f"{stage}_guidance_scale"
         scale = getattr(settings, key, None)
@@ -355,9 +407,11 @@ class Pipeline:
         Raises:
             ValueError: the settings name what this model or package does not have.
         """
+        if start == "prior" and not self.decoder.needs_prior:
+            start = "decoder"
         if start == "prior" and self.prior is None:
             raise ValueError(_NO_PRIOR)
-        stages = ["prior", "decoder", *("super_res" for _ in self._upsamplers(settings.size))]
+        stages = ["prior", "decoder", *map(_stage_name, self._upsamplers(settings.size))]
         stages = stages[stages.index(start) :]
         return sum(self.sampling(stage, settings).steps for stage in stages)
 
@@ -368,6 +422,10 @@ class Pipeline:
             made = ", ".join(map(str, self.sizes))
             raise ValueError(f"this model makes images of {made} pixels a side, not {size}")
         return self.upsamplers[: self.sizes.index(size)]
+
+
+def _stage_name(upsampler: UpsamplerStage) -> str:
+    return SECOND if upsampler.component == SECOND else "super_res"
 
 
 class _Hooks:

@@ -16,13 +16,14 @@ class Preset:
     prior_steps: int
     decoder_steps: int
     super_res_steps: int
+    super_res_1024_steps: int
 
 
 PRESETS: dict[str, Preset] = {
-    #                 sampler  prior  decoder  upsampler
-    "fast":    Preset("dpm++", 8,     10,      3),
-    "default": Preset(None,    25,    25,      7),
-    "paper":   Preset(None,    64,    250,     27),
+    #                 sampler  prior  decoder  upsampler  second
+    "fast":    Preset("dpm++", 8,     10,      3,         3),
+    "default": Preset(None,    25,    25,      7,         7),
+    "paper":   Preset(None,    64,    250,     27,        15),
 }  # fmt: skip
 
 

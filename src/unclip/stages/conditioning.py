@@ -29,11 +29,15 @@ _NO_IMAGES = "this model has no image_encoder: it takes captions, not images"
 
 @dataclass(frozen=True)
 class TextCondition:
-    """Captions as prior and decoder see them: z_t (N, D), hidden states (N, L, D), mask (N, L)."""
+    """Captions as prior and decoder see them: z_t (N, D), hidden states (N, L, D), mask (N, L).
+
+    `ids` (N, L) are the tokens themselves, for a decoder with a text Transformer of its own.
+    """
 
     z_t: Tensor
     hidden: Tensor
     mask: Tensor
+    ids: Tensor
 
     def __len__(self) -> int:
         return len(self.z_t)
@@ -43,15 +47,15 @@ class TextCondition:
         return self[torch.arange(len(self), device=self.z_t.device).repeat_interleave(times)]
 
     def __getitem__(self, rows: Tensor | slice) -> "TextCondition":
-        return TextCondition(self.z_t[rows], self.hidden[rows], self.mask[rows])
+        return TextCondition(*(x[rows] for x in self.parts))
 
     def expand(self, n: int) -> "TextCondition":
         """A single caption as n equal ones, without copying."""
         return TextCondition(*(x.expand(n, *x.shape[1:]) for x in self.parts))
 
     @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.z_t, self.hidden, self.mask
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.z_t, self.hidden, self.mask, self.ids
 
     def __add__(self, other: "TextCondition") -> "TextCondition":
         """Concatenate along the batch; the shorter captions are padded (and stay masked)."""
@@ -62,7 +66,8 @@ class TextCondition:
     def padded(self, length: int) -> "TextCondition":
         more = length - self.hidden.shape[1]
         hidden = F.pad(self.hidden, (0, 0, 0, more))
-        return TextCondition(self.z_t, hidden, F.pad(self.mask, (0, more), value=False))
+        mask = F.pad(self.mask, (0, more), value=False)
+        return TextCondition(self.z_t, hidden, mask, F.pad(self.ids, (0, more)))
 
 
 class FrozenCLIP:
@@ -147,7 +152,7 @@ class FrozenCLIP:
         """Encode captions; padding beyond the longest of them is dropped (it is masked anyway)."""
         tokens = self.tokenizer(captions).trimmed().to(self.device)
         z_t, hidden = self.text_encoder(tokens.ids)
-        return TextCondition(z_t.float(), hidden.float(), tokens.mask)
+        return TextCondition(z_t.float(), hidden.float(), tokens.mask, tokens.ids)
 
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:

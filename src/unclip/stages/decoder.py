@@ -1,19 +1,26 @@
 """The decoder: P(x | z_i, y) by diffusion with guidance and learned variances (section 2.1).
 
+And the two that the paper compares it with, on the same networks: GLIDE, P(x | y), where the
+learned null embedding is always in z_i's place; and the text-embedding decoder, which gets the
+caption's z_t there. Neither needs a prior.
+
 Shapes: N images, C = 3 channels, H × W pixels at the decoder's resolution.
 """
 
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from unclip.config import from_mapping
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import DiffusionConfig
+from unclip.models.clip import TextEncoder
+from unclip.models.clip_config import CLIPTextConfig
 from unclip.models.decoder import TextProjection, TextProjectionConfig, text_projection_config
 from unclip.models.folder import ModelFolder
 from unclip.models.unet import UNet, UNetConfig
@@ -28,6 +35,9 @@ from unclip.stages.base import (
     scheduler_json,
 )
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+
+TEXT_ENCODER = "decoder_text_encoder"
+_NOTE = "_decoder"  # in the index: what the decoder is conditioned on, where it is not unCLIP's
 
 
 @dataclass(frozen=True)
@@ -44,15 +54,40 @@ class DecoderSettings:
     prediction_type: str = "epsilon"
     drop_image: float = 0.1  # z_i dropped for guidance (section 2.1)
     drop_text: float = 0.5  # captions dropped (section 2.1)
+    # What is in z_i's place: the image's embedding (unCLIP), nothing (GLIDE), or the caption's z_t.
+    condition: Literal["image", "caption", "text_embedding"] = "image"
+    # Whose are the caption's tokens and the vector beside the timestep: the frozen CLIP's, as in
+    # published models, or a text Transformer's that is trained with the decoder, as in the paper.
+    caption_tokens: Literal["clip", "own"] = "clip"
+    text_layers: int = 4  # of the Transformer of its own, which else has the sizes of CLIP's
     loss: LossConfig = field(default_factory=LossConfig)
+
+    @property
+    def note(self) -> dict[str, str]:
+        """What a model folder must say of a decoder beyond its networks."""
+        return {"condition": self.condition, "caption_tokens": self.caption_tokens}
+
+    @classmethod
+    def noted(cls, folder: ModelFolder) -> Self:
+        """The settings that a model folder notes; unCLIP's where it notes none."""
+        note = folder.index().get(_NOTE, {})
+        if not isinstance(note, dict):
+            raise ValueError(f"{folder.path}: {_NOTE} is {note!r}; it must be an object")
+        return from_mapping(cls, note, f"{folder.path}: {_NOTE}")
 
 
 class DecoderNetwork(nn.Module):
-    """The decoder's two components: what z_i and the caption become, and the U-Net."""
+    """The decoder's components: what z_i and the caption become, and the U-Net.
 
-    def __init__(self, decoder: UNet, text_proj: TextProjection) -> None:
+    `text_encoder` is the text Transformer of its own, if it has one. It is built as CLIP's is
+    (causal, its vector read at the end token); of the paper's, only the size is known.
+    """
+
+    def __init__(
+        self, decoder: UNet, text_proj: TextProjection, text_encoder: TextEncoder | None = None
+    ) -> None:
         super().__init__()
-        self.decoder, self.text_proj = decoder, text_proj
+        self.decoder, self.text_proj, self.text_encoder = decoder, text_proj, text_encoder
 
 
 class DecoderStage:
@@ -88,11 +123,16 @@ class DecoderStage:
         process = DiffusionConfig(
             variance_type="learned_range", prediction_type=settings.prediction_type
         )
-        return cls(DecoderNetwork(UNet(config), text_proj), clip, process, settings)
+        network = DecoderNetwork(UNet(config), text_proj)
+        if settings.caption_tokens == "own":
+            sizes = replace(clip.text_encoder.config, num_hidden_layers=settings.text_layers)
+            network.text_encoder = TextEncoder(sizes)
+        return cls(network, clip, process, settings)
 
     @classmethod
     def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:
-        """Read `decoder`, `text_proj` and `decoder_scheduler` of a model folder."""
+        """Read `decoder`, `text_proj`, `decoder_scheduler` and, where the folder notes that there
+        is one, `decoder_text_encoder` of a model folder."""
         config = UNetConfig.from_json(folder.config("decoder"), str(folder.path / "decoder"))
         projection = TextProjectionConfig.from_json(
             folder.config("text_proj"), str(folder.path / "text_proj")
@@ -112,11 +152,19 @@ class DecoderStage:
                 )
         process = scheduler_from_json(folder, "decoder_scheduler")
         check_channels(config, 3, process, str(folder.path / "decoder"))
+        settings = DecoderSettings.noted(folder)
         network = DecoderNetwork(
             folder.load("decoder", UNet, config, dtype),
             folder.load("text_proj", TextProjection, projection, dtype),
         )
-        return cls(network, clip, process, DecoderSettings())
+        if settings.caption_tokens == "own":
+            network.text_encoder = _load_text_encoder(folder, clip, dtype)
+        return cls(network, clip, process, settings)
+
+    @property
+    def needs_prior(self) -> bool:
+        """Whether a caption alone is not enough: z_i must come from somewhere."""
+        return self.settings.condition == "image"
 
     @property
     def size(self) -> int:
@@ -127,7 +175,7 @@ class DecoderStage:
         """L_hybrid on images, with z_i and captions dropped independently."""
         images = batch["images"].contiguous(memory_format=torch.channels_last)
         text = self.clip.text(dropped(batch["captions"], self.settings.drop_text, generator))
-        z_i = self.clip.image(images)
+        z_i = self._embeddings(batch)
         draws = torch.rand(len(z_i), generator=generator, device=z_i.device)
         x_t, t, noise = self.process.draw(images, generator)
         condition = self._condition(z_i, text, draws < self.settings.drop_image)
@@ -150,6 +198,7 @@ class DecoderStage:
         """Images (N, 3, H, W) in [-1, 1] for z_i (N, D) and N captions.
 
         Args:
+            z_i: z_t for a decoder of text embeddings; GLIDE does not read it.
             null: the empty caption; encoded here if it is not given. Without guidance's condition
                 the decoder sees it and the learned null embedding.
         """
@@ -176,11 +225,25 @@ class DecoderStage:
         like = like.contiguous(memory_format=torch.channels_last)
         return self.process.sample(denoiser, like, sampling, noise, callback)
 
+    def _embeddings(self, batch: Batch) -> Tensor:
+        """What is in z_i's place in training (N, D)."""
+        if self.settings.condition == "image":
+            return self.clip.image(batch["images"])
+        if self.settings.condition == "text_embedding":
+            return self.clip.text(batch["captions"]).z_t
+        images = batch["images"]
+        return images.new_zeros(len(images), self.clip.width)  # read by nobody
+
     def _condition(
         self, z_i: Tensor, text: TextCondition, null: Tensor | None
     ) -> dict[str, Tensor]:
         """What the U-Net is conditioned on; it does not depend on the timestep."""
-        projection = self.network.text_proj
+        projection, text_encoder = self.network.text_proj, self.network.text_encoder
+        if text_encoder is not None:
+            z_t, hidden = text_encoder(text.ids)
+            text = replace(text, z_t=z_t, hidden=hidden)
+        if self.settings.condition == "caption":
+            null = torch.ones(len(z_i), dtype=torch.bool, device=z_i.device)
         time_condition, context = projection(z_i, text.z_t, text.hidden, null)
         mask = projection.context_mask(text.mask)
         return {"time_condition": time_condition, "context": context, "context_mask": mask}
@@ -188,13 +251,13 @@ class DecoderStage:
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals above what the decoder makes of their embeddings and captions."""
         images = batch["images"]
-        text, z_i = self.clip.text(batch["captions"]), self.clip.image(images)
+        text, z_i = self.clip.text(batch["captions"]), self._embeddings(batch)
         sampling = Sampling(25, "ddim", Guidance(2.0))
         made = self.sample(z_i, text, sampling, noise_from(generator))
         return torch.stack([images, made])
 
     def save(self, folder: ModelFolder) -> None:
-        """decoder, text_proj and decoder_scheduler."""
+        """decoder, text_proj, decoder_scheduler and, if it has one, decoder_text_encoder."""
         for name, library, network in (
             ("decoder", "diffusers", self.network.decoder),
             ("text_proj", "unclip", self.network.text_proj),
@@ -210,3 +273,30 @@ class DecoderStage:
             ("diffusers", "UnCLIPScheduler"),
             {"scheduler_config.json": scheduler_json(self.process.config)},
         )
+        text_encoder = self.network.text_encoder
+        if text_encoder is not None:
+            folder.save(
+                TEXT_ENCODER,
+                ("transformers", "CLIPTextModelWithProjection"),
+                {"config.json": text_encoder.config.to_json()},
+                text_encoder.state_dict(),
+                stem="model",
+            )
+        if self.settings.note != DecoderSettings().note or _NOTE in folder.index():
+            folder.update_index({_NOTE: self.settings.note})
+
+
+def _load_text_encoder(
+    folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None
+) -> TextEncoder:
+    """The decoder's own text Transformer, which reads the tokens of the folder's CLIP."""
+    where = str(folder.path / TEXT_ENCODER)
+    config = CLIPTextConfig.from_json(folder.config(TEXT_ENCODER), where)
+    theirs = clip.text_encoder.config
+    for key in ("vocab_size", "max_position_embeddings", "hidden_size", "projection_dim"):
+        if getattr(config, key) != getattr(theirs, key):
+            raise ValueError(
+                f"{where} has {key} {getattr(config, key)}, the text encoder "
+                f"{getattr(theirs, key)}: they are not of one model"
+            )
+    return folder.load(TEXT_ENCODER, TextEncoder, config, dtype)

@@ -4,7 +4,7 @@ Shapes: N images, h × w pixels of the small image, H × W of the large one, f =
 """
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.models.folder import ModelFolder
 from unclip.models.precision import full_precision
+from unclip.models.tiling import tile_side, tiled
 from unclip.models.unet import UNet, UNetConfig
 from unclip.models.unet_config import adm_config
 from unclip.models.upsampler import upsample_bicubic, upsampler_input
@@ -29,14 +30,15 @@ from unclip.stages.base import (
     shared_timestep,
 )
 
-FIRST, LAST = "super_res_first", "super_res_last"
+FIRST, LAST, SECOND = "super_res_first", "super_res_last", "super_res_1024"
+SCHEDULERS = {FIRST: "super_res_scheduler", SECOND: "super_res_1024_scheduler"}
 
 
 @dataclass(frozen=True)
 class UpsamplerSettings:
     """What is chosen about an upsampler before it is trained."""
 
-    factor: int = 4  # the paper: 64 → 256
+    factor: int = 4  # the paper: 64 → 256 → 1024
     widths: tuple[int, ...] = (32, 64, 128, 192)
     layers: int = 1
     groups: int = 16
@@ -44,7 +46,11 @@ class UpsamplerSettings:
     prediction_type: str = "epsilon"
     beta_schedule: str = "squaredcos_cap_v2"
     crop: int = 4  # trained on crops of 1/crop of the side (section 2.1)
-    blur_sigma: float = 0.6  # of the Gaussian that corrupts the small image, 3 × 3 (section 2.1)
+    # What the small image suffers (section 2.1): the first upsampler's a 3 × 3 Gaussian blur, the
+    # second one's BSR, which the data workers do (`data/degradations.py`).
+    degradation: Literal["blur", "bsr"] = "blur"
+    blur_sigma: float = 0.6  # of the Gaussian, pixels
+    strength: float = 1.0  # of BSR, 0 to 1
     loss: LossConfig = field(default_factory=LossConfig)
 
 
@@ -54,6 +60,7 @@ class UpsamplerStage:
     Args:
         last: the network of the last sampling step, where it is another one: published models have
             such a `super_res_last`, trained to end in few steps.
+        component: which upsampler of the model folder it is, `FIRST` or `SECOND`.
     """
 
     def __init__(
@@ -62,14 +69,16 @@ class UpsamplerStage:
         process: DiffusionConfig,
         settings: UpsamplerSettings,
         last: UNet | None = None,
+        component: str = FIRST,
     ) -> None:
         self.network: UNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.last: UNet | None = last and last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.settings = settings
         self.process = Process(process)
+        self.component = component
 
     @classmethod
-    def build(cls, settings: UpsamplerSettings, size: int) -> Self:
+    def build(cls, settings: UpsamplerSettings, size: int, component: str = FIRST) -> Self:
         """A fresh upsampler to images of `size` pixels a side."""
         config = adm_config(
             size,
@@ -88,15 +97,15 @@ class UpsamplerStage:
         process = DiffusionConfig(
             prediction_type=settings.prediction_type, beta_schedule=settings.beta_schedule
         )
-        return cls(UNet(config), process, settings)
+        return cls(UNet(config), process, settings, component=component)
 
     @classmethod
     def load(cls, folder: ModelFolder, component: str, dtype: torch.dtype | None = None) -> Self:
-        """Read an upsampler and `super_res_scheduler` of a model folder.
+        """Read an upsampler and its scheduler of a model folder.
 
         Beside `super_res_first`, `super_res_last` is read where its weights are others.
         """
-        process = scheduler_from_json(folder, "super_res_scheduler")
+        process = scheduler_from_json(folder, SCHEDULERS[component])
         network = _load(folder, component, process, dtype)
         last = None
         if component == FIRST and folder.has(LAST) and not folder.same(FIRST, LAST):
@@ -106,7 +115,7 @@ class UpsamplerStage:
                     f"{folder.path}: {FIRST} makes {network.config.sample_size} pixels and {LAST} "
                     f"{last.config.sample_size}: they are not of one model"
                 )
-        return cls(network, process, UpsamplerSettings(), last)
+        return cls(network, process, UpsamplerSettings(), last, component)
 
     @property
     def networks(self) -> list[UNet]:
@@ -118,14 +127,23 @@ class UpsamplerStage:
         return self.network.config.sample_size
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Noise prediction on crops, conditioned on the blurred small image."""
+        """The process's loss on crops, conditioned on the corrupted small image.
+
+        Where the batch has `small` (N, 3, h, w) uint8, its images are crops already and these are
+        theirs, degraded; else the small images are made here, blurred, and both are cropped.
+        """
         images = batch["images"]
         side = images.shape[-1]
         with full_precision(images.device):
-            small = F.interpolate(images, size=side // self.settings.factor, mode="area")
-            upsampled = upsample_bicubic(blur(small, self.settings.blur_sigma), (side, side))
-        pair = torch.cat([images, upsampled], dim=1)  # (N, 6, H, W): cropped alike
-        x0, condition = random_crops(pair, side // self.settings.crop, generator).chunk(2, dim=1)
+            if "small" in batch:
+                small = _scaled(batch["small"])
+                x0, condition = images, upsample_bicubic(small, (side, side))
+            else:
+                small = F.interpolate(images, size=side // self.settings.factor, mode="area")
+                upsampled = upsample_bicubic(blur(small, self.settings.blur_sigma), (side, side))
+                pair = torch.cat([images, upsampled], dim=1)  # (N, 6, H, W): cropped alike
+                crops = random_crops(pair, side // self.settings.crop, generator)
+                x0, condition = crops.chunk(2, dim=1)
         x_t, t, noise = self.process.draw(x0, generator)
         output = self.network(_channels_last(upsampler_input(x_t, condition)), t)
         process = self.process
@@ -140,19 +158,35 @@ class UpsamplerStage:
         sampling: Sampling,
         noise: Noise,
         callback: Callback | None = None,
+        size: tuple[int, int] | None = None,
+        tile: int | None = None,
     ) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] from small ones (N, 3, h, w)."""
+        """Images (N, 3, H, W) in [-1, 1] from small ones (N, 3, h, w).
+
+        Args:
+            size: H and W, multiples of the network's downsampling; its own size if left out.
+            tile: side of the tiles that each step is computed in, see `models/tiling.py`; chosen by
+                `tile_side` if left out, which tiles only what would take over 2 GiB in one piece.
+        """
+        size = size or (self.size, self.size)
         with full_precision(small.device):
-            upsampled = upsample_bicubic(small.float(), (self.size, self.size))
+            upsampled = upsample_bicubic(small.float(), size)
         timesteps = self.process.timesteps(sampling).tolist()
         conditions = self.network.conditions(timesteps)
+        config = self.network.config
+        tile = tile or tile_side(config, *size)
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
-            step, inputs = shared_timestep(t), _channels_last(upsampler_input(x, upsampled))
+            step = shared_timestep(t)
+            network, known = self.network, conditions
             if self.last is not None and step == timesteps[-1]:
-                output = self.last.proceed(inputs, step, self.last.conditions([step]))
-            else:
-                output = self.network.proceed(inputs, step, conditions)
+                network, known = self.last, self.last.conditions([step])
+
+            def whole(x: Tensor) -> Tensor:
+                return network.proceed(_channels_last(x), step, known)
+
+            both = upsampler_input(x, upsampled)
+            output = tiled(whole, both, tile, config.downsampling) if tile else whole(both)
             return to_prediction(output, x, t, self.process.schedule, self.process.config)
 
         return self.process.sample(denoiser, torch.empty_like(upsampled), sampling, noise, callback)
@@ -161,33 +195,40 @@ class UpsamplerStage:
         """Originals, bicubic enlargements, and what the upsampler makes of the small images."""
         images = batch["images"][:4]
         side = images.shape[-1]
-        small = F.interpolate(images, size=side // self.settings.factor, mode="area")
-        made = self.sample(small, Sampling(7, "ddim"), noise_from(generator))
+        if "small" in batch:
+            small = _scaled(batch["small"][:4])
+        else:
+            small = F.interpolate(images, size=side // self.settings.factor, mode="area")
+        made = self.sample(small, Sampling(7, "ddim"), noise_from(generator), size=(side, side))
         with full_precision(images.device):
             bicubic = upsample_bicubic(small, (side, side))
         return torch.stack([images, bicubic, made])
 
     def save(self, folder: ModelFolder) -> None:
-        """super_res_first, super_res_last and super_res_scheduler.
+        """The upsampler's component and its scheduler; with the first one, super_res_last too.
 
-        A single upsampler does the last step too: super_res_last is then the same files again
+        A single network does the last step too: super_res_last is then the same files again
         (hard links where the disk has them), which the published layout needs to be complete.
         """
-        for name, network in ((FIRST, self.network), (LAST, self.last)):
-            if network is None:
-                folder.duplicate(FIRST, LAST)
-                continue
-            folder.save(
-                name,
-                ("diffusers", network.config.class_name),
-                {"config.json": network.config.to_json()},
-                network.state_dict(),
-            )
+        _save(folder, self.component, self.network)
+        if self.last is not None:
+            _save(folder, LAST, self.last)
+        elif self.component == FIRST:
+            folder.duplicate(FIRST, LAST)
         folder.save(
-            "super_res_scheduler",
+            SCHEDULERS[self.component],
             ("diffusers", "UnCLIPScheduler"),
             {"scheduler_config.json": scheduler_json(self.process.config)},
         )
+
+
+def _save(folder: ModelFolder, component: str, network: UNet) -> None:
+    folder.save(
+        component,
+        ("diffusers", network.config.class_name),
+        {"config.json": network.config.to_json()},
+        network.state_dict(),
+    )
 
 
 def _load(
@@ -218,6 +259,11 @@ def random_crops(images: Tensor, side: int, generator: torch.Generator) -> Tenso
     lefts = torch.randint(width - side + 1, (len(images),), generator=generator, device=device)
     places = zip(images, tops.tolist(), lefts.tolist(), strict=True)
     return torch.stack([x[:, top : top + side, left : left + side] for x, top, left in places])
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    """uint8 → [-1, 1], as batches scale their images."""
+    return pixels.float().div_(127.5).sub_(1.0)
 
 
 def _channels_last(x: Tensor) -> Tensor:

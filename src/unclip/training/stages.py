@@ -5,14 +5,23 @@ from typing import Any
 
 import torch
 
+from unclip.data.degradations import DegradedSource
+from unclip.data.sources import Source
 from unclip.models.folder import ModelFolder
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
-from unclip.stages.upsampler import FIRST, UpsamplerSettings, UpsamplerStage
+from unclip.stages.upsampler import (
+    FIRST,
+    LAST,
+    SCHEDULERS,
+    SECOND,
+    UpsamplerSettings,
+    UpsamplerStage,
+)
 from unclip.training.recipe import Data, Optimiser, Training
-from unclip.training.start import Materials, Recipe, StageSpec
+from unclip.training.start import Materials, Recipe, StageSpec, open_data
 
 CLIP = StageSpec(
     "clip",
@@ -75,6 +84,11 @@ def _decoder(settings: DecoderSettings, m: Materials) -> DecoderStage:
 
 def _adopt_decoder(settings: DecoderSettings, m: Materials, origin: ModelFolder) -> DecoderStage:
     stage = DecoderStage.load(origin, _frozen_clip(m, origin), torch.float32)
+    if stage.settings.caption_tokens != settings.caption_tokens:
+        raise ValueError(
+            f"the decoder of {origin.path} takes caption tokens from "
+            f"{stage.settings.caption_tokens!r}; set network.caption_tokens to that"
+        )
     stage.settings = settings
     _check_size(stage.size, m, origin)
     return stage
@@ -94,26 +108,65 @@ DECODER = StageSpec(
 )
 
 
-def _adopt_upsampler(
-    settings: UpsamplerSettings, m: Materials, origin: ModelFolder
-) -> UpsamplerStage:
-    stage = UpsamplerStage.load(origin, FIRST, torch.float32)
-    stage.settings, stage.last = settings, None
-    _check_size(stage.size, m, origin)
-    return stage
+def _upsampler(
+    name: str, component: str, components: tuple[str, ...], recipe: Recipe[UpsamplerSettings]
+) -> StageSpec[UpsamplerSettings]:
+    """The two upsamplers differ in their recipes and in where they are kept."""
+
+    def adopt(settings: UpsamplerSettings, m: Materials, origin: ModelFolder) -> UpsamplerStage:
+        stage = UpsamplerStage.load(origin, component, torch.float32)
+        stage.settings, stage.last = settings, None
+        _check_size(stage.size, m, origin)
+        return stage
+
+    return StageSpec(
+        name,
+        recipe,
+        components,
+        lambda settings, m: UpsamplerStage.build(settings, m.data.size, component),
+        adopt,
+        _upsampler_data,
+    )
 
 
-UPSAMPLER = StageSpec(
+def _upsampler_data(recipe: Recipe[UpsamplerSettings]) -> Source:
+    """The images, or with BSR their crops and degraded small images."""
+    source, settings, data = open_data(recipe.data), recipe.network, recipe.data
+    if settings.degradation == "blur":
+        return source
+    side = data.size // settings.crop
+    return DegradedSource(source, side, settings.factor, data.world.seed, settings.strength)
+
+
+UPSAMPLER = _upsampler(
     "upsampler",
+    FIRST,
+    (FIRST, LAST, SCHEDULERS[FIRST]),
     Recipe(
         UpsamplerSettings(),
         Data(size=256),
         Training(batch_size=64, steps=100_000),
         Optimiser(learning_rate=1.2e-4, warmup=1000),  # paper, table 3
     ),
-    ("super_res_first", "super_res_last", "super_res_scheduler"),
-    lambda settings, m: UpsamplerStage.build(settings, m.data.size),
-    _adopt_upsampler,
+)
+UPSAMPLER_1024 = _upsampler(
+    "upsampler-1024",
+    SECOND,
+    (SECOND, SCHEDULERS[SECOND]),
+    Recipe(
+        # Paper, table 3: six levels of these proportions, and a linear schedule.
+        UpsamplerSettings(
+            widths=(32, 32, 64, 64, 128, 128),
+            layers=2,
+            beta_schedule="linear",
+            degradation="bsr",
+        ),
+        Data(size=1024),
+        Training(batch_size=32, steps=100_000),
+        Optimiser(learning_rate=1e-4, warmup=1000),
+    ),
 )
 
-STAGES: dict[str, StageSpec[Any]] = {spec.name: spec for spec in (CLIP, PRIOR, DECODER, UPSAMPLER)}
+STAGES: dict[str, StageSpec[Any]] = {
+    spec.name: spec for spec in (CLIP, PRIOR, DECODER, UPSAMPLER, UPSAMPLER_1024)
+}

@@ -56,7 +56,8 @@ class StageSpec(Generic[S]):
     build: Callable[[S, Materials], Stage]
     # The same with the networks of another model, for `training.init`.
     adopt: Callable[[S, Materials, ModelFolder], Stage] | None = None
-    source: Callable[[Data], Source] | None = None  # data with more than captions; else `open_data`
+    # Data with more than images and captions; else `open_data`.
+    source: Callable[[Recipe[S]], Source] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Prepared:
 
 def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Processes) -> Prepared:
     """Open and check the data, and build the stage, from the recipe's seed."""
-    source = (spec.source or open_data)(recipe.data)
+    source = spec.source(recipe) if spec.source else open_data(recipe.data)
     report = source.check()
     if processes.main:
         print(report, flush=True)

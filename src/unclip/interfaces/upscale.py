@@ -1,0 +1,88 @@
+"""`unclip upscale`: any image made larger by a model's upsamplers."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from unclip import __version__
+from unclip.interfaces.generate import check_output, is_file, progress_bar
+from unclip.interfaces.options import parse
+
+
+@dataclass(frozen=True)
+class Upscale:
+    """Enlarge an image of any size and aspect.
+
+    It is taken as the small image of the upsampler whose small images are nearest in size."""
+
+    image: tyro.conf.Positional[Path]
+    """The image file, in any common format."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
+    """A folder, or a .png file."""
+    size: int | None = None
+    """Pixels of the longer side; one pass of the nearest upsampler if left out."""
+    seed: int = 0
+    model: str | None = None
+    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
+    steps: Literal["fast", "default", "paper"] = "default"
+    """Preset of sampler and steps."""
+    super_res_steps: int | None = None
+    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
+    """The preset's if left out."""
+    eta: float | None = None
+    """Stochasticity of DDIM, 0 to 1; the model's own if left out."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    offload: bool = False
+    """Keep one component's weights in memory at a time, for small machines; slower."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = parse(Upscale, "upscale", arguments)
+    from unclip.data.transforms import open_image
+    from unclip.models.precision import name_of
+    from unclip.pipeline.images import save_png
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.request import Settings
+
+    image = open_image(options.image)
+    check_output(options.output)
+    pipe = Pipeline.from_pretrained(
+        options.model, dtype=options.precision, device=options.device, offload=options.offload
+    )
+    settings = Settings(
+        options.steps,
+        super_res_num_inference_steps=options.super_res_steps,
+        sampler=options.sampler,
+        eta=options.eta,
+        size=options.size,
+    )
+    started = time.perf_counter()
+    with progress_bar(pipe.upscaling_steps(image, settings)) as bar:
+        made = pipe.upscale(
+            image,
+            seed=options.seed,
+            settings=settings,
+            callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
+        ).images[0]
+    name = f"{options.image.stem}-{max(made.size)}.png"
+    file = options.output if is_file(options.output) else options.output / name
+    notes = {
+        "command": "upscale",
+        "image": str(options.image),
+        "seed": options.seed,
+        "model": options.model,
+        "settings": settings.changed() | {"precision": name_of(pipe.dtype)},
+        "version": __version__,
+    }
+    save_png(made, file, notes)
+    (w, h), (width, height) = image.size, made.size
+    print(
+        f"{w}×{h} to {width}×{height} pixels in {time.perf_counter() - started:.1f} s "
+        f"({name_of(pipe.dtype)} on {pipe.device}): {file}"
+    )
+    return 0

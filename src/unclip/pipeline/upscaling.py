@@ -1,0 +1,125 @@
+"""Any image made larger by a model's upsamplers alone.
+
+The rule for sizes: the image is taken as the small image of the upsampler whose small images are
+nearest to it in size (the longer side decides, by ratio), whatever its aspect. It is continued at
+its right and bottom by its last pixels to what the network's levels divide, and the result is cut
+back to exactly `factor` times the image. Nothing is resized before the network sees it. With a
+`size`, the following upsamplers continue until the longer side reaches it, and a result that is
+larger is reduced to it with an antialiased bicubic filter.
+
+Shapes: h × w pixels of the image, H × W of the result.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from unclip.data.transforms import to_tensor
+from unclip.diffusion.prediction import Noise
+from unclip.models.precision import full_precision
+from unclip.models.upsampler import upsample_bicubic
+from unclip.stages.base import Sampling
+from unclip.stages.upsampler import UpsamplerStage
+
+MOST_PIXELS = 2**24  # of a result: 200 MB for each image that a sampler keeps, and hours on a CPU
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One upsampler applied once: height and width in, `factor` times as much out."""
+
+    stage: UpsamplerStage
+    factor: int
+    height: int
+    width: int
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width of the small image that the network's levels divide when enlarged."""
+        levels = self.stage.network.config.downsampling
+        unit = levels // math.gcd(levels, self.factor)
+        return math.ceil(self.height / unit) * unit, math.ceil(self.width / unit) * unit
+
+
+def plan_passes(
+    base: int, upsamplers: Sequence[UpsamplerStage], image: Image.Image, size: int | None = None
+) -> list[Pass]:
+    """The upsamplers that enlarge `image`, in order.
+
+    Args:
+        base: pixels of a side of the first upsampler's small images, the decoder's.
+        size: pixels of the longer side of the result; one pass if left out.
+
+    Raises:
+        ValueError: the model has no upsampler, cannot reach the size, or would go beyond
+            `MOST_PIXELS`; the size is not larger than the image.
+    """
+    if not upsamplers:
+        raise ValueError("this model has no upsampler: it cannot enlarge images")
+    width, height = image.size
+    longer = max(width, height)
+    if size is not None and size <= longer:
+        raise ValueError(
+            f"the image is {width} × {height} pixels already; a size of {size} does not enlarge it"
+        )
+    smalls = [base, *(stage.size for stage in upsamplers)]
+    ratios = [abs(math.log(longer / small)) for small in smalls[:-1]]
+    passes: list[Pass] = []
+    for k in range(ratios.index(min(ratios)), len(upsamplers)):
+        factor, rest = divmod(upsamplers[k].size, smalls[k])
+        if rest:
+            raise ValueError(
+                f"the upsampler from {smalls[k]} to {upsamplers[k].size} pixels enlarges by no "
+                "whole number; images of other sizes cannot be given to it"
+            )
+        passes.append(Pass(upsamplers[k], factor, height, width))
+        padded = passes[-1].padded
+        if padded[0] * padded[1] * factor**2 > MOST_PIXELS:
+            raise ValueError(
+                f"{width} × {height} pixels made {factor} times larger are more than "
+                f"{MOST_PIXELS:,} pixels; give a smaller image"
+            )
+        height, width = height * factor, width * factor
+        if size is None or max(height, width) >= size:
+            return passes
+    raise ValueError(
+        f"this model enlarges an image of {image.width} × {image.height} pixels to "
+        f"{width} × {height} at most, not to {size}"
+    )
+
+
+def enlarge(
+    image: Image.Image,
+    passes: Sequence[Pass],
+    size: int | None,
+    sampling: Callable[[UpsamplerStage], Sampling],
+    noise: Noise,
+    hook: Callable[[], Any],
+    device: torch.device,
+) -> Tensor:
+    """The result (1, 3, H, W) in [-1, 1] of `plan_passes`' passes.
+
+    Args:
+        sampling: how a stage is sampled.
+        hook: makes the callback of each pass.
+        device: where the networks compute.
+    """
+    x = to_tensor(image)[None].to(device)
+    for step in passes:
+        height, width = step.padded
+        x = F.pad(x, (0, width - step.width, 0, height - step.height), mode="replicate")
+        full = (height * step.factor, width * step.factor)
+        x = step.stage.sample(x, sampling(step.stage), noise, hook(), full).clamp(-1, 1)
+        x = x[:, :, : step.height * step.factor, : step.width * step.factor]
+    height, width = x.shape[-2:]
+    if size is not None and size < max(height, width):
+        scale = size / max(height, width)
+        with full_precision(device):
+            x = upsample_bicubic(x, (max(1, round(height * scale)), max(1, round(width * scale))))
+    return x
