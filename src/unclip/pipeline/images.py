@@ -46,8 +46,8 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], info: Mapping[str
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} does not end in .png; images are written as PNG only")
     encoded = BytesIO()
-    image.save(encoded, "PNG", pnginfo=_text_chunks(info))
-    _write_whole(path, encoded.getvalue())
+    image.save(encoded, "PNG", pnginfo=text_chunks(info))
+    write_whole(path, encoded.getvalue())
 
 
 def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -77,13 +77,19 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def command_for(info: Mapping[str, Any]) -> str:
-    """The `unclip generate` command that makes the image again, quoted for a POSIX shell.
+    """The `unclip` command that makes the image again, quoted for a POSIX shell.
 
+    Notes of other commands than `generate` hold its words under `command`.
     Settings become flags, `--key-name value`; True is `--key`, False `--no-key`, None is left out.
     Control and invisible characters are escaped, so that the line is safe to print and to paste.
 
     ValueError if there is no prompt, or a value that no flag can take.
     """
+    if "command" in info:
+        given = info["command"]
+        if not (isinstance(given, list) and all(isinstance(word, str) for word in given)):
+            raise ValueError("the image's notes hold a damaged command")
+        return " ".join(["unclip", *map(_quoted, given)])
     prompts, settings = info.get("prompt"), info.get("settings") or {}
     prompts = [prompts] if isinstance(prompts, str) else prompts
     texts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
@@ -131,7 +137,8 @@ def _escaped(character: str) -> str:
     return "".join(f"\\{byte:03o}" for byte in character.encode())
 
 
-def _text_chunks(info: Mapping[str, Any]) -> PngInfo:
+def text_chunks(info: Mapping[str, Any]) -> PngInfo:
+    """`info` as the two text chunks of a PNG; ValueError if it is over 1 MiB."""
     data = json.dumps(info, ensure_ascii=False)
     try:
         data.encode()
@@ -155,7 +162,7 @@ def _readable(info: Mapping[str, Any]) -> str:
     return text.replace("\0", " ").encode("utf-8", "replace").decode()
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Bytes under a temporary name in the same folder, then renamed."""
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.inversion import ending_in_data, invert
 from unclip.diffusion.losses import LossConfig, diffusion_loss
-from unclip.diffusion.prediction import Noise, Prediction, to_prediction
+from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.models.decoder import TextProjection, TextProjectionConfig, text_projection_config
@@ -146,13 +147,41 @@ class DecoderStage:
         noise: Noise,
         null: TextCondition | None = None,
         callback: Callback | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] for z_i (N, D) and N captions.
 
         Args:
             null: the empty caption; encoded here if it is not given. Without guidance's condition
                 the decoder sees it and the learned null embedding.
+            start: x_T (N, 3, H, W), as `invert` gives it; fresh noise if left out.
         """
+        denoiser = self._denoiser(z_i, text, sampling.guidance, null)
+        if start is not None:
+            denoiser = ending_in_data(denoiser, self.process.schedule)
+        like = torch.empty(len(z_i), 3, self.size, self.size, device=z_i.device)
+        like = like.contiguous(memory_format=torch.channels_last)
+        return self.process.sample(denoiser, like, sampling, noise, callback, start)
+
+    def invert(
+        self,
+        images: Tensor,
+        z_i: Tensor,
+        text: TextCondition,
+        sampling: Sampling,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """x_T (N, 3, H, W), from which `sample` by DDIM with η = 0 makes `images` (N, 3, H, W)."""
+        process = self.process
+        denoiser = self._denoiser(z_i, text, sampling.guidance, None)
+        denoiser = ending_in_data(denoiser, process.schedule)
+        timesteps = process.timesteps(sampling)
+        return invert(denoiser, images, process.schedule, timesteps, callback=callback)
+
+    def _denoiser(
+        self, z_i: Tensor, text: TextCondition, guidance: Guidance, null: TextCondition | None
+    ) -> Denoiser:
+        """The network, conditioned and guided, as samplers see it."""
         null = null or self.clip.text([""])
         count = len(z_i)
         both = text + null.expand(count)
@@ -165,14 +194,12 @@ class DecoderStage:
         def network(x: Tensor, t: Tensor, guided: bool) -> Tensor:
             return self.network.decoder(x, t, **conditions[guided])  # type: ignore[no-any-return]
 
-        output = guide(network, sampling.guidance, 3)
+        output = guide(network, guidance, 3)
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
             return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)
 
-        like = torch.empty(len(z_i), 3, self.size, self.size, device=z_i.device)
-        like = like.contiguous(memory_format=torch.channels_last)
-        return self.process.sample(denoiser, like, sampling, noise, callback)
+        return denoiser
 
     def _condition(
         self, z_i: Tensor, text: TextCondition, null: Tensor | None
