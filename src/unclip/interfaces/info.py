@@ -40,13 +40,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def describe_image(path: Path) -> str:
-    """The notes in a PNG that `unclip generate` wrote, and the command that makes it again."""
+    """The notes in a PNG that unclip wrote, and the command that makes it again."""
     from unclip.pipeline.images import command_for, read_info
 
     notes = read_info(path)
     prompt = notes.get("prompt")
+    words = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
     rows = {
-        "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
+        **({} if prompt is None else {"prompt": words}),
         "seed": notes.get("seed"),
         "model": notes.get("model") or "bundled",
         "settings": json.dumps(notes.get("settings") or {}),
