@@ -97,6 +97,8 @@ class Making(Opening):
 
     def check(self, animated: bool = False) -> None:
         """Refuse outputs that cannot be written, before the work."""
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
         endings = (".png", *ANIMATIONS) if animated else (".png",)
         for file, known in ((self.output, endings), (self.sheet, (".png",))):
             if file is None:
@@ -136,6 +138,7 @@ def source(
     images = open_images(paths)
     if not options.invert:
         return images
+    pipe.evaluations(options.settings(), "decoder")  # what cannot be done is refused before
     return inverted(pipe, images, options.invert_steps, options.batch_size)
 
 
