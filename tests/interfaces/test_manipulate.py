@@ -134,7 +134,7 @@ def test_bad_requests(tiny_model: Path, picture: str, tmp_path: Path, capsys: Ca
         (["edit", picture], "--to"),
         (["blend", picture], "at least 2"),
         (["blend", picture, picture, "--frames", "0"], "0 images were asked for"),
-        (["vary"], "there is no image"),
+        (["vary"], "there is no image: give one"),
         (["vary", picture, "-n", "0"], "0 images were asked for"),
         (["vary", picture, "--eta", "2"], "eta is 2.0"),
         (["probe", picture, "--components", "65"], "this model has 64"),

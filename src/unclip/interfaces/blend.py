@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from unclip.interfaces.making import Inverting, making, source, write
+from unclip.interfaces.making import Inverting, making, read, write
 from unclip.interfaces.options import parse
 
 
@@ -36,8 +36,11 @@ def run(arguments: Sequence[str]) -> int:
 
     options.check(animated=True)
     count = 1 if options.weights else check_count(options.frames, 1)
+    images = read(options.images)
+    if len(images) < 2:
+        raise ValueError("there is one image: give at least 2 to blend")
     pipe = options.open()
-    images = source(pipe, options.images, options)
+    images = options.start(pipe, images)
     with making(options, pipe, images, count) as arguments_:
         made = pipe.blend(
             images, options.frames, weights=options.weights, noise=options.noise, **arguments_

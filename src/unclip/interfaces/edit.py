@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.making import Inverting, making, source, write
+from unclip.interfaces.making import Inverting, making, read, write
 from unclip.interfaces.options import parse
 
 
@@ -43,8 +43,10 @@ def run(arguments: Sequence[str]) -> int:
     check_prompts(options.to)
     if not 0 <= options.theta <= 1:
         raise ValueError(f"θ is {options.theta}; it must lie between 0 and 1")
+    images = read(options.images)
     pipe = options.open()
-    images = source(pipe, options.images, options)
+    pipe.text_direction(options.to, options.from_)  # refused before the inversion, not after it
+    images = options.start(pipe, images)
     thetas = (
         [options.theta * i / (count - 1) for i in range(count)] if count > 1 else [options.theta]
     )

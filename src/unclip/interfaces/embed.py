@@ -106,7 +106,7 @@ def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
         for image in images:
             rows.append(pipe.embed_images(image))
             bar.update()
-    return torch.cat(rows)
+    return torch.cat(rows).cpu()
 
 
 def _image(pipe: "Pipeline", path: Path) -> "Tensor":

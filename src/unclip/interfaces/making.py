@@ -117,6 +117,15 @@ class Inverting(Making):
     invert_steps: int = 100
     """Steps of the inversion, and of decoding what it found."""
 
+    def start(
+        self, pipe: "Pipeline", images: "list[Image.Image] | Latents"
+    ) -> "list[Image.Image] | Latents":
+        """Images or latents as they are, or with `--invert` the latents of images."""
+        if not self.invert or not isinstance(images, list):
+            return images
+        pipe.evaluations(self.settings(), "decoder")  # what cannot be done is refused before
+        return inverted(pipe, images, self.invert_steps, self.batch_size)
+
 
 def open_images(paths: Sequence[Path]) -> list["Image.Image"]:
     """Pictures of any kind, upright and RGB; `ValueError` names the one that is none."""
@@ -125,21 +134,17 @@ def open_images(paths: Sequence[Path]) -> list["Image.Image"]:
     return [open_image(path) for path in paths]
 
 
-def source(
-    pipe: "Pipeline", paths: Sequence[Path], options: Inverting
-) -> "list[Image.Image] | Latents":
-    """Images, or latents: those of one .safetensors file, or found by `--invert`."""
+def read(paths: Sequence[Path]) -> "list[Image.Image] | Latents":
+    """Pictures, or the latents of one .safetensors file."""
     from unclip.pipeline.latents import Latents
 
     if any(path.suffix.lower() == ".safetensors" for path in paths):
         if len(paths) > 1:
             raise ValueError("give one file of latents, or images; one file holds several")
         return Latents.load(paths[0])
-    images = open_images(paths)
-    if not options.invert:
-        return images
-    pipe.evaluations(options.settings(), "decoder")  # what cannot be done is refused before
-    return inverted(pipe, images, options.invert_steps, options.batch_size)
+    if not paths:
+        raise ValueError("there is no image: give one")
+    return open_images(paths)
 
 
 def inverted(

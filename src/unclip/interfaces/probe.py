@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from unclip.interfaces.making import Inverting, making, source, write
+from unclip.interfaces.making import Inverting, making, read, write
 from unclip.interfaces.options import parse
 
 
@@ -34,13 +34,14 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.pipeline.manipulations import PROBED
 
     options.check()
+    images = read([options.image])
     pipe = options.open()
-    images = source(pipe, [options.image], options)
     width = pipe.clip.width
     counts = options.components or (*(count for count in PROBED if count < width), width)
     for count in counts:
         if not 0 <= count <= width:
             raise ValueError(f"{count} components were asked for; this model has {width}")
+    images = options.start(pipe, images)
     z_all = embeddings_of(pipe, options.data, options.samples)
     basis = Components.of(z_all)
     one = images if not isinstance(images, list) else images[0]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.making import Inverting, making, source, write
+from unclip.interfaces.making import Inverting, making, read, write
 from unclip.interfaces.options import parse
 
 
@@ -29,8 +29,9 @@ def run(arguments: Sequence[str]) -> int:
 
     options.check()
     check_count(options.n, max(1, len(options.images)))
+    images = read(options.images)
     pipe = options.open()
-    images = source(pipe, options.images, options)
+    images = options.start(pipe, images)
     with making(options, pipe, images, len(images) * options.n) as arguments_:
         made = pipe.vary(images, options.n, **arguments_)
     rows = [made.images[i : i + options.n] for i in range(0, len(made.images), options.n)]

@@ -64,7 +64,11 @@ class Latents:
         path = _there(path)
         facts, tensors = read_facts(path), read_safetensors(path)
         steps = facts.get("steps", "")
-        if facts.get("unclip") != _FORMAT or set(tensors) != {"z_i", "x_T"} or not steps.isdigit():
+        if (
+            facts.get("unclip") != _FORMAT
+            or set(tensors) != {"z_i", "x_T"}
+            or not steps.isdecimal()
+        ):
             raise ValueError(f"{path} holds no latents; `unclip invert` writes them")
         z_i, x_T = (tensors[key].clone() for key in ("z_i", "x_T"))  # noqa: N806
         if x_T.ndim != 4 or z_i.ndim != 2 or len(z_i) != len(x_T) or not len(z_i):

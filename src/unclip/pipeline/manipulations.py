@@ -39,7 +39,11 @@ class Manipulations:
     clip: FrozenCLIP
     decoder: DecoderStage
     fingerprint: str
-    null: TextCondition
+
+    @property
+    def null(self) -> TextCondition:
+        """See `Pipeline`."""
+        raise NotImplementedError
 
     def decode_embeddings(self, image_embeddings: Any, *args: Any, **arguments: Any) -> Output:
         """See `Pipeline`."""
@@ -67,6 +71,15 @@ class Manipulations:
     def embed_texts(self, prompt: str | Sequence[str]) -> Tensor:
         """CLIP's z_t (N, D), fp32, of captions."""
         return self.clip.text(check_prompts(prompt)).z_t
+
+    def text_direction(self, prompt: str, source_prompt: str = "") -> Tensor:
+        """z_d (1, D), on the CPU: of unit length, from one caption to another (section 3.3).
+
+        Raises:
+            ValueError: both have the same embedding.
+        """
+        base = self.clip.text([source_prompt and check_prompts(source_prompt)[0]]).z_t
+        return text_diff(self.embed_texts(prompt)[:1], base).cpu()
 
     def squares(self, image: Images) -> Tensor:
         """What is inverted: images' central squares at the decoder's resolution, (N, 3, h, h)."""
@@ -186,8 +199,7 @@ class Manipulations:
         Raises:
             ValueError: the texts have the same embedding; θ is outside [0, 1].
         """
-        base = self.clip.text([source_prompt and check_prompts(source_prompt)[0]]).z_t
-        direction = text_diff(self.embed_texts(prompt)[:1], base).cpu()
+        direction = self.text_direction(prompt, source_prompt)
         thetas = [theta] if isinstance(theta, int | float) else list(theta)
         for value in thetas or [-1]:
             if not 0 <= value <= 1:

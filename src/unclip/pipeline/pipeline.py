@@ -335,7 +335,7 @@ class Pipeline(Manipulations):
         return _Hooks(self, callback, images)(stage)
 
     @property
-    def null(self) -> TextCondition:  # type: ignore[override]
+    def null(self) -> TextCondition:
         """The empty caption, a constant of the model: encoded once."""
         if self._null is None:
             self._null = self.clip.text([""])
