@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unclip.models.clip import CLIP
+    from unclip.pipeline.latents import Latents
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.request import Output, Settings
     from unclip.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["CLIP", "Output", "Pipeline", "Settings", "Tokenizer", "__version__"]
+__all__ = ["CLIP", "Latents", "Output", "Pipeline", "Settings", "Tokenizer", "__version__"]
 
 _HOMES = {
     "CLIP": "unclip.models.clip",
+    "Latents": "unclip.pipeline.latents",
     "Output": "unclip.pipeline.request",
     "Pipeline": "unclip.pipeline.pipeline",
     "Settings": "unclip.pipeline.request",

@@ -29,7 +29,7 @@ def test_help_is_light() -> None:
     assert not imported_by("from unclip.interfaces.cli import main; main(['--help'])") & ALL
 
 
-@pytest.mark.parametrize("command", ["generate", "info", "data", "doctor"])
+@pytest.mark.parametrize("command", ["generate", "info", "data", "doctor", "edit", "embed"])
 def test_help_of_commands_is_light(command: str) -> None:
     program = f"from unclip.interfaces.cli import main; main(['{command}', '--help'])"
     assert not imported_by(program) & HEAVY

@@ -39,7 +39,7 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """From timestep t, ᾱ_t, to the next one visited, ᾱ_prev (1 at the end)."""
 
     i: int
@@ -62,7 +62,8 @@ class _Step:
         return torch.full((len(x),), self.t)  # (N,), on the CPU: to read it waits for no GPU
 
 
-def _steps(schedule: Schedule, timesteps: Tensor) -> Iterator[_Step]:
+def steps_between(schedule: Schedule, timesteps: Tensor) -> Iterator[Step]:
+    """The steps from each timestep to the next, the last one to the data (ᾱ = 1)."""
     times = [int(t) for t in timesteps]
     if not times or any(a <= b for a, b in pairwise(times)):
         raise ValueError("Sampling timesteps must be one or more, in strictly descending order.")
@@ -70,7 +71,7 @@ def _steps(schedule: Schedule, timesteps: Tensor) -> Iterator[_Step]:
         raise ValueError(f"Sampling timesteps must lie between 0 and {len(schedule) - 1}.")
     alpha_bars = schedule.alpha_bar(torch.tensor([*times, -1])).tolist()
     for i, t in enumerate(times):
-        yield _Step(i, t, alpha_bars[i], alpha_bars[i + 1], last=i == len(times) - 1)
+        yield Step(i, t, alpha_bars[i], alpha_bars[i + 1], last=i == len(times) - 1)
 
 
 def noise_from(generators: torch.Generator | Sequence[torch.Generator]) -> Noise:
@@ -133,7 +134,7 @@ def ddpm(
     """
     noise = _required(noise, "ddpm")
     x = at_least_float32(x)
-    for s in _steps(schedule, timesteps):
+    for s in steps_between(schedule, timesteps):
         prediction = denoiser(x, s.times(x))
         on_x0 = math.sqrt(s.alpha_bar_prev) * s.beta / (1 - s.alpha_bar)
         on_x = math.sqrt(1 - s.beta) * (1 - s.alpha_bar_prev) / (1 - s.alpha_bar)
@@ -181,7 +182,7 @@ def ddim(
         raise ValueError(f"eta is {eta}; choose it between 0 (deterministic) and 1 (as DDPM).")
     draw = _required(noise, "ddim with eta > 0") if eta > 0 else None
     x = at_least_float32(x)
-    for s in _steps(schedule, timesteps):
+    for s in steps_between(schedule, timesteps):
         prediction = denoiser(x, s.times(x))
         variance = eta**2 * s.posterior_variance
         on_eps = math.sqrt(max(1 - s.alpha_bar_prev - variance, 0.0))
@@ -223,7 +224,7 @@ def dpm_solver_pp_2m(
     x = at_least_float32(x)
     x0_before: Tensor | None = None
     h_before = math.nan
-    for s in _steps(schedule, timesteps):
+    for s in steps_between(schedule, timesteps):
         prediction = denoiser(x, s.times(x))
         if s.last:
             x = prediction.x0

@@ -15,6 +15,13 @@ from unclip.config import suggest
 COMMANDS = {
     "generate": ("make images for captions", "generate"),
     "upscale": ("make an image larger", "upscale"),
+    "vary": ("make variations of images", "vary"),
+    "blend": ("make images between images", "blend"),
+    "edit": ("change images towards a text", "edit"),
+    "probe": ("decode an image's principal components", "probe"),
+    "invert": ("find the latents of an image", "invert"),
+    "embed": ("embed images and texts with CLIP", "embed"),
+    "decode": ("make images for embeddings", "decode"),
     "train": ("train a stage into a model folder", "train"),
     "evaluate": ("measure a model", "evaluate"),
     "info": ("describe a model folder, or say how an image was made", "info"),

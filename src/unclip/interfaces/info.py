@@ -44,10 +44,10 @@ def describe_image(path: Path) -> str:
     from unclip.pipeline.images import command_for, read_info
 
     notes = read_info(path)
-    key = "image" if "image" in notes else "prompt"  # what it was made from
-    prompt = notes.get(key)
+    prompt = notes.get("prompt")
+    words = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
     rows = {
-        key: prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
+        **({} if prompt is None else {"prompt": words}),
         "seed": notes.get("seed"),
         "model": notes.get("model") or "bundled",
         "settings": json.dumps(notes.get("settings") or {}),

@@ -72,8 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     name = f"{options.image.stem}-{max(made.size)}.png"
     file = options.output if is_file(options.output) else options.output / name
     notes = {
-        "command": "upscale",
-        "image": str(options.image),
+        "command": ["upscale", *arguments],
         "seed": options.seed,
         "model": options.model,
         "settings": settings.changed() | {"precision": name_of(pipe.dtype)},

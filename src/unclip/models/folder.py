@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -129,6 +130,27 @@ class ModelFolder:
                 write_json(folder / name, content)
             if weights is not None:
                 save_weights(weights, folder, stem, max_shard_bytes)
+
+    def fingerprint(self, *components: str) -> str:
+        """16 hexadecimal digits for the weights of those components that are there.
+
+        Of each tensor its name, shape and first 64 values go in, rounded to bf16: weights that were
+        converted from one to another precision are the same model.
+        """
+        digest = sha256()
+        files = [
+            file
+            for component in components
+            if self.has(component)
+            for file in weight_files(self.component(component), self.variant)
+        ]
+        for file in files:
+            with _opened(file) as opened:
+                for key in sorted(opened.keys()):
+                    tensor = opened.get_tensor(key)
+                    digest.update(f"{key} {tuple(tensor.shape)}".encode())
+                    digest.update(bytes(tensor.flatten()[:64].bfloat16().view(torch.uint8).numpy()))
+        return digest.hexdigest()[:16]
 
     def duplicate(self, component: str, name: str) -> None:
         """Enter a component a second time, as `name`; on one disk the files are stored once."""

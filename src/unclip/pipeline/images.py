@@ -29,7 +29,6 @@ _FLAGS = {
     "prior_guidance_scale": "prior-guidance",
     "decoder_guidance_scale": "guidance",
 }
-_COMMANDS = {"generate": "prompt", "upscale": "image"}  # and the note that comes after them
 _OWN_FLAGS = frozenset({"prompt", "seed", "model", "output", "n", "help"})
 
 
@@ -47,8 +46,8 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], info: Mapping[str
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} does not end in .png; images are written as PNG only")
     encoded = BytesIO()
-    image.save(encoded, "PNG", pnginfo=_text_chunks(info))
-    _write_whole(path, encoded.getvalue())
+    image.save(encoded, "PNG", pnginfo=text_chunks(info))
+    write_whole(path, encoded.getvalue())
 
 
 def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -80,22 +79,23 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
 def command_for(info: Mapping[str, Any]) -> str:
     """The `unclip` command that makes the image again, quoted for a POSIX shell.
 
-    That is `command` with its `image`, or else `generate` with its prompts.
-
+    Notes of other commands than `generate` hold its words under `command`.
     Settings become flags, `--key-name value`; True is `--key`, False `--no-key`, None is left out.
     Control and invisible characters are escaped, so that the line is safe to print and to paste.
 
-    ValueError if there is no prompt or image, or a value that no flag can take.
+    ValueError if there is no prompt, or a value that no flag can take.
     """
-    command, settings = info.get("command", "generate"), info.get("settings") or {}
-    if not isinstance(command, str) or command not in _COMMANDS:
-        raise ValueError(f"the image's notes name the command {command!r}, which is unknown")
-    prompts = info.get(_COMMANDS[command])
+    if "command" in info:
+        given = info["command"]
+        if not (isinstance(given, list) and all(isinstance(word, str) for word in given)):
+            raise ValueError("the image's notes hold a damaged command")
+        return " ".join(["unclip", *map(_quoted, given)])
+    prompts, settings = info.get("prompt"), info.get("settings") or {}
     prompts = [prompts] if isinstance(prompts, str) else prompts
     texts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
     if not (texts and prompts) or not isinstance(settings, Mapping):
         raise ValueError("the image's notes hold no prompt, so no command can make it again")
-    words = ["unclip", command]
+    words = ["unclip", "generate"]
     quoted = list(map(_quoted, prompts))
     dashed = any(prompt.startswith("-") for prompt in prompts)  # would pass for flags
     words += [] if dashed else quoted
@@ -137,7 +137,8 @@ def _escaped(character: str) -> str:
     return "".join(f"\\{byte:03o}" for byte in character.encode())
 
 
-def _text_chunks(info: Mapping[str, Any]) -> PngInfo:
+def text_chunks(info: Mapping[str, Any]) -> PngInfo:
+    """`info` as the two text chunks of a PNG; ValueError if it is over 1 MiB."""
     data = json.dumps(info, ensure_ascii=False)
     try:
         data.encode()
@@ -161,7 +162,7 @@ def _readable(info: Mapping[str, Any]) -> str:
     return text.replace("\0", " ").encode("utf-8", "replace").decode()
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Bytes under a temporary name in the same folder, then renamed."""
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:

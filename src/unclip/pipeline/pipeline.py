@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.data.transforms import ImageProcessor
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.models.diffusion_prior import Prefix
@@ -22,6 +21,8 @@ from unclip.models.folder import ModelFolder, bundled
 from unclip.models.hub import resolve_model
 from unclip.models.offload import Offload, is_offloaded
 from unclip.models.precision import device_named, resolve
+from unclip.pipeline.latents import check_embeddings
+from unclip.pipeline.manipulations import Manipulations
 from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts
 from unclip.pipeline.presets import preset
 from unclip.pipeline.request import (
@@ -47,7 +48,7 @@ _NO_PRIOR = "this model has no prior: it makes variations of images, not images 
 Callback = Callable[["Pipeline", int, int, dict[str, Any]], Any]
 
 
-class Pipeline:
+class Pipeline(Manipulations):
     """Prior, decoder and upsamplers of one model folder.
 
     Args:
@@ -55,6 +56,7 @@ class Pipeline:
             prior the model makes variations of images only, unless its decoder needs none.
         defaults: guidance scales and sampler that suit this model, by argument name.
         name: how the model is called in the notes of images.
+        fingerprint: of its weights, which latents are checked against; empty: they are not.
         device, dtype: where and in what precision the networks are; sampling state is fp32.
     """
 
@@ -67,6 +69,7 @@ class Pipeline:
         *,
         defaults: dict[str, Any] | None = None,
         name: str = "",
+        fingerprint: str = "",
     ) -> None:
         self.clip, self.prior, self.decoder = clip, prior, decoder
         self.upsamplers = list(upsamplers)
@@ -78,7 +81,7 @@ class Pipeline:
             "eta": 0.0,
         }
         self.defaults |= defaults or {}
-        self.name = name
+        self.name, self.fingerprint = name, fingerprint
         self._null: TextCondition | None = None
         self._null_prefix: Prefix | None = None  # of `null`, in the prior: a constant too
 
@@ -124,6 +127,7 @@ class Pipeline:
             parts.upsamplers,
             defaults=model.index().get("_defaults", {}),
             name=str(folder or "bundled"),
+            fingerprint=model.fingerprint("decoder", "text_proj", "text_encoder", "image_encoder"),
         )
 
     @property
@@ -219,11 +223,12 @@ class Pipeline:
         return self._all(make, repeated, seeds, generator, output_type, batch_size)
 
     @torch.no_grad()
-    def vary(
+    def decode_embeddings(
         self,
-        image: Image.Image | Sequence[Image.Image],
+        image_embeddings: Any,
         num_images_per_prompt: int = 1,
         *,
+        start: Tensor | None = None,
         seed: int = 0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
@@ -232,35 +237,34 @@ class Pipeline:
         settings: Settings | None = None,
         **overrides: Any,
     ) -> Output:
-        """Make variations of images: decode their own z_i (section 3.1), without a caption.
+        """Make images for image embeddings, without a caption; all manipulations end here.
 
         The empty prompt is in both branches of the guidance, which so acts on z_i alone.
 
         Args:
-            image: one Pillow image or several, of any mode and size.
-            num_images_per_prompt: variations of each; the other arguments are those of a call.
+            image_embeddings: z_i (N, D) or (D,), a tensor or array of floats.
+            num_images_per_prompt: images for each; the other arguments are those of a call.
+            start: x_T (N, 3, h, h) of each, as inversion gives it; fresh noise if left out.
 
         Raises:
-            ValueError: the model has no image encoder; a number or setting that makes no sense.
+            ValueError: embeddings of another width or with NaN; a number or setting that makes no
+                sense.
         """
         settings = (settings or Settings()).with_values(overrides)
-        images = check_images(image)
-        count = check_count(num_images_per_prompt, len(images))
+        z_all = check_embeddings(image_embeddings, self.clip.width).to(self.device)
+        count = check_count(num_images_per_prompt, len(z_all))
         self.evaluations(settings, "decoder")
         if self.decoder.settings.condition == "caption":
             raise ValueError("this model's decoder sees captions only: it cannot vary images")
-        if self.clip.processor is None:
-            raise ValueError("this model has no image_encoder: it takes captions, not images")
-        process = ImageProcessor(self.clip.processor)
-        z_all = torch.cat([self.clip.encode(process(one)) for one in images])
-        z_all = z_all.repeat_interleave(count, dim=0)
 
         def make(rows: slice, noise: Noise) -> Tensor:
-            z_i = z_all[rows]
+            of = torch.arange(len(z_all)).repeat_interleave(count)[rows]
+            z_i = z_all[of.to(z_all.device)]
+            x = None if start is None else start[of.to(start.device)].to(z_i)
             hook = _Hooks(self, callback_on_step_end, len(z_i))
-            return self._images(z_i, self.null.expand(len(z_i)), noise, settings, hook)
+            return self._images(z_i, self.null.expand(len(z_i)), noise, settings, hook, x)
 
-        seeds = [seed + k for _ in images for k in range(count)]
+        seeds = [seed + k for _ in z_all for k in range(count)]
         return self._all(make, [""] * len(seeds), seeds, generator, output_type, batch_size)
 
     @torch.no_grad()
@@ -331,10 +335,16 @@ class Pipeline:
         return Output(convert(torch.cat(parts), output_type), prompts, known)
 
     def _images(
-        self, z_i: Tensor, text: TextCondition, noise: Noise, settings: Settings, hook: "_Hooks"
+        self,
+        z_i: Tensor,
+        text: TextCondition,
+        noise: Noise,
+        settings: Settings,
+        hook: "_Hooks",
+        start: Tensor | None = None,
     ) -> Tensor:
         """upsample(decode(z_i)): images (N, 3, H, W)."""
-        images = self.decode(z_i, text, noise, settings, hook("decoder"))
+        images = self.decode(z_i, text, noise, settings, hook("decoder"), start)
         for upsampler in self._upsamplers(settings.size):
             sampling = self.sampling(_stage_name(upsampler), settings)
             images = upsampler.sample(images, sampling, noise, hook("super_res"))
@@ -360,10 +370,11 @@ class Pipeline:
         noise: Noise,
         settings: Settings,
         callback: Any = None,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Images (N, 3, h, w) in [-1, 1] at the decoder's resolution: the decoder."""
         sampling = self.sampling("decoder", settings)
-        images = self.decoder.sample(z_i, text, sampling, noise, self.null, callback)
+        images = self.decoder.sample(z_i, text, sampling, noise, self.null, callback, start)
         return images.clamp(-1, 1)  # as the layout defines; most schedulers clip already
 
     def sampling(self, stage: str, settings: Settings) -> Sampling:
@@ -378,6 +389,9 @@ class Pipeline:
         sampler = settings.sampler or row.sampler or self.defaults["sampler"]
         eta = self.defaults["eta"] if settings.eta is None else settings.eta
         return Sampling(steps, sampler, Guidance(scale), eta)
+
+    def _hook(self, callback: Callback | None, images: int, stage: str) -> Any:
+        return _Hooks(self, callback, images)(stage)
 
     @property
     def null(self) -> TextCondition:

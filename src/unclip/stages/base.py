@@ -94,13 +94,15 @@ class Process:
         sampling: Sampling,
         noise: Noise,
         callback: Callback | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
-        """Run the sampler from fresh noise of the shape of `like` (N, …)."""
+        """Run the sampler from `start` (N, …), or from fresh noise, shaped as `like` (N, …)."""
         timesteps = self.timesteps(sampling)
         sampler: Sampler = SAMPLERS[sampling.sampler]
         if sampling.sampler == "ddim":
             sampler = partial(ddim, eta=sampling.eta)
-        return sampler(denoiser, noise(like), self.schedule, timesteps, noise, callback=callback)
+        x = noise(like) if start is None else start.to(like.device)
+        return sampler(denoiser, x, self.schedule, timesteps, noise, callback=callback)
 
 
 def scheduler_json(config: DiffusionConfig) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from unclip.config import from_mapping
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.inversion import ending_in_data, invert
 from unclip.diffusion.losses import LossConfig, diffusion_loss
-from unclip.diffusion.prediction import Noise, Prediction, to_prediction
+from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.models.clip import TextEncoder
@@ -194,6 +195,7 @@ class DecoderStage:
         noise: Noise,
         null: TextCondition | None = None,
         callback: Callback | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] for z_i (N, D) and N captions.
 
@@ -201,10 +203,38 @@ class DecoderStage:
             z_i: z_t for a decoder of text embeddings; GLIDE does not read it.
             null: the empty caption; encoded here if it is not given. Without guidance's condition
                 the decoder sees it and the learned null embedding.
+            start: x_T (N, 3, H, W), as `invert` gives it; fresh noise if left out.
         """
-        count, decoder = len(z_i), self.network.decoder
+        denoiser = self._denoiser(z_i, text, sampling, null)
+        if start is not None:
+            denoiser = ending_in_data(denoiser, self.process.schedule)
+        like = torch.empty(len(z_i), 3, self.size, self.size, device=z_i.device)
+        like = like.contiguous(memory_format=torch.channels_last)
+        return self.process.sample(denoiser, like, sampling, noise, callback, start)
+
+    @torch.no_grad()
+    def invert(
+        self,
+        images: Tensor,
+        z_i: Tensor,
+        text: TextCondition,
+        sampling: Sampling,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """x_T (N, 3, H, W), from which `sample` by DDIM with η = 0 makes `images` (N, 3, H, W)."""
+        process = self.process
+        denoiser = self._denoiser(z_i, text, sampling, None)
+        denoiser = ending_in_data(denoiser, process.schedule)
+        timesteps = process.timesteps(sampling)
+        return invert(denoiser, images, process.schedule, timesteps, callback=callback)
+
+    def _denoiser(
+        self, z_i: Tensor, text: TextCondition, sampling: Sampling, null: TextCondition | None
+    ) -> Denoiser:
+        """The network, conditioned and guided, as samplers see it."""
+        count, decoder, guidance = len(z_i), self.network.decoder, sampling.guidance
         timesteps = self.process.timesteps(sampling).tolist()
-        if any(map(sampling.guidance.active, timesteps)):
+        if any(map(guidance.active, timesteps)):
             text = text + (null or self.clip.text([""])).expand(count)
             absent = torch.arange(2 * count, device=z_i.device) >= count
             condition = self._condition(torch.cat([z_i, z_i]), text, absent)
@@ -216,14 +246,12 @@ class DecoderStage:
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
             return decoder.proceed(x, t, both if guided else conditional)
 
-        output = guide(network, sampling.guidance, 3)
+        output = guide(network, guidance, 3)
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
             return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)
 
-        like = torch.empty(len(z_i), 3, self.size, self.size, device=z_i.device)
-        like = like.contiguous(memory_format=torch.channels_last)
-        return self.process.sample(denoiser, like, sampling, noise, callback)
+        return denoiser
 
     def _embeddings(self, batch: Batch) -> Tensor:
         """What is in z_i's place in training (N, D)."""

@@ -1,0 +1,60 @@
+"""`unclip invert`: an image to its latents, and how well they lead back to it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from unclip.interfaces.generate import check_folder
+from unclip.interfaces.making import Opening, inverted, open_images
+from unclip.interfaces.options import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invert(Opening):
+    """Find the latents (z_i, x_T) that deterministic decoding turns into an image."""
+
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Pictures of any kind and size; their central squares are inverted."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("latents.safetensors")
+    """A .safetensors file."""
+    steps: int = 100
+    """Of DDIM; more lead back more exactly."""
+    sheet: Path | None = None
+    """Write a labelled sheet of the images and their reconstructions, a .png file."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = parse(Invert, "invert", arguments)
+    started = time.perf_counter()
+    from unclip.pipeline.request import convert
+
+    if not options.images:
+        raise ValueError("there is no image: give the one to invert")
+    if options.output.suffix.lower() != ".safetensors":
+        raise ValueError(f"{options.output} does not end in .safetensors")
+    check_folder(options.output.parent)
+    if options.sheet and options.sheet.suffix.lower() != ".png":
+        raise ValueError(f"{options.sheet} does not end in .png")
+    images = open_images(options.images)
+    pipe = options.open()
+    latents = inverted(pipe, images, options.steps, options.batch_size)
+    found = pipe.psnr(images, latents)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    latents.save(options.output)
+    for path, decibels in zip(options.images, found, strict=True):
+        print(f"{path}: the reconstruction has a PSNR of {decibels:.1f} dB")
+    if options.sheet:
+        from unclip.pipeline.images import contact_sheet
+
+        size = pipe.decoder.size
+        made = pipe.reconstruct(latents, size=size, batch_size=options.batch_size).images
+        rows = [list(pair) for pair in zip(convert(pipe.squares(images), "pil"), made, strict=True)]
+        labels = [f"{p.name}, {db:.1f} dB" for p, db in zip(options.images, found, strict=True)]
+        contact_sheet(rows, labels, ["image", "reconstruction"], options.sheet)
+    size, took = pipe.decoder.size, time.perf_counter() - started
+    print(f"latents of {len(images)} × {size}×{size} pixels in {took:.1f} s: {options.output}")
+    return 0

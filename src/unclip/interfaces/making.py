@@ -1,0 +1,230 @@
+"""What the commands that make images from images share: flags, opening, progress, files.
+
+A name that ends in .png is one image, or a labelled sheet of several; .gif and .apng are moving
+pictures; anything else is a folder.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from unclip import __version__
+from unclip.interfaces.generate import check_folder, is_file, progress_bar
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from unclip.pipeline.latents import Latents
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.request import Settings
+
+ANIMATIONS = (".gif", ".apng")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """Flags for the model and where it runs."""
+
+    model: str | None = None
+    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
+    batch_size: int | None = None
+    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    offload: bool = False
+    """Keep one component's weights in memory at a time, for small machines; slower."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the Hub."""
+    variant: str | None = None
+    """Which weights are read where a model has several, e.g. fp16."""
+
+    def open(self) -> "Pipeline":
+        """The model that the flags name."""
+        from unclip.pipeline.pipeline import Pipeline
+
+        return Pipeline.from_pretrained(
+            self.model,
+            revision=self.revision,
+            variant=self.variant,
+            dtype=self.precision,
+            device=self.device,
+            offload=self.offload,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making(Opening):
+    """Flags for how images are made, and where they are written."""
+
+    seed: int = 0
+    """Of the first image; image k of each has seed + k."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
+    """A folder, or a .png file; several images in one file become a labelled sheet."""
+    sheet: Path | None = None
+    """Write a labelled contact sheet too, a .png file."""
+    steps: Literal["fast", "default", "paper"] = "default"
+    """Preset of samplers and steps."""
+    guidance: float | None = None
+    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
+    decoder_steps: int | None = None
+    super_res_steps: int | None = None
+    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
+    """If left out, ddim with inverted latents, else the preset's."""
+    eta: float | None = None
+    """Stochasticity of DDIM, 0 to 1; if left out, 0 with inverted latents, else the model's own."""
+    size: int | None = None
+    """Pixels of a side, one of the model's sizes; the largest if left out."""
+
+    def settings(self) -> "Settings":
+        """Those of the pipeline."""
+        from unclip.pipeline.request import Settings
+
+        return Settings(
+            steps=self.steps,
+            decoder_num_inference_steps=self.decoder_steps,
+            super_res_num_inference_steps=self.super_res_steps,
+            decoder_guidance_scale=self.guidance,
+            sampler=self.sampler,
+            eta=self.eta,
+            size=self.size,
+        )
+
+    def check(self, animated: bool = False) -> None:
+        """Refuse outputs that cannot be written, before the work."""
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
+        endings = (".png", *ANIMATIONS) if animated else (".png",)
+        for file, known in ((self.output, endings), (self.sheet, (".png",))):
+            if file is None:
+                continue
+            if (is_file(file) or file is self.sheet) and file.suffix.lower() not in known:
+                raise ValueError(f"{file} does not end in {' or '.join(known)}")
+            check_folder(file.parent if is_file(file) else file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inverting(Making):
+    """Flags for what starts from an image or from its latents."""
+
+    invert: bool = False
+    """Start from the image's own noise, found by DDIM inversion, instead of fresh noise."""
+    invert_steps: int = 100
+    """Steps of the inversion, and of decoding what it found."""
+
+    def start(
+        self, pipe: "Pipeline", images: "list[Image.Image] | Latents"
+    ) -> "list[Image.Image] | Latents":
+        """Images or latents as they are, or with `--invert` the latents of images."""
+        if not self.invert or not isinstance(images, list):
+            return images
+        pipe.evaluations(self.settings(), "decoder")  # what cannot be done is refused before
+        return inverted(pipe, images, self.invert_steps, self.batch_size)
+
+
+def open_images(paths: Sequence[Path]) -> list["Image.Image"]:
+    """Pictures of any kind, upright and RGB; `ValueError` names the one that is none."""
+    from unclip.data.transforms import open_image
+
+    return [open_image(path) for path in paths]
+
+
+def read(paths: Sequence[Path]) -> "list[Image.Image] | Latents":
+    """Pictures, or the latents of one .safetensors file."""
+    from unclip.pipeline.latents import Latents
+
+    if any(path.suffix.lower() == ".safetensors" for path in paths):
+        if len(paths) > 1:
+            raise ValueError("give one file of latents, or images; one file holds several")
+        return Latents.load(paths[0])
+    if not paths:
+        raise ValueError("there is no image: give one")
+    return open_images(paths)
+
+
+def inverted(
+    pipe: "Pipeline", images: list["Image.Image"], steps: int, batch_size: int | None
+) -> "Latents":
+    """Invert with a progress bar."""
+    with progress_bar(steps * len(images)) as bar:
+        return pipe.invert(
+            images, steps, batch_size=batch_size,
+            callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
+        )  # fmt: skip
+
+
+@contextmanager
+def making(
+    options: Making, pipe: "Pipeline", images: "list[Image.Image] | Latents | None", total: int
+) -> Iterator[dict[str, Any]]:
+    """Arguments for any manipulation of `images` into `total` others, with a progress bar."""
+    settings = options.settings()
+    from unclip.pipeline.latents import Latents
+
+    if isinstance(images, Latents):
+        settings = images.suiting(settings)
+    with progress_bar(total * pipe.evaluations(settings, "decoder")) as bar:
+        yield {
+            "seed": options.seed,
+            "settings": settings,
+            "batch_size": options.batch_size,
+            "callback_on_step_end": lambda *step: bar.update(step[-1]["images"]),
+        }
+
+
+def write(
+    rows: Sequence[Sequence[Any]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    options: Making,
+    command: Sequence[str],
+    pipe: "Pipeline",
+    started: float,
+) -> None:
+    """Write rows of images to `--output` and `--sheet`, and say so.
+
+    Args:
+        row_labels: where there are not as many as rows (one file of several latents), none.
+        command: the words of the command line, which every image's notes keep.
+        started: `time.perf_counter()` when the work began.
+    """
+    from unclip.models.precision import name_of
+    from unclip.pipeline.animation import save_animation
+    from unclip.pipeline.images import contact_sheet, save_png
+
+    used = options.settings().changed() | {"precision": name_of(pipe.dtype)}
+    notes = {
+        "command": list(command), "seed": options.seed, "model": options.model,
+        "settings": used, "version": __version__,
+    }  # fmt: skip
+    images = [image for row in rows for image in row]
+    output, suffix = options.output, options.output.suffix.lower()
+    sheets = [options.sheet] if options.sheet else []
+    if not is_file(output):
+        files = [f"{command[0]}-{i:03}.png" for i in range(len(images))]
+        for name, image in zip(files, images, strict=True):
+            save_png(image, output / name, notes)
+        where = str(output / files[0]) + (f" … {files[-1]}" if len(files) > 1 else "")
+    elif suffix in ANIMATIONS:
+        save_animation(images, output, notes)
+        where = str(output)
+    elif len(images) == 1:
+        save_png(images[0], output, notes)
+        where = str(output)
+    else:
+        sheets = [output, *sheets]
+        where = f"{output}, a sheet of {len(rows)} × {max(map(len, rows))}"
+    names = list(row_labels) if len(row_labels) == len(rows) else []
+    for sheet in sheets:
+        contact_sheet(rows, names, list(column_labels), sheet, info=notes)
+    size = "×".join(map(str, images[0].size))
+    print(
+        f"{len(images)} image{'s' * (len(images) > 1)} of {size} pixels in "
+        f"{time.perf_counter() - started:.1f} s ({name_of(pipe.dtype)} on {pipe.device}): {where}"
+    )
+    sys.stdout.flush()

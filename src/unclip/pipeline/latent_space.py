@@ -1,0 +1,158 @@
+"""The geometry of embeddings: between two, towards a text, along principal components.
+
+Shapes: N embeddings, D their width, F points of a path, K components, ... the dimensions of one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_ALIGNED = 1e-7  # sine below which two directions are taken for parallel or opposite
+
+
+def slerp(a: Tensor, b: Tensor, theta: Tensor | float) -> Tensor:
+    """From a (θ = 0, exactly a) to b (θ = 1, exactly b), turning at an even rate (section 3.2).
+
+    The direction moves along the great circle, the length from |a| to |b| linearly: equal lengths
+    are kept. Between opposite vectors there are many great circles; the one through the coordinate
+    axis of a's smallest component is taken, so that the result is always the same.
+
+    Args:
+        a, b: (N, ...) each.
+        theta: one θ for all, or (N,).
+
+    Returns:
+        (N, ...), in the precision of a, computed in float64.
+
+    Raises:
+        ValueError: the shapes differ, θ is outside [0, 1], or a vector is zero: it points nowhere.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"cannot go from {tuple(a.shape)} to {tuple(b.shape)}: shapes must agree")
+    weight = torch.as_tensor(theta, dtype=torch.float64).to(a.device).expand(len(a))[:, None]
+    if not bool(((weight >= 0) & (weight <= 1)).all()):
+        raise ValueError(f"θ is {theta}; it must lie between 0 and 1")
+    start, end = a.flatten(1).double(), b.flatten(1).double()  # (N, P)
+    lengths = start.norm(dim=1, keepdim=True), end.norm(dim=1, keepdim=True)
+    if not bool(((lengths[0] > 0) & (lengths[1] > 0)).all()):
+        raise ValueError("an embedding is zero: it has no direction to turn from or to")
+    u, v = start / lengths[0], end / lengths[1]
+    cosine = (u * v).sum(dim=1, keepdim=True)
+    across = v - cosine * u
+    sine = across.norm(dim=1, keepdim=True)
+    axis = F.one_hot(u.abs().argmin(dim=1), u.shape[1]).double()
+    aside = F.normalize(axis - (axis * u).sum(dim=1, keepdim=True) * u, dim=1)
+    across = torch.where(sine > _ALIGNED, across / sine.clamp(min=_ALIGNED), aside)
+    angle = weight * torch.atan2(torch.where(sine > _ALIGNED, sine, 0 * sine), cosine)
+    turned = torch.cos(angle) * u + torch.sin(angle) * across
+    result = turned * torch.lerp(lengths[0], lengths[1], weight)
+    result = torch.where(weight == 0, start, torch.where(weight == 1, end, result))
+    return result.view(a.shape).to(a.dtype)
+
+
+def path(points: Tensor, frames: int) -> Tensor:
+    """(frames, ...) along the great circles from each of `points` (N, ...) to the next.
+
+    θ grows evenly from 0 to 1 over the whole path; with at least one frame for each point, and
+    frames - 1 divisible by N - 1, every point is among the frames.
+
+    Raises:
+        ValueError: fewer than two points or frames.
+    """
+    if len(points) < 2 or frames < 2:
+        raise ValueError(f"{frames} frames between {len(points)} images: take at least 2 of each")
+    at = torch.arange(frames, dtype=torch.float64) * (len(points) - 1) / (frames - 1)
+    leg = at.floor().long().clamp(max=len(points) - 2)
+    return slerp(points[leg], points[leg + 1], at - leg)
+
+
+def mean_direction(points: Tensor, weights: Sequence[float]) -> Tensor:
+    """One embedding (1, ...) from several (N, ...), each with its weight.
+
+    They are taken in one after the other, z ← slerp(z, z_k, w_k / (w_1 + … + w_k)): for two it is
+    `slerp`, for more the order matters a little.
+
+    Raises:
+        ValueError: another number of weights; a negative one or none above 0.
+    """
+    if len(weights) != len(points):
+        raise ValueError(f"{len(weights)} weights were given for {len(points)} images")
+    if not all(0 <= weight < float("inf") for weight in weights) or not sum(weights) > 0:
+        raise ValueError("weights must be 0 or more, and one of them above 0")
+    total, mean = 0.0, points[:1]
+    for point, weight in zip(points.split(1), weights, strict=True):
+        total += weight
+        if weight > 0:
+            mean = point if weight == total else slerp(mean, point, weight / total)
+    return mean
+
+
+def text_diff(target: Tensor, base: Tensor) -> Tensor:
+    """z_d = normalise(z_t(target) - z_t(base)) (section 3.3); all are (N, D).
+
+    Raises:
+        ValueError: the two texts have the same embedding.
+    """
+    difference = target - base
+    if not bool((difference.norm(dim=1) > 1e-6 * target.norm(dim=1)).all()):
+        raise ValueError("both texts have the same embedding, so there is nothing to change")
+    return F.normalize(difference, dim=1)
+
+
+def towards(z_i: Tensor, direction: Tensor, theta: Tensor | float) -> Tensor:
+    """slerp(z_i, z_d, θ) (section 3.3), z_d as long as z_i, so that only the direction changes.
+
+    CLIP's embeddings are not of unit length, and z_d is; the paper does not say how they meet.
+    """
+    return slerp(z_i, direction * z_i.norm(dim=1, keepdim=True), theta)
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of embeddings: their mean (D,) and directions (D, D), largest first.
+
+    All D directions are there, also where fewer embeddings span fewer: D of them give back any z_i.
+    """
+
+    mean: Tensor
+    directions: Tensor  # one per row
+    variances: Tensor  # (D,), descending
+
+    @classmethod
+    def of(cls, embeddings: Tensor) -> Self:
+        """From embeddings (N, D), in float64.
+
+        Raises:
+            ValueError: fewer than two.
+        """
+        if len(embeddings) < 2:
+            raise ValueError(f"principal components of {len(embeddings)} embeddings: take more")
+        z = embeddings.double()
+        mean = z.mean(dim=0)
+        covariance = (z - mean).T @ (z - mean) / (len(z) - 1)
+        variances, vectors = torch.linalg.eigh(covariance)  # ascending
+        return cls(mean, vectors.flip(1).T, variances.flip(0).clamp(min=0))
+
+    def rebuilt(self, z_i: Tensor, count: int) -> Tensor:
+        """z_i (N, D) from its first `count` components, the others being the mean's.
+
+        Raises:
+            ValueError: another width; count outside 0 … D.
+        """
+        width = len(self.mean)
+        if z_i.shape[1] != width:
+            raise ValueError(f"components of width {width} do not fit width {z_i.shape[1]}")
+        if not 0 <= count <= width:
+            raise ValueError(f"{count} components were asked for; there are {width}")
+        kept = self.directions[:count].to(z_i.device)
+        mean = self.mean.to(z_i.device)
+        return (mean + (z_i.double() - mean) @ kept.T @ kept).to(z_i.dtype)
+
+    def explained(self, count: int) -> float:
+        """The part of the variance that the first `count` components hold, 0 to 1."""
+        total = float(self.variances.sum())
+        return float(self.variances[:count].sum()) / total if total else 1.0

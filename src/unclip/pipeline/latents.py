@@ -1,0 +1,200 @@
+"""Files of latents and of embeddings, checked before anything is computed from them.
+
+`latents.safetensors` holds `z_i` (N, D) and `x_T` (N, 3, h, h), and in its header the model's
+fingerprint and the steps of the inversion. Embeddings are (N, D): an array in a .npy file, or the
+tensor `embeddings` of a .safetensors file.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unclip.models.folder import read_facts, read_safetensors, whole, write_safetensors
+from unclip.pipeline.request import Settings
+
+_FORMAT = "unclip-latents-1"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """(z_i, x_T) of N images: what is in them, and the noise that makes up the rest (section 3).
+
+    Args:
+        z_i: (N, D) CLIP image embeddings.
+        x_T: (N, 3, h, h) noise, h pixels at the decoder's resolution.
+        steps: of DDIM, with which x_T was found; others lead back less exactly.
+        model: fingerprint of the model that it belongs to.
+    """
+
+    z_i: Tensor
+    x_T: Tensor  # noqa: N815  (the paper's name)
+    steps: int
+    model: str = ""
+
+    def __len__(self) -> int:
+        return len(self.z_i)
+
+    def save(self, path: str | Path) -> None:
+        """Write `latents.safetensors`, whole or not at all.
+
+        Raises:
+            ValueError: the place cannot be written.
+        """
+        facts = {
+            "unclip": _FORMAT,
+            "model": self.model,
+            "size": str(self.x_T.shape[-1]),
+            "steps": str(self.steps),
+        }
+        write_safetensors(Path(path), {"z_i": self.z_i, "x_T": self.x_T}, facts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: no such file, no latents, or latents that are damaged.
+        """
+        path = _there(path)
+        facts, tensors = read_facts(path), read_safetensors(path)
+        steps = facts.get("steps", "")
+        if (
+            facts.get("unclip") != _FORMAT
+            or set(tensors) != {"z_i", "x_T"}
+            or not steps.isdecimal()
+        ):
+            raise ValueError(f"{path} holds no latents; `unclip invert` writes them")
+        z_i, x_T = (tensors[key].clone() for key in ("z_i", "x_T"))  # noqa: N806
+        if x_T.ndim != 4 or z_i.ndim != 2 or len(z_i) != len(x_T) or not len(z_i):
+            raise ValueError(
+                f"{path}: z_i {tuple(z_i.shape)} and x_T {tuple(x_T.shape)} are no latents"
+            )
+        for tensor in (z_i, x_T):
+            _check_numbers(tensor, str(path))
+        return cls(z_i.float(), x_T.float(), int(steps), facts.get("model", ""))
+
+    def suiting(self, settings: Settings) -> Settings:
+        """`settings`, where they leave it open, as latents lead back to their images: DDIM with
+        η = 0, no guidance, and the steps of the inversion."""
+        suit = {
+            "sampler": "ddim",
+            "eta": 0.0,
+            "decoder_guidance_scale": 1.0,
+            "decoder_num_inference_steps": self.steps,
+        }
+        return settings.with_values(
+            {name: value for name, value in suit.items() if getattr(settings, name) is None}
+        )
+
+    def check(self, width: int, size: int, model: str) -> None:
+        """Refuse latents of another model.
+
+        Args:
+            width, size: the model's D, and its decoder's h.
+            model: its fingerprint; an empty one, or latents that have none, are not compared.
+        """
+        shapes = (self.z_i.shape[1], *self.x_T.shape[1:])
+        if shapes != (width, 3, size, size):
+            raise ValueError(
+                f"the latents have width {shapes[0]} and {shapes[-1]} pixels, this model {width} "
+                f"and {size}: they are of another model"
+            )
+        if self.model and model and self.model != model:
+            raise ValueError(
+                f"the latents were made by another model ({self.model}, this one is {model}); "
+                "invert the image again"
+            )
+
+
+def check_embeddings(embeddings: Any, width: int, name: str = "image_embeddings") -> Tensor:
+    """Embeddings (N, D) or one (D,), from a tensor or an array of floats, as float32 (N, D).
+
+    Raises:
+        ValueError: another shape, width or type; NaN or infinite values.
+    """
+    if isinstance(embeddings, np.ndarray):
+        if embeddings.dtype.kind != "f":
+            raise ValueError(f"{name} holds {embeddings.dtype} values; embeddings are floats")
+        embeddings = torch.from_numpy(embeddings.astype(np.float32))
+    if not isinstance(embeddings, Tensor):
+        raise ValueError(f"{name} must be a tensor or an array, not {type(embeddings).__name__}")
+    rows = embeddings[None] if embeddings.ndim == 1 else embeddings
+    if rows.ndim != 2 or not rows.numel():
+        raise ValueError(f"{name} has the shape {tuple(embeddings.shape)}; (N, {width}) is needed")
+    if rows.shape[1] != width:
+        raise ValueError(
+            f"{name} has width {rows.shape[1]}, but this model's embeddings have width {width}"
+        )
+    _check_numbers(rows, name)
+    return rows.float()
+
+
+def read_embeddings(path: str | Path, width: int) -> Tensor:
+    """Embeddings (N, D) of a .npy or .safetensors file, as float32.
+
+    Raises:
+        ValueError: no such file, not one of these kinds (nothing pickled is read), or embeddings
+            that `check_embeddings` refuses.
+    """
+    path = _there(path)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        try:  # mapped: a header that promises more than the file holds costs no memory
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError):
+            raise ValueError(f"{path} is not a whole .npy file of numbers") from None
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path} is an archive, not a .npy file")
+        return check_embeddings(array, width, str(path))
+    if suffix != ".safetensors":
+        raise ValueError(f"{path} ends neither in .npy nor in .safetensors")
+    tensors = read_safetensors(path)
+    if "embeddings" not in tensors:
+        names = ", ".join(sorted(tensors)[:5]) or "nothing"
+        raise ValueError(f"{path} holds {names}; the tensor must be called 'embeddings'")
+    return check_embeddings(tensors["embeddings"].clone(), width, str(path))
+
+
+def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str], model: str) -> None:
+    """Write (N, D) as .npy or .safetensors, float32, whole or not at all.
+
+    Args:
+        names: what each row is of; kept in the header of a .safetensors file, with the model's
+            fingerprint. A .npy file has no place for them.
+
+    Raises:
+        ValueError: another ending, or a place that cannot be written.
+    """
+    check_suffix(path)
+    if path.suffix.lower() == ".npy":
+        with whole(path) as partial, partial.open("wb") as file:
+            np.save(file, embeddings.float().cpu().numpy(), allow_pickle=False)
+        return
+    facts = {"model": model, "names": json.dumps(list(names), ensure_ascii=False)}
+    write_safetensors(path, {"embeddings": embeddings.float()}, facts)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file for embeddings that is neither .npy nor .safetensors."""
+    if path.suffix.lower() not in (".npy", ".safetensors"):
+        raise ValueError(f"{path} ends neither in .npy nor in .safetensors")
+
+
+def _there(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    return path
+
+
+def _check_numbers(tensor: Tensor, name: str) -> None:
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} holds {tensor.dtype} values; embeddings are floats")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} holds NaN or infinite values")

@@ -1,0 +1,175 @@
+"""Manipulations through latents: end points, exactness, and everything that is refused.
+
+The random decoder predicts v: nobody trained it, and for v the steps of DDIM can be inverted still.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.tiny import scenes
+from unclip import Pipeline
+from unclip.data.transforms import to_pil
+from unclip.pipeline.latents import Latents
+
+SMALL: dict[str, Any] = {"size": 16, "output_type": "pt"}
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    import shutil
+
+    copy = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("models") / "v"))
+    file = copy / "decoder_scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "v_prediction"}))
+    return Pipeline.from_pretrained(copy, dtype="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    return [to_pil(image) for image in scenes(2)["images"]]
+
+
+@pytest.fixture(scope="module")
+def latents(pipe: Pipeline, pictures: list[Image.Image]) -> Latents:
+    return pipe.invert(pictures, STEPS)
+
+
+# ---- latents --------------------------------------------------------------------------------
+
+
+def test_eta_0_from_inverted_latents_reconstructs(
+    pipe: Pipeline, pictures: list[Image.Image], latents: Latents
+) -> None:
+    assert min(pipe.psnr(pictures, latents)) > 35
+    back = pipe.reconstruct(latents, **SMALL).images
+    assert torch.equal(back, pipe.vary(latents, eta=0.0, seed=5, **SMALL).images)
+    far = [
+        (pipe.vary(latents, eta=eta, **SMALL).images - back).abs().mean() for eta in (0.1, 0.5, 1.0)
+    ]
+    assert 0 < far[0] < far[1] < far[2]
+
+
+def test_latents_are_the_same_from_a_file(pipe: Pipeline, latents: Latents, tmp_path: Path) -> None:
+    latents.save(tmp_path / "l.safetensors")
+    again = Latents.load(tmp_path / "l.safetensors")
+    assert torch.equal(again.z_i, latents.z_i)
+    assert torch.equal(again.x_T, latents.x_T)
+    assert (again.steps, again.model) == (STEPS, pipe.fingerprint)
+
+
+def test_latents_of_another_model(pipe: Pipeline, latents: Latents) -> None:
+    for wrong, says in (
+        (replace(latents, model="0123456789abcdef"), "made by another model"),
+        (replace(latents, z_i=latents.z_i[:, :-1]), "width 63 .* this model 64"),
+        (replace(latents, x_T=latents.x_T[..., :8, :8]), "8 pixels"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            pipe.vary(wrong)
+
+
+def test_damaged_latents(latents: Latents, tmp_path: Path) -> None:
+    file = tmp_path / "l.safetensors"
+    for path, says in ((file, "does not exist"), (tmp_path, "is a folder")):
+        with pytest.raises(ValueError, match=says):
+            Latents.load(path)
+    save_file({"z_i": latents.z_i}, file)
+    with pytest.raises(ValueError, match="holds no latents"):
+        Latents.load(file)
+    replace(latents, x_T=latents.x_T / 0).save(file)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        Latents.load(file)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        Latents.load(file)
+
+
+# ---- manipulations --------------------------------------------------------------------------
+
+
+def test_the_ends_of_a_blend_are_the_reconstructions(pipe: Pipeline, latents: Latents) -> None:
+    back = pipe.reconstruct(latents, **SMALL).images
+    blend = pipe.blend(latents, 3, **SMALL).images
+    assert torch.equal(blend[[0, 2]], back)
+    assert torch.equal(pipe.blend(latents, weights=[0, 1], **SMALL).images, back[1:])
+    half = pipe.blend(latents, weights=[2, 2], **SMALL).images
+    assert torch.allclose(half, blend[1:2], atol=1e-4)
+    fixed = pipe.blend(latents, 3, noise="fixed", **SMALL).images
+    assert torch.equal(fixed[:1], back[:1])
+    assert not torch.equal(fixed[2:], back[1:])
+
+
+def test_blends_of_images_share_the_noise(pipe: Pipeline, pictures: list[Image.Image]) -> None:
+    quick = SMALL | {"decoder_num_inference_steps": 2, "seed": 3}
+    blend = pipe.blend(pictures, 3, **quick).images
+    assert torch.equal(blend[[0, 2]], pipe.vary(pictures, **quick).images)
+
+
+def test_the_ends_of_an_edit(pipe: Pipeline, latents: Latents) -> None:
+    back = pipe.reconstruct(latents, **SMALL).images
+    edits = pipe.edit(latents, "a red circle", "a photo", [0.0, 0.3, 1.0], **SMALL).images
+    assert torch.equal(edits[[0, 3]], back)  # three of the first image, then three of the second
+    assert 0 < (edits[1] - edits[0]).abs().mean() < (edits[2] - edits[0]).abs().mean()
+    z_d = pipe.embed_texts("a red circle") - pipe.embed_texts("a photo")
+    z_d = z_d / z_d.norm() * latents.z_i[:1].norm()
+    only = replace(latents, z_i=z_d, x_T=latents.x_T[:1])
+    assert torch.allclose(pipe.reconstruct(only, **SMALL).images, edits[2:3], atol=1e-3)
+
+
+def test_all_components_are_the_plain_decode(pipe: Pipeline, latents: Latents) -> None:
+    one = replace(latents, z_i=latents.z_i[:1], x_T=latents.x_T[:1])
+    world = pipe.embed_images([to_pil(image) for image in scenes(6, first=10)["images"]])
+    probed = pipe.probe(one, world, [1, 64], **SMALL).images
+    assert (probed[1:] - pipe.reconstruct(one, **SMALL).images).abs().max() < 1e-2
+    assert not torch.equal(probed[:1], probed[1:])
+
+
+def test_embed_then_decode_is_vary(pipe: Pipeline, pictures: list[Image.Image]) -> None:
+    quick = SMALL | {"decoder_num_inference_steps": 2}
+    z_i = pipe.embed_images(pictures)
+    varied = pipe.vary(pictures, 2, **quick).images
+    assert torch.equal(pipe.decode_embeddings(z_i, 2, **quick).images, varied)
+    assert torch.equal(pipe.decode_embeddings(z_i[0].numpy(), 2, **quick).images, varied[:2])
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "says"),
+    [
+        (torch.zeros(1, 63), "width 63, but this model's embeddings have width 64"),
+        (torch.zeros(2, 1, 64), r"shape \(2, 1, 64\)"),
+        (torch.zeros(0, 64), r"shape \(0, 64\)"),
+        (torch.zeros(1, 64, dtype=torch.long), "int64"),
+        (torch.zeros(1, 64).numpy().astype("int32"), "int32"),
+        (torch.full((1, 64), float("nan")), "NaN"),
+        ([[0.0] * 64], "not list"),
+    ],
+)
+def test_bad_embeddings(pipe: Pipeline, embeddings: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        pipe.decode_embeddings(embeddings)
+
+
+def test_bad_manipulations(pipe: Pipeline, pictures: list[Image.Image], latents: Latents) -> None:
+    for call, says in (
+        (lambda: pipe.blend(pictures[:1]), "at least 2 of each"),
+        (lambda: pipe.blend(pictures, weights=[1]), "1 weights were given for 2"),
+        (lambda: pipe.blend(pictures, noise="both"), "'slerp' or 'fixed'"),
+        (lambda: pipe.edit(latents, "a star", theta=1.5), "θ is 1.5"),
+        (lambda: pipe.edit(latents, "a star", theta=[]), "between 0 and 1"),
+        (lambda: pipe.edit(latents, "a star", "a star"), "nothing to change"),
+        (lambda: pipe.edit(latents, " "), "the prompt is empty"),
+        (lambda: pipe.probe(latents, latents.z_i), "2 images were given"),
+        (lambda: pipe.probe(pictures[0], latents.z_i[:1]), "take more"),
+        (lambda: pipe.probe(pictures[0], latents.z_i, [65]), "there are 64"),
+        (lambda: pipe.invert(pictures, 0), "0 sampling steps"),
+        (lambda: pipe.invert("x.png"), "must be a Pillow image"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
