@@ -170,7 +170,8 @@ def test_tiles_leave_no_seam(
         return (steps[columns].max() / steps[8:-8].median()).item()
 
     whole, tiles = make(), make(64)
-    assert torch.equal(whole[:1], make(128)[:1])  # a tile that holds the image is the image
+    # A tile that holds the image is the image; what differs is computing them one by one.
+    torch.testing.assert_close(make(128), whole, atol=1e-3, rtol=0)
     # Tiles begin at 0, 32 and 64; one hands over to the next 4 to 12 pixels from their edges.
     meeting = [edge + d for edge in (32, 64, 96) for d in range(-13, 13)]
     seam = largest(tiles, meeting) / largest(whole, meeting)

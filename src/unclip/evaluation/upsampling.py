@@ -51,11 +51,12 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
         x = F.conv2d(x, rows, groups=channels)
         return F.conv2d(x, rows.transpose(2, 3), groups=channels)
 
-    a, b = images.double(), truth.double()
+    # Its luminance is a ratio of intensities, which must not be negative: in [0, 1].
+    a, b = (images.double() + 1) / 2, (truth.double() + 1) / 2
     mean_a, mean_b = mean(a), mean(b)
     variance_a, variance_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
     covariance = mean(a * b) - mean_a * mean_b
-    c1, c2 = (0.01 * _RANGE) ** 2, (0.03 * _RANGE) ** 2
+    c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
     return (luminance * structure).mean(dim=(1, 2, 3))
