@@ -106,7 +106,8 @@ class Manipulations:
         """
         z_all, squares = self.embed_images(image), self.squares(image)
         sampling = Sampling(num_inference_steps, "ddim", Guidance(1.0))
-        batch, parts = self.batch_size_for(batch_size), []
+        batch = self.batch_size_for(batch_size)
+        parts: list[Tensor] = []
         for z_i, x in zip(z_all.split(batch), squares.split(batch), strict=True):
             hook = self._hook(callback_on_step_end, len(x), "inversion")
             text = self.null.expand(len(x))
