@@ -4,7 +4,10 @@ BIN := .venv/bin
 CORE := .venv/.core
 DEV := .venv/.dev
 
-.PHONY: demo test lint types bench gpu clean
+COMPARED := bench-prior bench-decoder bench-upsampler bench-image bench-training
+SIZE ?= small
+
+.PHONY: demo test lint types bench $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,10 +40,16 @@ types: $(DEV)
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py
 
+# One part against diffusers' with the same weights, e.g. `make bench-prior SIZE=full`.
+$(COMPARED): $(DEV)
+	$(BIN)/python benchmarks/compare.py $(@:bench-%=%) --size $(SIZE)
+
 # Tests and benchmarks that need a CUDA device.
 gpu: $(DEV)
 	$(BIN)/pytest -m gpu
 	$(BIN)/python benchmarks/run.py --device cuda
+	for part in $(COMPARED:bench-%=%); do \
+	  $(BIN)/python benchmarks/compare.py $$part --size $(SIZE) --device cuda || exit 1; done
 
 clean:
 	rm -rf .venv out dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

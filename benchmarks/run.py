@@ -10,29 +10,24 @@ import contextlib
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bench_world import measure
-from unclip import __version__
+from common import RESULTS, ROOT, matrix_peak, record
 from unclip.data.emoji import WorldConfig
 from unclip.models.folder import bundled
-from unclip.models.precision import device_named, matmul_speeds, name_of
+from unclip.models.precision import device_named, name_of
 from unclip.training.stages import STAGES
 from unclip.training.start import Where, resolve, start
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "results.jsonl"
 PROMPT = "a red circle above a blue square"
 Row = tuple[str, float | None, str]  # what, number, unit or why there is none
 
@@ -97,39 +92,8 @@ def scenes(seconds: float) -> list[Row]:
 
 def peak(device: torch.device) -> list[Row]:
     """Products of square matrices, the most that networks can hope for."""
-    if device.type == "cpu":
-        speeds = matmul_speeds(1024)
-        return [(f"1024² product, {name_of(t)}", v / 1e9, "GFLOP/s") for t, v in speeds.items()]
-    rows: list[Row] = []
-    n = 8192
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(n, n, device=device, dtype=dtype)
-        for count in (3, 10):  # the first round warms up
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            for _ in range(count):
-                a @ a
-            torch.cuda.synchronize()
-        speed = 2 * n**3 * count / (time.perf_counter() - began)
-        rows.append((f"{n}² product, {name_of(dtype)}", speed / 1e9, "GFLOP/s"))
-    return rows
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
-
-
-def commit() -> str | None:
-    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    with contextlib.suppress(OSError):
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        return done.stdout.strip() or None
-    return None
+    speeds = matrix_peak(device)
+    return [(f"matrix product, {name_of(t)}", v / 1e9, "GFLOP/s") for t, v in speeds.items()]
 
 
 def main() -> None:
@@ -145,21 +109,8 @@ def main() -> None:
     width = max(len(what) for what, _, _ in rows)
     for what, number, unit in rows:
         print(f"{what:<{width}}  " + (unit if number is None else f"{number:>10,.1f} {unit}"))
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(device),
-        "versions": {
-            "unclip": __version__,
-            "commit": commit(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "quick": arguments.quick,
-        "results": {what: {"value": number, "unit": unit} for what, number, unit in rows},
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    results = {what: {"value": number, "unit": unit} for what, number, unit in rows}
+    record(device, quick=arguments.quick, results=results)
     print(f"\nadded to {RESULTS.relative_to(ROOT)}")
 
 

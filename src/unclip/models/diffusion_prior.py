@@ -306,12 +306,13 @@ class DiffusionPrior(nn.Module):
         mask = first.mask.new_zeros(count, room, length + room)
         row = 0
         for prefix in prefixes:
-            part = (slice(row, row + len(prefix)), slice(prefix.mask.shape[1]))
-            keys[:, *part], values[:, *part] = prefix.keys, prefix.values
-            mask[part[0], :, part[1]] = prefix.mask[:, None]
+            rows, tokens = slice(row, row + len(prefix)), slice(prefix.mask.shape[1])
+            keys[:, rows, tokens], values[:, rows, tokens] = prefix.keys, prefix.values
+            mask[rows, :, tokens] = prefix.mask[:, None]
             row += len(prefix)
-        causal = mask.new_ones(STEP_TOKENS, STEP_TOKENS).tril()
-        mask[:, :, length:] = torch.block_diag(*[causal] * candidates)
+        for start in range(0, room, STEP_TOKENS):  # a candidate sees its own tokens, causally
+            own = slice(start, start + STEP_TOKENS)
+            mask[:, own, length:][:, :, own] = mask.new_ones(STEP_TOKENS, STEP_TOKENS).tril()
         embeddings = self.time_embedding(torch.tensor(timesteps))
         return Continuation(
             keys, values, mask[:, None], dict(zip(timesteps, embeddings.split(1), strict=True))
