@@ -58,7 +58,7 @@ def describe_image(path: Path) -> str:
 def describe_model(path: Path | None) -> str:
     """Components with their parameters and precisions, sizes, CLIP, and what is missing."""
     from unclip.models.folder import ModelFolder, bundled
-    from unclip.pipeline.opening import NEEDED, TEXT_TO_IMAGE, UPSAMPLING
+    from unclip.pipeline.opening import NEEDED, TEXT_TO_IMAGE, UPSAMPLING, needed_by
 
     folder = ModelFolder(bundled("model") if path is None else path)
     index = folder.index()
@@ -69,7 +69,7 @@ def describe_model(path: Path | None) -> str:
             there = folder.has(name)
             rows[name] = f"{entry[1]}, {_weights(folder.path / name)}" if there else "absent"
     if kind in NEEDED or kind is None:
-        needed = (*NEEDED[kind or TEXT_TO_IMAGE], *UPSAMPLING)
+        needed = (*needed_by(folder, kind or TEXT_TO_IMAGE), *UPSAMPLING)
         missing = [name for name in needed if not folder.has(name)]
         rows["complete"] = f"no: {', '.join(missing)} missing" if missing else "yes"
     else:

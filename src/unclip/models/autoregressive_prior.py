@@ -6,8 +6,8 @@ after [caption tokens, z_t, the quantised dot product z_i · z_t, codes so far].
 All positions share one head, tied to the codes' embeddings, and are told apart by their position
 embeddings: the paper's one billion parameters are those of its 24 blocks (0.8 B), a caption encoder
 and little else, while a head for each of 319 positions would add half a billion. Buckets are places
-on an axis, so embeddings start as sinusoids of the bucket's number: neighbours start alike, and what
-is learned about one bucket is learned about those beside it.
+on an axis, so embeddings start as sinusoids of the bucket's number: neighbours start alike, and
+what is learned about one bucket is learned about those beside it.
 
 Shapes: N samples, D width of CLIP's embeddings and text hidden states, L caption tokens given of
 at most `num_embeddings`, K codes of B buckets, J codes given, S new tokens of M in all, W width of

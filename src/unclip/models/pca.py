@@ -142,7 +142,7 @@ class EmbeddingCodec(nn.Module):
         return _bucket(self.project(z_i), self.boundaries)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (N, J) of the first J ≤ K components → z_i (N, D), fp32, the others at their mean."""
+        """Codes (N, J) of the first J ≤ K components → z_i (N, D); the others are at their mean."""
         values = self.centres.expand(len(codes), -1, -1)[:, : codes.shape[1]]  # (N, J, B)
         values = values.gather(2, codes[..., None]).squeeze(2)
         with full_precision(codes.device):

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 
 from unclip.models.folder import ModelFolder, variants
+from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
@@ -38,6 +39,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "super_res_first": ("UNet2DModel",),
     "super_res_last": ("UNet2DModel",),
     "super_res_scheduler": ("UnCLIPScheduler",),
+    COMPONENT: ("AutoregressivePrior",),
 }
 
 
@@ -49,6 +51,7 @@ class Parts:
     prior: PriorStage | None
     decoder: DecoderStage
     upsamplers: list[UpsamplerStage]
+    autoregressive_prior: AutoregressivePriorStage | None = None
 
     @classmethod
     def open(cls, model: ModelFolder, dtype: torch.dtype, device: torch.device) -> Self:
@@ -59,12 +62,15 @@ class Parts:
         """
         kind = check_index(model)
         clip = FrozenCLIP.load(model, dtype).to(device)
-        prior = PriorStage.load(model, clip, dtype) if kind == TEXT_TO_IMAGE else None
+        draws = kind == TEXT_TO_IMAGE
+        prior = PriorStage.load(model, clip, dtype) if draws and model.has("prior") else None
+        codes = None
+        if draws and model.has(COMPONENT):
+            codes = AutoregressivePriorStage.load(model, clip, dtype)
         decoder = DecoderStage.load(model, clip, dtype)
         names = [name for name in ("super_res_first", "super_res_1024") if model.has(name)]
-        parts = cls(
-            clip, prior, decoder, [UpsamplerStage.load(model, name, dtype) for name in names]
-        )
+        upsamplers = [UpsamplerStage.load(model, name, dtype) for name in names]
+        parts = cls(clip, prior, decoder, upsamplers, codes)
         for network in parts.networks:
             network.requires_grad_(False).eval()
             if model.offload is None:
@@ -73,10 +79,16 @@ class Parts:
 
     @property
     def networks(self) -> list[torch.nn.Module]:
-        """Prior, decoder and upsamplers."""
-        prior = [self.prior.network] if self.prior else []
+        """Priors, decoder and upsamplers."""
+        priors = [stage.network for stage in (self.prior, self.autoregressive_prior) if stage]
         upsamplers = [network for stage in self.upsamplers for network in stage.networks]
-        return [*prior, self.decoder.network, *upsamplers]
+        return [*priors, self.decoder.network, *upsamplers]
+
+
+def needed_by(model: ModelFolder, kind: str) -> list[str]:
+    """The components that a folder of this kind must have; one of two priors is enough."""
+    instead = model.has(COMPONENT) and not model.index().get("prior")
+    return [name for name in NEEDED[kind] if not (instead and name.startswith("prior"))]
 
 
 def check_index(model: ModelFolder) -> str:
@@ -88,7 +100,7 @@ def check_index(model: ModelFolder) -> str:
             f"{model.path} is {'no pipeline' if kind is None else f'a {kind}'}; what can be opened "
             f"is a folder of the {' or the '.join(NEEDED)}"
         )
-    needed = [*NEEDED[kind], *(UPSAMPLING if index.get("super_res_first") else ())]
+    needed = [*needed_by(model, kind), *(UPSAMPLING if index.get("super_res_first") else ())]
     for name in needed:
         model.component(name)
     for name, known in CLASSES.items():

@@ -33,6 +33,7 @@ from unclip.pipeline.request import (
     convert,
     noise_for,
 )
+from unclip.stages.autoregressive_prior import AutoregressivePriorStage
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
@@ -49,8 +50,9 @@ class Pipeline:
     """Prior, decoder and upsamplers of one model folder.
 
     Args:
-        clip, prior, decoder, upsamplers: the stages; upsamplers from small to large. Without a
+        clip, prior, decoder, upsamplers: the stages; upsamplers from small to large. Without any
             prior the model makes variations of images only.
+        autoregressive_prior: the other kind of prior, beside or instead of the diffusion prior.
         defaults: guidance scales and sampler that suit this model, by argument name.
         name: how the model is called in the notes of images.
         device, dtype: where and in what precision the networks are; sampling state is fp32.
@@ -63,9 +65,11 @@ class Pipeline:
         decoder: DecoderStage,
         upsamplers: Sequence[UpsamplerStage] = (),
         *,
+        autoregressive_prior: AutoregressivePriorStage | None = None,
         defaults: dict[str, Any] | None = None,
         name: str = "",
     ) -> None:
+        self.autoregressive_prior = autoregressive_prior
         self.clip, self.prior, self.decoder = clip, prior, decoder
         self.upsamplers = list(upsamplers)
         # The published layout's; a model of ours says what suits it in its index.
@@ -118,6 +122,7 @@ class Pipeline:
             parts.prior,
             parts.decoder,
             parts.upsamplers,
+            autoregressive_prior=parts.autoregressive_prior,
             defaults=model.index().get("_defaults", {}),
             name=str(folder or "bundled"),
         )
@@ -152,12 +157,12 @@ class Pipeline:
         model = ModelFolder(partial)
         try:
             self.clip.save(model)
-            if self.prior is not None:
-                self.prior.save(model)
+            for prior in self._priors().values():
+                prior.save(model)
             self.decoder.save(model)
             for upsampler in self.upsamplers:
                 upsampler.save(model)
-            kind = VARIATION if self.prior is None else TEXT_TO_IMAGE
+            kind = TEXT_TO_IMAGE if self._priors() else VARIATION
             model.update_index({"_class_name": kind, "_defaults": self.defaults})
             partial.rename(folder)
         except OSError as error:
@@ -292,10 +297,27 @@ class Pipeline:
         self, text: TextCondition, noise: Noise, settings: Settings, callback: Any = None
     ) -> Tensor:
         """z_i (N, D) for N captions: the prior."""
-        if self.prior is None:
-            raise ValueError(_NO_PRIOR)
+        prior = self.prior_for(settings)
         sampling, candidates = self.sampling("prior", settings), settings.prior_num_candidates
-        return self.prior.sample(text, sampling, noise, self.null, callback, candidates)
+        return prior.sample(text, sampling, noise, self.null, callback, candidates)
+
+    def prior_for(self, settings: Settings) -> PriorStage | AutoregressivePriorStage:
+        """The prior that these settings ask for, or the model's own.
+
+        Raises:
+            ValueError: the model has no such prior, or none at all.
+        """
+        priors = self._priors()
+        if not priors:
+            raise ValueError(_NO_PRIOR)
+        kind = settings.prior or self.defaults.get("prior") or next(iter(priors))
+        if kind not in priors:
+            raise ValueError(f"this model has no {kind} prior, only the {next(iter(priors))} one")
+        return priors[kind]
+
+    def _priors(self) -> dict[str, PriorStage | AutoregressivePriorStage]:
+        both = {"diffusion": self.prior, "autoregressive": self.autoregressive_prior}
+        return {kind: stage for kind, stage in both.items() if stage is not None}
 
     def decode(
         self,
@@ -317,6 +339,9 @@ class Pipeline:
         steps = getattr(row, f"{stage}_steps") if steps is None else steps
         key = f"{stage}_guidance_scale"
         scale = getattr(settings, key, None)
+        prior = self.prior_for(settings) if stage == "prior" else None
+        if isinstance(prior, AutoregressivePriorStage):
+            steps, key = prior.steps, f"autoregressive_{key}"
         scale = self.defaults.get(key, 1.0) if scale is None else scale
         sampler = settings.sampler or row.sampler or self.defaults["sampler"]
         eta = self.defaults["eta"] if settings.eta is None else settings.eta
@@ -350,8 +375,6 @@ class Pipeline:
         Raises:
             ValueError: the settings name what this model or package does not have.
         """
-        if start == "prior" and self.prior is None:
-            raise ValueError(_NO_PRIOR)
         stages = ["prior", "decoder", *("super_res" for _ in self._upsamplers(settings.size))]
         stages = stages[stages.index(start) :]
         return sum(self.sampling(stage, settings).steps for stage in stages)

@@ -6,6 +6,10 @@ from typing import Any
 import torch
 
 from unclip.models.folder import ModelFolder
+from unclip.stages.autoregressive_prior import (
+    AutoregressivePriorSettings,
+    AutoregressivePriorStage,
+)
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
@@ -69,6 +73,36 @@ PRIOR = StageSpec(
 )
 
 
+def _autoregressive_prior(
+    settings: AutoregressivePriorSettings, m: Materials
+) -> AutoregressivePriorStage:
+    clip = FrozenCLIP.load(m.folder).to(m.device)
+    return AutoregressivePriorStage.build(settings, clip, m.batches())
+
+
+def _adopt_autoregressive_prior(
+    settings: AutoregressivePriorSettings, m: Materials, origin: ModelFolder
+) -> AutoregressivePriorStage:
+    stage = AutoregressivePriorStage.load(origin, _frozen_clip(m, origin), torch.float32)
+    stage.settings = replace(stage.settings, drop_text=settings.drop_text)
+    return stage
+
+
+AUTOREGRESSIVE_PRIOR = StageSpec(
+    "ar-prior",
+    Recipe(
+        AutoregressivePriorSettings(),
+        Data(),
+        Training(batch_size=256, steps=10_000, ema=0.999),
+        # Paper, table 3.
+        Optimiser(learning_rate=1.6e-4, weight_decay=0.04, beta2=0.91, eps=1e-10, warmup=500),
+    ),
+    ("autoregressive_prior",),
+    _autoregressive_prior,
+    _adopt_autoregressive_prior,
+)
+
+
 def _decoder(settings: DecoderSettings, m: Materials) -> DecoderStage:
     return DecoderStage.build(settings, FrozenCLIP.load(m.folder).to(m.device), m.data.size)
 
@@ -116,4 +150,6 @@ UPSAMPLER = StageSpec(
     _adopt_upsampler,
 )
 
-STAGES: dict[str, StageSpec[Any]] = {spec.name: spec for spec in (CLIP, PRIOR, DECODER, UPSAMPLER)}
+STAGES: dict[str, StageSpec[Any]] = {
+    spec.name: spec for spec in (CLIP, PRIOR, AUTOREGRESSIVE_PRIOR, DECODER, UPSAMPLER)
+}
