@@ -53,10 +53,15 @@ def test_the_prior_can_be_chosen(pipe: Pipeline, tiny_model: Path) -> None:
 
 
 def test_a_seed_gives_the_same_image_alone_and_in_a_batch(pipe: Pipeline) -> None:
-    options = FAST | {"prior": "autoregressive"}
-    both = pipe(["a red circle", "a blue star"], batch_size=2, **options).images  # type: ignore[arg-type]
-    alone = pipe("a blue star", **options).images  # type: ignore[arg-type]
-    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=1e-4)
+    # One step after the prior: random weights amplify rounding from step to step.
+    one = {f"{stage}_num_inference_steps": 1 for stage in ("decoder", "super_res")}
+    options = {"prior": "autoregressive", "output_type": "pt", **one}
+    prompts = ["a red circle", "a large yellow star above a small blue square at night"]
+    apart = pipe(prompts, 2, **options).images  # type: ignore[arg-type]
+    together = pipe(prompts, 2, batch_size=4, **options).images  # type: ignore[arg-type]
+    assert (apart - together).abs().max() < 1e-3
+    alone = pipe(prompts[1], seed=1, **options).images  # type: ignore[arg-type]
+    assert torch.equal(alone, apart[3:])
 
 
 def test_progress_counts_the_codes(pipe: Pipeline) -> None:
