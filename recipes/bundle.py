@@ -105,13 +105,15 @@ def main() -> None:
     pipe.save_pretrained(target)
     parts = {
         "CLIP": [pipe.clip.text_encoder, pipe.clip.image_encoder],
-        "prior": [pipe.prior.network],
+        "prior": [pipe.prior and pipe.prior.network],
+        "autoregressive prior": [pipe.autoregressive_prior and pipe.autoregressive_prior.network],
         "decoder": [pipe.decoder.network],
         "upsampler": [upsampler.network for upsampler in pipe.upsamplers],
     }
     counts = {
         name: sum(p.numel() for network in networks if network for p in network.parameters())
         for name, networks in parts.items()
+        if any(networks)
     }
     card = CARD.format(
         size=pipe.sizes[-1],

@@ -9,6 +9,10 @@ from torch import nn
 
 from unclip.data.emoji import World, WorldConfig
 from unclip.models.folder import ModelFolder
+from unclip.stages.autoregressive_prior import (
+    AutoregressivePriorSettings,
+    AutoregressivePriorStage,
+)
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
@@ -44,6 +48,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         _awaken(stage.network)
         stage.save(folder)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_priors(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with an autoregressive prior as well. Not to be written into."""
+    path = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("models") / "priors"))
+    folder = ModelFolder(path)
+    images = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    settings = AutoregressivePriorSettings(
+        1, 2, 16, reconstruction_error=0.3, buckets=8, statistics=16
+    )
+    torch.manual_seed(0)
+    batch = {"images": images, "captions": [f"a red circle {i}" for i in range(16)]}
+    stage = AutoregressivePriorStage.build(settings, FrozenCLIP.load(folder), [batch])
+    _awaken(stage.network)
+    stage.save(folder)
     return path
 
 

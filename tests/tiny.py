@@ -17,6 +17,13 @@ _WORLD = {"max_objects": 1, "textures": ["plain"], "styles": ["plain"]}
 _NETWORKS: dict[str, dict[str, Any]] = {
     "clip": {"size": "tiny", "vocab_size": 560, "context_length": 24, "captions": 200},
     "prior": {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16, "statistics": 8},
+    "ar-prior": {
+        "num_layers": 1,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "statistics": 16,
+        "buckets": 32,
+    },
     "decoder": {
         "widths": [16, 32],
         "layers": 1,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.interfaces.test_cli import Capture, refused
 from unclip.interfaces.cli import main
-from unclip.pipeline.images import read_info
+from unclip.pipeline.images import command_for, read_info
 
 FAST = ["--prior-steps", "2", "--decoder-steps", "2", "--super-res-steps", "1"]
 
@@ -68,6 +68,24 @@ def test_a_variant_that_is_not_there(tiny_model: Path, tmp_path: Path, capsys: C
     said = refused([*words, "-o", str(tmp_path / "o")], capsys)
     assert "no weights of the variant 'fp16'" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_prior_is_chosen_and_noted(
+    tiny_priors: Path, tiny_model: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "x.png"
+    words = ["a red circle", "--prior", "autoregressive", "-o", str(file)]
+    assert generate(*words, model=tiny_priors) == 0
+    assert read_info(file)["settings"]["prior"] == "autoregressive"
+    assert "--prior autoregressive" in command_for(read_info(file))
+    again = tmp_path / "y.png"
+    assert generate("a red circle", "-o", str(again), model=tiny_priors) == 0
+    assert (pixels(file) != pixels(again)).any()
+    capsys.readouterr()
+    missing = tmp_path / "z.png"
+    assert generate(*words[:3], "-o", str(missing), model=tiny_model) == 2
+    assert "this model has no autoregressive prior" in capsys.readouterr().err
+    assert not missing.exists()
 
 
 def test_equal_names_do_not_overwrite_each_other(tiny_model: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ FILES = sorted(FOLDER.rglob("*.toml"))
 _NETWORKS: dict[str, dict[str, Any]] = {
     "clip": {"size": "tiny", "captions": 50},
     "prior": {"num_layers": 1, "num_attention_heads": 2, "statistics": 4},
+    "ar-prior": {"num_layers": 1, "num_attention_heads": 2, "statistics": 8, "buckets": 32},
     "decoder": {"widths": [16, 32], "layers": 1, "head_width": 16, "groups": 8},
     "upsampler": {"widths": [16, 32], "layers": 1, "groups": 8},
     "upsampler-1024": {"widths": [16, 32], "layers": 1, "groups": 8},

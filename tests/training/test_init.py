@@ -18,10 +18,10 @@ STILL = {"learning_rate": 1e-12}  # weights stay where they began
 
 
 @pytest.fixture(scope="module")
-def origin(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def origin(tiny_priors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose decoder makes 32 px, the least that the built-in world draws."""
     path = tmp_path_factory.mktemp("origin")
-    shutil.copytree(tiny_model, path / "model")
+    shutil.copytree(tiny_priors, path / "model")
     recipe = tiny_recipe("decoder", training={"steps": 1})
     where = Where(path / "model", path / "run", overwrite=True)
     assert start(STAGES["decoder"], recipe, where, "cpu") == 0
@@ -35,10 +35,11 @@ def train(stage: str, model: Path, run: Path, init: Path, size: int = 32) -> Non
     assert start(STAGES[stage], recipe, Where(model, run), "cpu") == 0
 
 
-@pytest.mark.parametrize("stage", ["clip", "prior", "decoder", "upsampler"])
+@pytest.mark.parametrize("stage", ["clip", "prior", "ar-prior", "decoder", "upsampler"])
 def test_weights_are_those_of_the_other_model(stage: str, origin: Path, tmp_path: Path) -> None:
     train(stage, tmp_path / "model", tmp_path / "run", origin)
-    name = {"clip": "image_encoder", "upsampler": "super_res_first"}.get(stage, stage)
+    name = {"clip": "image_encoder", "upsampler": "super_res_first",
+            "ar-prior": "autoregressive_prior"}.get(stage, stage)  # fmt: skip
     before, after = (next((p / name).glob("*.safetensors")) for p in (origin, tmp_path / "model"))
     old, new = read_safetensors(before), read_safetensors(after)
     assert old.keys() == new.keys()

@@ -119,4 +119,5 @@ def _anderson(tried: list[Tensor], missed: list[Tensor]) -> Tensor:
     miss = miss - (d_miss @ weights).squeeze(2)
     dots = (d_x[..., -1] * d_miss[..., -1]).sum(dim=1, keepdim=True)
     length = -dots / d_miss[..., -1].square().sum(dim=1, keepdim=True).clamp(min=1e-30)
-    return x + length.clamp(1e-3, 4) * miss
+    following: Tensor = x + length.clamp(1e-3, 4) * miss
+    return following

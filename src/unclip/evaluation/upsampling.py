@@ -72,11 +72,13 @@ def edge_error(images: Tensor, truth: Tensor) -> Tensor:
         smooth = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype, device=x.device)
         across = torch.outer(smooth, smooth.new_tensor([-1.0, 0.0, 1.0])) / 8
         kernels = torch.stack([across, across.T])[:, None]  # (2, 1, 3, 3)
-        return F.conv2d(x.flatten(0, 1)[:, None], kernels).unflatten(0, x.shape[:2])
+        means = F.conv2d(x.flatten(0, 1)[:, None], kernels)
+        return means.view(*x.shape[:2], *means.shape[1:])
 
     a, b = gradient(images.double()), gradient(truth.double())  # (N, C, 2, H - 2, W - 2)
     lengths = [g.norm(dim=2).mean(dim=(1, 2, 3)) for g in (a - b, b)]
-    return lengths[0] / lengths[1]
+    ratio: Tensor = lengths[0] / lengths[1]
+    return ratio
 
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

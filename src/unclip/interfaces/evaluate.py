@@ -61,6 +61,8 @@ class EvaluateComposition:
     guidance: float | None = None
     """Guidance scale of the decoder; the model's own if left out."""
     prior_guidance: float | None = None
+    prior: Literal["diffusion", "autoregressive"] | None = None
+    """Which prior draws the embeddings, where the model has both; its own choice if left out."""
     sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
     size: int | None = None
     """Pixels of a side, one of the model's sizes; the largest if left out."""
@@ -155,6 +157,7 @@ def run_composition(arguments: Sequence[str]) -> int:
         decoder_guidance_scale=options.guidance,
         sampler=options.sampler,
         size=options.size,
+        prior=options.prior,
     )
     with progress_bar(pipe.evaluations(settings) * options.n) as bar:
         generate = generator(pipe, settings, options.batch_size, bar.update)

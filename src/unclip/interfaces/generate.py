@@ -35,6 +35,8 @@ class Generate:
     """Guidance scale of the decoder; the model's own if left out."""
     prior_guidance: float | None = None
     """Guidance scale of the prior; the model's own if left out."""
+    prior: Literal["diffusion", "autoregressive"] | None = None
+    """Which prior draws the embedding, where the model has both; its own choice if left out."""
     prior_steps: int | None = None
     decoder_steps: int | None = None
     super_res_steps: int | None = None
@@ -85,6 +87,7 @@ def run(arguments: Sequence[str]) -> int:
         options.sampler,
         options.eta,
         options.size,
+        prior=options.prior,
     )
     for prompt in prompts:
         unread = pipe.clip.tokenizer.dropped(prompt)

@@ -113,7 +113,7 @@ def _options(spec: StageSpec[Any]) -> type[Any]:
     """The flags of one stage: those of every run, and every field of its recipe."""
     parts = dataclasses.fields(spec.recipe)
     return dataclasses.make_dataclass(
-        f"Train{spec.name.title()}",
+        f"Train{spec.name.title().replace('-', '')}",
         [
             (part.name, type(getattr(spec.recipe, part.name)), dataclasses.field(kw_only=True))
             for part in parts

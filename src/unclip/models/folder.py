@@ -314,14 +314,19 @@ def load_weights(
 ) -> None:
     """Give `module` the weights in `folder`: same keys, same shapes, nothing left over.
 
+    Tensors whose names begin as `module.FLOAT32` says are read in fp32, whatever `dtype` is.
+
     Raises:
         ValueError: no safetensors file, a damaged one, a tensor that is missing, unknown or of
             another shape (named, with both shapes).
     """
     where = check_weights(module, folder, variant)
+    exact = getattr(module, "FLOAT32", ())  # tables, which are worth their precision
     loaded: dict[str, Tensor] = {}
     for file, keys in where.items():
-        loaded |= _converted(file, keys, dtype)
+        tables = [key for key in keys if key.startswith(tuple(exact))]
+        loaded |= _converted(file, [key for key in keys if key not in tables], dtype)
+        loaded |= _converted(file, tables, torch.float32)
     module.load_state_dict(loaded, strict=True, assign=True)
 
 

@@ -33,7 +33,7 @@ def activation_bytes(config: UNetConfig, height: int, width: int) -> int:
     widths = config.block_out_channels
     kept = sum(c / 4**level for level, c in enumerate(widths)) * (config.layers_per_block + 1)
     working = 4 * (widths[0] + widths[min(1, len(widths) - 1)])
-    return round(4 * height * width * (kept + working))
+    return int(4 * height * width * (kept + working))
 
 
 def tile_side(config: UNetConfig, height: int, width: int, budget: int = BUDGET) -> int | None:
@@ -67,7 +67,7 @@ def tiled(network: Callable[[Tensor], Tensor], x: Tensor, side: int, multiple: i
     rows, columns = ((*_starts(length, side, multiple),) for length in (height, width))
     down, across = (_weights(min(side, length), side // 4) for length in (height, width))
     results = []
-    for image in x.split(1):
+    for image in torch.split(x, 1):
         total: Tensor | None = None
         weight = torch.zeros(height, width, device=x.device)
         for top, left in itertools.product(rows, columns):

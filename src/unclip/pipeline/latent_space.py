@@ -84,7 +84,7 @@ def mean_direction(points: Tensor, weights: Sequence[float]) -> Tensor:
     if not all(0 <= weight < float("inf") for weight in weights) or not sum(weights) > 0:
         raise ValueError("weights must be 0 or more, and one of them above 0")
     total, mean = 0.0, points[:1]
-    for point, weight in zip(points.split(1), weights, strict=True):
+    for point, weight in zip(torch.split(points, 1), weights, strict=True):
         total += weight
         if weight > 0:
             mean = point if weight == total else slerp(mean, point, weight / total)

@@ -108,7 +108,7 @@ class Manipulations:
         sampling = Sampling(num_inference_steps, "ddim", Guidance(1.0))
         batch = self.batch_size_for(batch_size)
         parts: list[Tensor] = []
-        for z_i, x in zip(z_all.split(batch), squares.split(batch), strict=True):
+        for z_i, x in zip(torch.split(z_all, batch), torch.split(squares, batch), strict=True):
             hook = self._hook(callback_on_step_end, len(x), "inversion")
             text = self.null.expand(len(x))
             parts.append(self.decoder.invert(x.to(z_i.device), z_i, text, sampling, hook).cpu())

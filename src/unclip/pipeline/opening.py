@@ -6,6 +6,7 @@ from typing import Self
 import torch
 
 from unclip.models.folder import ModelFolder, variants
+from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
@@ -41,6 +42,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     TEXT_ENCODER: ("CLIPTextModelWithProjection",),
     SECOND: ("UNet2DModel",),
     SCHEDULERS[SECOND]: ("UnCLIPScheduler",),
+    COMPONENT: ("AutoregressivePrior",),
 }
 
 
@@ -52,6 +54,7 @@ class Parts:
     prior: PriorStage | None
     decoder: DecoderStage
     upsamplers: list[UpsamplerStage]
+    autoregressive_prior: AutoregressivePriorStage | None = None
 
     @classmethod
     def open(cls, model: ModelFolder, dtype: torch.dtype, device: torch.device) -> Self:
@@ -62,8 +65,11 @@ class Parts:
         """
         kind = check_index(model)
         clip = FrozenCLIP.load(model, dtype).to(device)
-        has_prior = kind == TEXT_TO_IMAGE and model.has("prior")
-        prior = PriorStage.load(model, clip, dtype) if has_prior else None
+        draws = kind == TEXT_TO_IMAGE
+        prior = PriorStage.load(model, clip, dtype) if draws and model.has("prior") else None
+        codes = None
+        if draws and model.has(COMPONENT):
+            codes = AutoregressivePriorStage.load(model, clip, dtype)
         decoder = DecoderStage.load(model, clip, dtype)
         names = [name for name in SCHEDULERS if model.has(name)]
         upsamplers = [UpsamplerStage.load(model, name, dtype) for name in names]
@@ -73,7 +79,7 @@ class Parts:
                 f"{model.path}: decoder and upsamplers make {', '.join(map(str, sizes))} pixels, "
                 "which do not grow: they are not of one model"
             )
-        parts = cls(clip, prior, decoder, upsamplers)
+        parts = cls(clip, prior, decoder, upsamplers, codes)
         for network in parts.networks:
             network.requires_grad_(False).eval()
             if model.offload is None:
@@ -82,16 +88,17 @@ class Parts:
 
     @property
     def networks(self) -> list[torch.nn.Module]:
-        """Prior, decoder and upsamplers."""
-        prior = [self.prior.network] if self.prior else []
+        """Priors, decoder and upsamplers."""
+        priors = [stage.network for stage in (self.prior, self.autoregressive_prior) if stage]
         upsamplers = [network for stage in self.upsamplers for network in stage.networks]
-        return [*prior, self.decoder.network, *upsamplers]
+        return [*priors, self.decoder.network, *upsamplers]
 
 
 def needed_components(model: ModelFolder, kind: str) -> list[str]:
     """What a model of this kind cannot be without, upsamplers aside."""
     needed, decoder = list(NEEDED[kind]), DecoderSettings.noted(model)
-    if decoder.condition != "image":  # the caption is enough for it
+    other_prior = model.has(COMPONENT) and not model.index().get("prior")
+    if decoder.condition != "image" or other_prior:  # the caption is enough, or one of two priors
         needed = [name for name in needed if name not in ("prior", "prior_scheduler")]
     return needed + ([TEXT_ENCODER] if decoder.caption_tokens == "own" else [])
 

@@ -36,6 +36,7 @@ from unclip.pipeline.request import (
     noise_for,
 )
 from unclip.pipeline.upscaling import enlarge, plan_passes
+from unclip.stages.autoregressive_prior import AutoregressivePriorStage
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
@@ -52,8 +53,9 @@ class Pipeline(Manipulations):
     """Prior, decoder and upsamplers of one model folder.
 
     Args:
-        clip, prior, decoder, upsamplers: the stages; upsamplers from small to large. Without a
+        clip, prior, decoder, upsamplers: the stages; upsamplers from small to large. Without any
             prior the model makes variations of images only, unless its decoder needs none.
+        autoregressive_prior: the other kind of prior, beside or instead of the diffusion prior.
         defaults: guidance scales and sampler that suit this model, by argument name.
         name: how the model is called in the notes of images.
         fingerprint: of its weights, which latents are checked against; empty: they are not.
@@ -67,10 +69,12 @@ class Pipeline(Manipulations):
         decoder: DecoderStage,
         upsamplers: Sequence[UpsamplerStage] = (),
         *,
+        autoregressive_prior: AutoregressivePriorStage | None = None,
         defaults: dict[str, Any] | None = None,
         name: str = "",
         fingerprint: str = "",
     ) -> None:
+        self.autoregressive_prior = autoregressive_prior
         self.clip, self.prior, self.decoder = clip, prior, decoder
         self.upsamplers = list(upsamplers)
         # The published layout's; a model of ours says what suits it in its index.
@@ -125,6 +129,7 @@ class Pipeline(Manipulations):
             parts.prior,
             parts.decoder,
             parts.upsamplers,
+            autoregressive_prior=parts.autoregressive_prior,
             defaults=model.index().get("_defaults", {}),
             name=str(folder or "bundled"),
             fingerprint=model.fingerprint("decoder", "text_proj", "text_encoder", "image_encoder"),
@@ -160,12 +165,12 @@ class Pipeline(Manipulations):
         model = ModelFolder(partial)
         try:
             self.clip.save(model)
-            if self.prior is not None:
-                self.prior.save(model)
+            for prior in self._priors().values():
+                prior.save(model)
             self.decoder.save(model)
             for upsampler in self.upsamplers:
                 upsampler.save(model)
-            captions = self.prior is not None or not self.decoder.needs_prior
+            captions = self._priors() or not self.decoder.needs_prior
             kind = TEXT_TO_IMAGE if captions else VARIATION
             model.update_index({"_class_name": kind, "_defaults": self.defaults})
             partial.rename(folder)
@@ -356,12 +361,31 @@ class Pipeline(Manipulations):
         """z_i (N, D) for N captions: the prior, or z_t for a decoder that needs none."""
         if not self.decoder.needs_prior:
             return text.z_t
-        if self.prior is None:
-            raise ValueError(_NO_PRIOR)
+        prior = self.prior_for(settings)
         sampling, candidates = self.sampling("prior", settings), settings.prior_num_candidates
+        if isinstance(prior, AutoregressivePriorStage):
+            return prior.sample(text, sampling, noise, self.null, callback, candidates)
         if self._null_prefix is None and sampling.guidance.scale != 1:
-            self._null_prefix = self.prior.prefix(self.null)
-        return self.prior.sample(text, sampling, noise, self._null_prefix, callback, candidates)
+            self._null_prefix = prior.prefix(self.null)
+        return prior.sample(text, sampling, noise, self._null_prefix, callback, candidates)
+
+    def prior_for(self, settings: Settings) -> PriorStage | AutoregressivePriorStage:
+        """The prior that these settings ask for, or the model's own.
+
+        Raises:
+            ValueError: the model has no such prior, or none at all.
+        """
+        priors = self._priors()
+        if not priors:
+            raise ValueError(_NO_PRIOR)
+        kind = settings.prior or self.defaults.get("prior") or next(iter(priors))
+        if kind not in priors:
+            raise ValueError(f"this model has no {kind} prior, only the {next(iter(priors))} one")
+        return priors[kind]
+
+    def _priors(self) -> dict[str, PriorStage | AutoregressivePriorStage]:
+        both = {"diffusion": self.prior, "autoregressive": self.autoregressive_prior}
+        return {kind: stage for kind, stage in both.items() if stage is not None}
 
     def decode(
         self,
@@ -385,6 +409,9 @@ class Pipeline(Manipulations):
         steps = getattr(row, f"{stage}_steps") if steps is None else steps
         key = f"{stage}_guidance_scale"
         scale = getattr(settings, key, None)
+        prior = self.prior_for(settings) if stage == "prior" else None
+        if isinstance(prior, AutoregressivePriorStage):
+            steps, key = prior.steps, f"autoregressive_{key}"
         scale = self.defaults.get(key, 1.0) if scale is None else scale
         sampler = settings.sampler or row.sampler or self.defaults["sampler"]
         eta = self.defaults["eta"] if settings.eta is None else settings.eta
@@ -423,8 +450,8 @@ class Pipeline(Manipulations):
         """
         if start == "prior" and not self.decoder.needs_prior:
             start = "decoder"
-        if start == "prior" and self.prior is None:
-            raise ValueError(_NO_PRIOR)
+        if start == "prior":
+            self.prior_for(settings)
         stages = ["prior", "decoder", *map(_stage_name, self._upsamplers(settings.size))]
         stages = stages[stages.index(start) :]
         return sum(self.sampling(stage, settings).steps for stage in stages)

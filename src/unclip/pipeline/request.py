@@ -17,6 +17,7 @@ from unclip.diffusion.samplers import noise_from
 
 MOST_IMAGES = 1000  # of one call: more is a mistake, or a loop that should write as it goes
 MOST_CHARACTERS = 10_000
+PRIORS = ("diffusion", "autoregressive")
 OUTPUT_TYPES = ("pil", "np", "pt")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -29,6 +30,9 @@ class Settings:
 
     `prior_num_candidates`: how many z_i the prior draws for an image, to keep the one closest to
     z_t; None is the model's own number, which is 1 where the folder does not say.
+
+    `prior`: "diffusion" or "autoregressive"; None is the model's own choice, else the diffusion
+    prior where there is one. An autoregressive one takes as many steps as z_i has codes.
     """
 
     steps: str = "default"
@@ -41,6 +45,11 @@ class Settings:
     eta: float | None = None
     size: int | None = None
     prior_num_candidates: int | None = None
+    prior: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prior is not None and self.prior not in PRIORS:
+            raise ValueError(f"unknown prior {self.prior!r}{suggest(self.prior, PRIORS)}")
 
     def changed(self) -> dict[str, Any]:
         """The values that differ from the defaults, for the image's notes."""

@@ -260,7 +260,7 @@ class DecoderStage:
         if self.settings.condition == "text_embedding":
             return self.clip.text(batch["captions"]).z_t
         images = batch["images"]
-        return images.new_zeros(len(images), self.clip.width)  # read by nobody
+        return torch.zeros(len(images), self.clip.width, device=images.device)  # read by nobody
 
     def _condition(
         self, z_i: Tensor, text: TextCondition, null: Tensor | None

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -29,6 +30,7 @@ from unclip.training.distribution import Processes, agreed, average_gradients, s
 from unclip.training.optimiser import EMA, build, learning_rate
 from unclip.training.recipe import Optimiser, Training
 from unclip.training.run import Run
+from unclip.training.sam import sharpness_aware
 
 
 class NotFiniteError(ValueError):
@@ -101,6 +103,13 @@ def train(
     parts = batches(state.step)
     kept = -1
 
+    def backward(batch: Batch, part: int) -> dict[str, Tensor]:
+        generator = _seed(training.seed, state.step, part, processes)
+        with torch.autocast(processes.device.type, dtype, enabled=dtype != torch.float32):
+            losses = stage.loss(batch, generator)
+        (losses["loss"] / training.accumulation).backward()  # type: ignore[no-untyped-call]
+        return losses
+
     def keep() -> None:
         if processes.main:
             checkpoint.save(state, folder / "checkpoints")
@@ -114,10 +123,11 @@ def train(
             for group in state.optimiser.param_groups:
                 group["lr"] = rate * group["scale"]
             for part in range(training.accumulation):
-                generator = _seed(training.seed, state.step, part, processes)
-                with torch.autocast(processes.device.type, dtype, enabled=dtype != torch.float32):
-                    losses = stage.loss(_move(next(parts), processes.device), generator)
-                (losses["loss"] / training.accumulation).backward()  # type: ignore[no-untyped-call]
+                descend = partial(backward, _move(next(parts), processes.device), part)
+                if optimiser.rho:
+                    losses = sharpness_aware(descend, network.parameters(), optimiser.rho)
+                else:
+                    losses = descend()
             average_gradients(network.parameters(), processes.world_size)
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), optimiser.clip)
             report.check(state.step, losses["loss"], norm)

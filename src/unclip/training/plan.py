@@ -15,6 +15,7 @@ from unclip.training.start import Recipe, StageSpec, Where, prepare
 
 S = TypeVar("S")
 _PROBE = 2  # images that are really computed; the rest is proportion
+_MEASURED = 256  # embeddings, which say well enough how many codes an autoregressive prior has
 
 
 def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "auto") -> str:
@@ -26,10 +27,11 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "aut
     processes = start_processes(device)
     network_settings: Any = recipe.network
     if hasattr(network_settings, "statistics"):  # measuring them is part of the run, and takes long
-        recipe = replace(recipe, network=replace(network_settings, statistics=_PROBE))
+        few = min(_MEASURED, network_settings.statistics)
+        recipe = replace(recipe, network=replace(network_settings, statistics=few))
     prepared = prepare(spec, recipe, where, processes)
     stage, place = prepared.stage, processes.device
-    few: Batch = {
+    example: Batch = {
         key: value[:_PROBE].to(place) if isinstance(value, Tensor) else value[:_PROBE]
         for key, value in prepared.example.items()
     }
@@ -38,7 +40,7 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "aut
     kept: dict[int, int] = {}
     with FlopCounterMode(display=False) as counter:
         with _saved_bytes(kept):
-            loss = stage.loss(few, torch.Generator(place).manual_seed(0))["loss"]
+            loss = stage.loss(example, torch.Generator(place).manual_seed(0))["loss"]
         loss.backward()  # type: ignore[no-untyped-call]
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     operations = counter.get_total_flops() / _PROBE * recipe.training.batch_size

@@ -47,6 +47,7 @@ class Optimiser:
     warmup: int = 100  # steps of linear warm-up
     decay: float = 0.0  # last fraction of the run that a cosine takes to zero; 0: constant
     clip: float = 1.0  # largest gradient norm
+    rho: float = 0.0  # radius of sharpness-aware minimisation, see sam.py; 0: off
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "matrix_rate", "eps", "clip"):
@@ -57,6 +58,8 @@ class Optimiser:
                 raise ValueError(f"optimiser.{name} must be in [0, 1)")
         if not 0 <= self.decay <= 1 or self.warmup < 0 or self.weight_decay < 0:
             raise ValueError("optimiser: decay must be in [0, 1], warmup and weight_decay ≥ 0")
+        if not self.rho >= 0:
+            raise ValueError(f"optimiser.rho is {self.rho}; it must be 0 or more")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ import torch
 from unclip.data.degradations import DegradedSource
 from unclip.data.sources import Source
 from unclip.models.folder import ModelFolder
+from unclip.stages.autoregressive_prior import (
+    AutoregressivePriorSettings,
+    AutoregressivePriorStage,
+)
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
@@ -75,6 +79,36 @@ PRIOR = StageSpec(
     ("prior", "prior_scheduler"),
     _prior,
     _adopt_prior,
+)
+
+
+def _autoregressive_prior(
+    settings: AutoregressivePriorSettings, m: Materials
+) -> AutoregressivePriorStage:
+    clip = FrozenCLIP.load(m.folder).to(m.device)
+    return AutoregressivePriorStage.build(settings, clip, m.batches())
+
+
+def _adopt_autoregressive_prior(
+    settings: AutoregressivePriorSettings, m: Materials, origin: ModelFolder
+) -> AutoregressivePriorStage:
+    stage = AutoregressivePriorStage.load(origin, _frozen_clip(m, origin), torch.float32)
+    stage.settings = replace(stage.settings, drop_text=settings.drop_text)
+    return stage
+
+
+AUTOREGRESSIVE_PRIOR = StageSpec(
+    "ar-prior",
+    Recipe(
+        AutoregressivePriorSettings(),
+        Data(),
+        Training(batch_size=256, steps=10_000, ema=0.999),
+        # Paper, table 3.
+        Optimiser(learning_rate=1.6e-4, weight_decay=0.04, beta2=0.91, eps=1e-10, warmup=500),
+    ),
+    ("autoregressive_prior",),
+    _autoregressive_prior,
+    _adopt_autoregressive_prior,
 )
 
 
@@ -168,5 +202,6 @@ UPSAMPLER_1024 = _upsampler(
 )
 
 STAGES: dict[str, StageSpec[Any]] = {
-    spec.name: spec for spec in (CLIP, PRIOR, DECODER, UPSAMPLER, UPSAMPLER_1024)
+    spec.name: spec
+    for spec in (CLIP, PRIOR, AUTOREGRESSIVE_PRIOR, DECODER, UPSAMPLER, UPSAMPLER_1024)
 }

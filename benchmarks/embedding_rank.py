@@ -1,0 +1,64 @@
+"""How many principal components the image embeddings of a model need: the rank of its space.
+
+python benchmarks/embedding_rank.py [MODEL ...] [-n 4096] [--data emoji:shapes]
+
+The paper trains its CLIP with sharpness-aware minimisation (`--optimiser.rho 0.1`) and finds that
+it lowers this number, which is what makes the autoregressive prior's codes few (appendix C,
+section 2.2). Prints a Markdown table with a row for each model, the bundled one if none is named.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from unclip.config import to_mapping
+from unclip.data.sources import open_source
+from unclip.interfaces.evaluate import WORLD
+from unclip.models.folder import ModelFolder, bundled
+from unclip.models.pca import Moments, principal_components
+from unclip.models.precision import device_named
+from unclip.stages.conditioning import FrozenCLIP
+
+SHARES = (0.9, 0.95, 0.99, 0.999)  # of the variance
+_BATCH = 64
+
+
+def moments_of(model: Path, data: str, count: int, device: torch.device) -> Moments:
+    """Of the z_i of the first `count` images that the model is shown."""
+    clip = FrozenCLIP.load(ModelFolder(model), torch.float32).to(device)
+    if clip.image_encoder is None:
+        raise SystemExit(f"{model} has no image_encoder")
+    size = max(32, clip.image_encoder.config.image_size)
+    if data.split(":")[0] == "emoji":
+        given = ("size", "seed", "split", *(["kinds"] if ":" in data else []))
+        world = {key: value for key, value in to_mapping(WORLD).items() if key not in given}
+        source = open_source(data, size=size, world=world)
+    else:
+        source = open_source(data, size=size, split="all")
+    count = min(count, len(source))
+    moments = Moments(clip.width)
+    for first in range(0, count, _BATCH):
+        images = [source[i]["image"] for i in range(first, min(first + _BATCH, count))]
+        moments.add(clip.image(torch.stack(images).to(device) / 127.5 - 1))
+    return moments
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("models", nargs="*", type=Path, help="model folders")
+    parser.add_argument("-n", type=int, default=4096, help="images")
+    parser.add_argument("--data", default="emoji:shapes")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    head = ["model", "width", *(f"{share:.1%} of variance" for share in SHARES)]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for model in options.models or [bundled("model")]:
+        moments = moments_of(model, options.data, options.n, device_named(options.device))
+        ranks = [len(principal_components(moments, 1 - share).axes) for share in SHARES]
+        cells = [model.name, len(moments.mean), *ranks]
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""The autoregressive prior: P(z_i | y), one code of z_i after the other (section 2.2).
+
+Shapes: N captions, M candidates per caption, D embedding width, K codes of B buckets, Q buckets of
+dot products.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.diffusion.prediction import Noise, Prediction
+from unclip.diffusion.samplers import Callback
+from unclip.models.autoregressive_prior import (
+    AutoregressivePrior,
+    AutoregressivePriorConfig,
+    Cache,
+    Prefix,
+)
+from unclip.models.folder import ModelFolder
+from unclip.models.pca import Components, Moments, Spacing, principal_components
+from unclip.stages.base import Batch, Sampling
+from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+from unclip.stages.diffusion_prior import best_candidates
+
+COMPONENT = "autoregressive_prior"
+_BUCKETED = 2**16  # embeddings that buckets are measured on; components have all of them
+
+
+@dataclass(frozen=True)
+class AutoregressivePriorSettings:
+    """What is chosen about an autoregressive prior before it is trained."""
+
+    num_layers: int = 6
+    num_attention_heads: int = 6
+    attention_head_dim: int = 64
+    dropout: float = 0.0
+    drop_text: float = 0.1  # captions dropped for guidance (section 2.2)
+    reconstruction_error: float = 0.01  # variance left out by the components kept (section 2.2)
+    buckets: int = 1024  # of each code (section 2.2)
+    spacing: Spacing = "uniform"  # of the buckets, which the paper does not state
+    statistics: int = 8192  # images that components and buckets are measured on
+
+
+class AutoregressivePriorStage:
+    """Network and frozen CLIP of the autoregressive prior."""
+
+    def __init__(
+        self,
+        network: AutoregressivePrior,
+        clip: FrozenCLIP,
+        settings: AutoregressivePriorSettings,
+    ) -> None:
+        self.network, self.clip, self.settings = network, clip, settings
+
+    @classmethod
+    def build(
+        cls, settings: AutoregressivePriorSettings, clip: FrozenCLIP, batches: Iterable[Batch]
+    ) -> Self:
+        """A fresh prior whose codes are measured on the captioned images in `batches`."""
+        components, z_i, dots = embedding_codes(
+            clip, batches, settings.statistics, settings.reconstruction_error
+        )
+        config = AutoregressivePriorConfig(
+            len(components.axes),
+            settings.num_attention_heads,
+            settings.attention_head_dim,
+            settings.num_layers,
+            clip.width,
+            clip.tokenizer.context_length,
+            settings.buckets,
+            dropout=settings.dropout,
+            bucket_spacing=settings.spacing,
+            explained_variance=components.explained,
+        )
+        network = AutoregressivePrior(config)
+        network.codec.measure(components, z_i, dots, settings.spacing)
+        return cls(network, clip, settings)
+
+    @classmethod
+    def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:
+        """Read `autoregressive_prior` of a model folder."""
+        where = str(folder.path / COMPONENT / "config.json")
+        config = AutoregressivePriorConfig.from_json(folder.config(COMPONENT), where)
+        if config.embedding_dim != clip.width:
+            raise ValueError(
+                f"{folder.path}: the autoregressive prior makes embeddings of width "
+                f"{config.embedding_dim}, but the text encoder's have width {clip.width}: they are "
+                "not of one model"
+            )
+        if config.num_embeddings < clip.tokenizer.context_length:
+            raise ValueError(
+                f"{folder.path}: the autoregressive prior reads {config.num_embeddings} caption "
+                f"tokens, but the text encoder gives {clip.tokenizer.context_length}: they are not "
+                "of one model"
+            )
+        network = folder.load(COMPONENT, AutoregressivePrior, config, dtype)
+        settings = AutoregressivePriorSettings(
+            config.num_layers,
+            config.num_attention_heads,
+            config.attention_head_dim,
+            config.dropout,
+            buckets=config.num_buckets,
+            spacing=config.bucket_spacing,
+        )
+        return cls(network, clip, settings)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Cross-entropy of every code given caption, z_t, dot product and the codes before it.
+
+        Where the caption is dropped, so is the dot product with it.
+        """
+        captions = dropped(batch["captions"], self.settings.drop_text, generator)
+        text = self.clip.text(captions)
+        z_i = self.clip.image(batch["images"])
+        codec = self.network.codec
+        codes, dots = codec.encode(z_i), codec.encode_dots(z_i, text.z_t)
+        absent = torch.tensor([not caption for caption in captions], device=dots.device)
+        prefix = self._prefix(text, dots.masked_fill(absent, self.network.config.num_dot_buckets))
+        logits = self.network(codes[:, :-1], prefix)  # (N, K, B)
+        loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+        return {"loss": loss, "bits_per_code": loss.detach() / math.log(2)}
+
+    @torch.no_grad()
+    def sample(
+        self,
+        text: TextCondition,
+        sampling: Sampling,
+        noise: Noise,
+        null: TextCondition | None = None,
+        callback: Callback | None = None,
+        candidates: int | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> Tensor:
+        """Draw z_i (N, D) for N captions, as CLIP gives them.
+
+        The dot product's bucket is drawn from the top half of the training distribution. Buckets
+        are found from normal noise through its distribution function, in their order: where another
+        batch size rounds probabilities differently, a code moves to a neighbouring bucket at most.
+
+        Args:
+            sampling: only its guidance scale matters: there are as many steps as codes.
+            null: the empty caption; encoded here if it is not given.
+            noise: draws for N · M rows, the candidates of a caption in a row.
+            callback: sees the z_i so far, the codes to come at their mean.
+            candidates: M, of which the z_i closest to z_t is kept; 1 if left out, as the paper asks
+                for a high dot product through its token instead.
+            temperature: 0 takes the likeliest code, 1 the network's distribution.
+            top_p: draw from the fewest buckets that together are this likely.
+
+        Raises:
+            ValueError: no candidate is asked for; a temperature or top_p that makes no sense.
+        """
+        candidates = 1 if candidates is None else candidates
+        if candidates < 1:
+            raise ValueError(f"the prior was asked for {candidates} candidates; ask for at least 1")
+        many, config = text.repeat(candidates), self.network.config
+        count, length = len(many), config.num_codes
+        draws = noise(torch.empty(count, 1 + length, device=many.z_t.device))
+        places = torch.special.ndtr(draws).clamp(max=1 - 2**-24)  # uniform in [0, 1)
+        half = config.num_dot_buckets // 2
+        dots = config.num_dot_buckets - half + (places[:, 0] * half).long()
+        guided = sampling.guidance.scale != 1
+        if guided:
+            null = null or self.clip.text([""])
+            many = many + null.expand(count)
+            dots = torch.cat([dots, torch.full_like(dots, config.num_dot_buckets)])
+        prefix: Prefix | None = self._prefix(many, dots)
+        cache, codes = Cache(), torch.empty(count, 0, dtype=torch.long, device=draws.device)
+        for i in range(length):
+            new = codes[:, -1:]
+            logits = self.network(torch.cat([new, new]) if guided else new, prefix, cache)[:, -1]
+            prefix = None
+            if guided:
+                cond, uncond = logits.chunk(2)
+                logits = sampling.guidance(cond, uncond, config.num_buckets)
+            drawn = draw(logits, places[:, 1 + i], temperature, top_p)
+            codes = torch.cat([codes, drawn[:, None]], dim=1)
+            if callback is not None:
+                z_i = self.network.codec.decode(codes)
+                callback(i, length - 1 - i, z_i, Prediction(z_i, torch.zeros_like(z_i)))
+        return best_candidates(self.network.codec.decode(codes), text.z_t)
+
+    @property
+    def steps(self) -> int:
+        """Evaluations of the network for a z_i: K."""
+        return self.network.config.num_codes
+
+    def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        return None
+
+    def save(self, folder: ModelFolder) -> None:
+        """autoregressive_prior, which is no part of the published layout."""
+        config = self.network.config
+        folder.save(
+            COMPONENT,
+            ("unclip", config.class_name),
+            {"config.json": config.to_json()},
+            self.network.state_dict(),
+        )
+
+    def _prefix(self, text: TextCondition, dots: Tensor) -> Prefix:
+        return Prefix(text.z_t, text.hidden, text.mask, dots)
+
+
+def draw(logits: Tensor, places: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """Buckets (N,) from logits (N, B): the ones at `places` (N,) in [0, 1) of their distribution.
+
+    Raises:
+        ValueError: the temperature is negative, or top_p is not above 0 and at most 1.
+    """
+    if not temperature >= 0:
+        raise ValueError(f"the temperature is {temperature}; it must be 0 or more")
+    if temperature == 0:
+        return logits.argmax(dim=1)
+    p = nucleus((logits / temperature).softmax(dim=1), top_p)
+    cumulated = p.cumsum(dim=1)
+    found = torch.searchsorted(cumulated, places[:, None] * cumulated[:, -1:], right=True)
+    return found.squeeze(1).clamp(max=logits.shape[1] - 1)
+
+
+def nucleus(p: Tensor, top_p: float) -> Tensor:
+    """Probabilities (N, B), zero but for the fewest whose sum reaches `top_p`; not normalised.
+
+    Holtzman et al., arXiv 1904.09751, section 3.1.
+
+    Raises:
+        ValueError: `top_p` is not above 0 and at most 1.
+    """
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
+    if top_p == 1:
+        return p
+    ordered, where = p.sort(dim=1, descending=True, stable=True)
+    enough = ordered.cumsum(dim=1) - ordered >= top_p  # those before it suffice
+    return torch.zeros_like(p).scatter(1, where, ordered.masked_fill(enough, 0.0))
+
+
+def embedding_codes(
+    clip: FrozenCLIP, batches: Iterable[Batch], count: int, error: float
+) -> tuple[Components, Tensor, Tensor]:
+    """What codes are measured on, of at least `count` captioned images.
+
+    Returns:
+        The principal components, and for the first 65,536 images z_i (N, D) and z_i · z_t (N,), on
+        the CPU.
+    """
+    moments = Moments(clip.width)
+    rows: list[Tensor] = []
+    dots: list[Tensor] = []
+    for batch in batches:
+        z_i = clip.image(batch["images"].to(clip.device))
+        if moments.count < _BUCKETED:
+            dots.append((z_i * clip.text(batch["captions"]).z_t).sum(dim=1).cpu())
+            rows.append(z_i.cpu())
+        moments.add(z_i)
+        if moments.count >= count:
+            break
+    return principal_components(moments, error), torch.cat(rows), torch.cat(dots)
