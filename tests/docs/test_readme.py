@@ -32,6 +32,12 @@ SMALLER = {
     "evaluate composition": "-n 2 --trust --steps fast",
     "data emoji": "--rows 1 --columns 2",
     "generate": "--prior-steps 2 --decoder-steps 2 --super-res-steps 1",
+    "vary": "--decoder-steps 2 --super-res-steps 1",
+    "invert": "--steps 3",
+    "blend": "--decoder-steps 2 --super-res-steps 1",
+    "edit": "--decoder-steps 2 --super-res-steps 1",
+    "decode": "--decoder-steps 2 --super-res-steps 1",
+    "upscale": "--super-res-steps 1",
 }
 MAKE = {"demo", "test", "bench", "lint", "types", "gpu", "clean"}  # not run from inside `make test`
 
