@@ -60,9 +60,10 @@ Intervals are 95 % (Wilson).
 
 ## Limits
 
-Read the table: what it says of shapes, relations and binding is what you will see. Where shapes are
-mostly wrong, CLIP's zero-shot accuracy on shapes says how far the embeddings are to blame. Small
-objects, more than two of them, textures, styles and emoji are outside its world altogether.
+Read the table: what it says of shapes, relations and binding is what you will see. CLIP and prior
+know what a caption asks for; the decoder, which draws it, is small and was trained briefly, so that
+scenes of two objects come out wrong far more often than single ones. Small objects, more than two of
+them, textures, styles and emoji are outside its world altogether.
 """
 
 

@@ -4,8 +4,8 @@ z_i is projected onto its principal components in order of decreasing eigenvalue
 replaced by the number of the bucket that it falls into. The paper keeps 319 of 1024 components
 (below 1 % of average reconstruction error) and takes 1024 buckets, whose boundaries it does not
 state; here they are equally wide between the data's extremes ("uniform") or equally full
-("quantiles"). Uniform ones are the default: on Gaussian components their round trip errs some
-thirty times less, and costs fewer bits (tests/models/test_pca.py measures both).
+("quantiles"). Uniform ones are the default: on Gaussian components their round trip errs less
+than a tenth as much, and costs fewer bits (tests/models/test_pca.py measures both).
 
 Shapes: N embeddings, D their width, K components kept, B buckets, Q buckets of dot products.
 """
