@@ -48,7 +48,8 @@ class Toy:
         for row, caption in enumerate(captions):
             if caption:
                 z_t[row, 0], z_t[row, 3 + int(caption)] = self.along, 1.0
-        return TextCondition(z_t, z_t[:, None], torch.ones(len(captions), 1, dtype=torch.bool))
+        ids = torch.zeros(len(captions), 1, dtype=torch.long)
+        return TextCondition(z_t, z_t[:, None], torch.ones_like(ids, dtype=torch.bool), ids)
 
     def image(self, images: Tensor) -> Tensor:
         return images
