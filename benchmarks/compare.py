@@ -34,7 +34,7 @@ from tests.parity.test_networks import theirs_and_ours
 from unclip import Pipeline
 from unclip.models.decoder import DECODERS
 from unclip.models.diffusion_prior import PRIORS, DiffusionPrior
-from unclip.models.precision import DTYPES, device_named
+from unclip.models.precision import DTYPES, device_named, name_of
 from unclip.models.unet import UNet
 from unclip.models.upsampler import UPSAMPLERS
 
@@ -356,7 +356,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--size", choices=list(SIZES), default="small")
-    parser.add_argument("--precision", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"])
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--steps", type=int, help="in each measurement")
     parser.add_argument("--repeats", type=int, default=5)
@@ -366,11 +366,11 @@ def main() -> int:
     device, part = device_named(arguments.device), arguments.part
     steps = arguments.steps or STEPS[part]
     peaks = matrix_peak(device)
-    limits = {name: peaks[dtype] for name, dtype in DTYPES.items()}
+    limits = {name_of(dtype): speed for dtype, speed in peaks.items()}
     limits["bandwidth"] = memory_bandwidth(device)
     known = machine(device)
     print(f"{known['gpu'] or known['cpu']}, {known['threads']} threads")
-    peak = ", ".join(f"{limits[name] / 1e9:.0f} GFLOP/s in {name}" for name in DTYPES)
+    peak = ", ".join(f"{limits[name] / 1e9:.0f} GFLOP/s in {name}" for name in ("fp32", "bf16"))
     print(f"matrix peak {peak}; memory {limits['bandwidth'] / 1e9:.1f} GB/s")
     rows = []
     for precision in arguments.precision:
