@@ -356,7 +356,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--size", choices=list(SIZES), default="small")
-    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument(
+        "--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"]
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--steps", type=int, help="in each measurement")
     parser.add_argument("--repeats", type=int, default=5)
