@@ -185,14 +185,21 @@ def test_impossible_numbers_are_refused_at_once(options: dict[str, int], reason:
 
 PROGRAM = """
 import multiprocessing, sys, time
+from unclip.data import batches as module
 from unclip.data.batches import Order, batches
 from unclip.data.sources import open_source
 source = open_source("emoji:shapes", size=32)
+obey = module._start_worker
+def late(parent, worker):
+    time.sleep(worker)
+    obey(parent, worker)
+if sys.argv[1] == "late":
+    module._start_worker = late
 stream = batches(source, Order.of(source), 4, num_workers=2)
 next(stream)
 try:
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    time.sleep(30 if sys.argv[1] == "wait" else 0)
+    time.sleep(0 if sys.argv[1] == "end" else 30)
 except KeyboardInterrupt:
     for _ in range(20):
         next(stream)  # the workers still serve
@@ -239,8 +246,9 @@ def test_workers_die_silently_with_the_main_process() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_signals_to_the_group_are_the_main_process_business() -> None:
-    process, workers = start("wait")
+@pytest.mark.parametrize("mode", ["wait", "late"])  # late: before a worker is ready
+def test_signals_to_the_group_are_the_main_process_business(mode: str) -> None:
+    process, workers = start(mode)
     for pid in workers:
         os.kill(pid, signal.SIGTERM)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does

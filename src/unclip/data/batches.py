@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.util import Finalize
@@ -28,6 +29,7 @@ from unclip.data.sources import Source
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 8
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Batch(TypedDict):
@@ -148,7 +150,8 @@ def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[st
             worker_init_fn=partial(_start_worker, parent),
             generator=torch.Generator(),  # without one it draws from the global random state
         )
-        held = [iter(loader)]
+        with _signals_held():
+            held = [iter(loader)]
     # Dropping the iterator ends its workers; at exit that must come before torch's and Python's
     # own clean-up, which would wait for ever for workers that nobody has told to stop. Programs
     # run `atexit` first, processes that `multiprocessing` started only its own finalizers.
@@ -201,11 +204,26 @@ class _From(Sampler[int]):
         return itertools.count(self.start)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Workers inherit the mask: a signal that comes before they are ready for it waits for them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(parent: int | None, worker: int) -> None:
     """Quiet, obedient workers: the main process decides when to stop, and none outlives it."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _obey_the_second)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     # The kernel kills a worker when the thread that started it ends; torch's own watch takes 5 s.
     if parent is not None and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
