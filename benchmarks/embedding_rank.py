@@ -16,7 +16,7 @@ from unclip.config import to_mapping
 from unclip.data.sources import open_source
 from unclip.interfaces.evaluate import WORLD
 from unclip.models.folder import ModelFolder, bundled
-from unclip.models.pca import Moments, principal_components
+from unclip.models.pca import Components, Moments
 from unclip.models.precision import device_named
 from unclip.stages.conditioning import FrozenCLIP
 
@@ -55,7 +55,7 @@ def main() -> None:
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for model in options.models or [bundled("model")]:
         moments = moments_of(model, options.data, options.n, device_named(options.device))
-        ranks = [len(principal_components(moments, 1 - share).axes) for share in SHARES]
+        ranks = [len(Components.of(moments).within(1 - share).axes) for share in SHARES]
         cells = [model.name, len(moments.mean), *ranks]
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
 

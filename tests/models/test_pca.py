@@ -1,18 +1,19 @@
 """Principal components from a stream, and buckets: exact, and measured on known Gaussians."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from unclip.models.pca import (
+    Components,
     EmbeddingCodec,
     Moments,
     Spacing,
     bucket_boundaries,
     bucket_means,
-    principal_components,
 )
 
 WIDTH = 12
@@ -26,6 +27,10 @@ def gaussian(count: int, seed: int = 0) -> Tensor:
     return 50 + (torch.randn(count, WIDTH, generator=generator) * spread) @ turn.T
 
 
+def normal(count: int, width: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
 def moments(*parts: Tensor) -> Moments:
     result = Moments(WIDTH)
     for part in parts:
@@ -34,7 +39,7 @@ def moments(*parts: Tensor) -> Moments:
 
 
 def codec(z_i: Tensor, spacing: Spacing, buckets: int = 64, error: float = 0.01) -> EmbeddingCodec:
-    components = principal_components(moments(z_i), error)
+    components = Components.of(moments(z_i)).within(error)
     result = EmbeddingCodec(z_i.shape[1], len(components.axes), buckets, 16)
     result.measure(components, z_i, z_i.sum(dim=1), spacing)
     return result
@@ -42,46 +47,79 @@ def codec(z_i: Tensor, spacing: Spacing, buckets: int = 64, error: float = 0.01)
 
 def test_components_are_those_of_the_whole_matrix() -> None:
     z_i = gaussian(500)
-    found = principal_components(moments(z_i), 1e-9)
+    found = Components.of(moments(z_i)).within(1e-9)
     values, vectors = torch.linalg.eigh(torch.cov(z_i.double().T))
     torch.testing.assert_close(found.variances, values.flip(0))
     torch.testing.assert_close(found.axes.abs(), vectors.flip(1).T.abs())
     torch.testing.assert_close(found.mean, z_i.double().mean(0))
     assert (found.variances.diff() < 0).all()
-    assert found.explained == pytest.approx(1)
+    assert found.explained() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("cuts", [[500], [1] * 500, [0, 3, 497], [499, 1], [250, 250]])
 def test_how_the_stream_is_cut_changes_nothing(cuts: list[int]) -> None:
     z_i = gaussian(500) + 1e4  # where sums of squares in one go would lose half of the digits
-    whole, cut = (principal_components(m, 0.001)
+    whole, cut = (Components.of(m).within(0.001)
                   for m in (moments(z_i), moments(*z_i.split(cuts))))  # fmt: skip
     torch.testing.assert_close(cut.axes, whole.axes, atol=1e-7, rtol=0)
     torch.testing.assert_close(cut.variances, whole.variances, atol=0, rtol=1e-8)
-    assert cut.explained == pytest.approx(whole.explained, abs=1e-12)
+    assert cut.explained() == pytest.approx(whole.explained(), abs=1e-12)
 
 
 @pytest.mark.parametrize("error", [0.3, 0.1, 0.01, 0.001])
 def test_the_fewest_components_for_the_error_are_kept(error: float) -> None:
     z_i = gaussian(2000).double()
-    found = principal_components(moments(z_i), error)
+    found = Components.of(moments(z_i)).within(error)
     centred = z_i - z_i.mean(0)
     total = centred.square().sum()
     for kept, within in ((len(found.axes), True), (len(found.axes) - 1, False)):
         axes = found.axes[:kept]
         left = (centred - centred @ axes.T @ axes).square().sum() / total
         assert (left < error) == within
-    assert 1 - found.explained < error
+    assert 1 - found.explained() < error
 
 
 def test_data_without_variance_and_impossible_errors_are_refused() -> None:
-    for rows in (torch.ones(5, WIDTH), gaussian(1), torch.empty(0, WIDTH)):
-        with pytest.raises(ValueError, match="nothing to quantise"):
-            principal_components(moments(rows), 0.01)
+    for rows, says in (
+        (torch.ones(5, WIDTH), "nothing to quantise"),
+        (gaussian(1), "of 1 embeddings: take more"),
+        (torch.empty(0, WIDTH), "of 0 embeddings: take more"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Components.of(moments(rows)).within(0.01)
     with pytest.raises(ValueError, match=r"error is 1\.5; it must be between"):
-        principal_components(moments(gaussian(9)), 1.5)
-    with pytest.raises(ValueError, match=r"not finite|without variance"):
-        principal_components(moments(gaussian(9) * torch.inf), 0.01)
+        Components.of(moments(gaussian(9))).within(1.5)
+    with pytest.raises(ValueError, match="not finite"):
+        Components.of(moments(gaussian(9) * torch.inf)).within(0.01)
+
+
+def test_components_of_a_known_gaussian() -> None:
+    deviations = torch.tensor([1.0, 5.0, 3.0, 0.1])
+    z = normal(20_000, 4) * deviations + 7
+    basis = Components.of(Moments.of(z))
+    assert torch.allclose(
+        basis.variances.sqrt().float(), deviations.sort().values.flip(0), rtol=0.03
+    )
+    assert [int(row.abs().argmax()) for row in basis.axes] == [1, 2, 0, 3]
+    assert basis.explained(1) == pytest.approx(25 / 35.01, abs=0.01)
+    assert basis.explained(4) == pytest.approx(1)
+
+
+def test_components_rebuild() -> None:
+    z = normal(6, 12)  # fewer than their width of 12
+    basis, other = Components.of(Moments.of(z)), normal(1, 12, seed=3)
+    assert torch.allclose(basis.rebuilt(other, 12), other, atol=1e-5)
+    assert torch.allclose(basis.rebuilt(z, 5), z, atol=1e-5)  # six points span five directions
+    assert torch.allclose(basis.rebuilt(other, 0)[0], z.mean(dim=0), atol=1e-6)
+    far = [(basis.rebuilt(other, k) - other).norm() for k in range(13)]
+    assert all(a >= b - 1e-5 for a, b in pairwise(far))
+    for count, says in ((13, "there are 12"), (-1, "there are 12")):
+        with pytest.raises(ValueError, match=says):
+            basis.rebuilt(other, count)
+    with pytest.raises(ValueError, match="width 12 do not fit width 3"):
+        basis.rebuilt(normal(1, 3), 2)
+    with pytest.raises(ValueError, match="take more"):
+        Components.of(Moments.of(z[:1]))
 
 
 def test_buckets_are_equally_full_or_equally_wide() -> None:

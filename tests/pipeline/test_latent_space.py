@@ -1,13 +1,11 @@
 """The geometry of embeddings: lengths, end points, and vectors that are hard to turn between."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 
 from unclip.pipeline.latent_space import (
-    Components,
     mean_direction,
     path,
     slerp,
@@ -113,32 +111,3 @@ def test_text_diffs() -> None:
     assert torch.allclose(towards(z_i, z_d, 0.4).norm(), z_i.norm())
     with pytest.raises(ValueError, match="nothing to change"):
         text_diff(target, target.clone())
-
-
-def test_components_of_a_known_gaussian() -> None:
-    deviations = torch.tensor([1.0, 5.0, 3.0, 0.1])
-    z = vectors(20_000, 4) * deviations + 7
-    basis = Components.of(z)
-    assert torch.allclose(
-        basis.variances.sqrt().float(), deviations.sort().values.flip(0), rtol=0.03
-    )
-    assert [int(row.abs().argmax()) for row in basis.directions] == [1, 2, 0, 3]
-    assert basis.explained(1) == pytest.approx(25 / 35.01, abs=0.01)
-    assert basis.explained(4) == pytest.approx(1)
-
-
-def test_components_rebuild() -> None:
-    z = vectors(6)  # fewer than their width of 12
-    basis, other = Components.of(z), vectors(1, seed=3)
-    assert torch.allclose(basis.rebuilt(other, 12), other, atol=1e-5)
-    assert torch.allclose(basis.rebuilt(z, 5), z, atol=1e-5)  # six points span five directions
-    assert torch.allclose(basis.rebuilt(other, 0)[0], z.mean(dim=0), atol=1e-6)
-    far = [(basis.rebuilt(other, k) - other).norm() for k in range(13)]
-    assert all(a >= b - 1e-5 for a, b in pairwise(far))
-    for count, says in ((13, "there are 12"), (-1, "there are 12")):
-        with pytest.raises(ValueError, match=says):
-            basis.rebuilt(other, count)
-    with pytest.raises(ValueError, match="width 12 do not fit width 3"):
-        basis.rebuilt(vectors(1, 3), 2)
-    with pytest.raises(ValueError, match="take more"):
-        Components.of(z[:1])

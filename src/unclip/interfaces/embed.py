@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from unclip.interfaces.generate import check_folder, progress_bar
-from unclip.interfaces.making import Opening
-from unclip.interfaces.options import parse
+from unclip.interfaces.options import Opening, parse
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from unclip import __version__
-from unclip.interfaces.options import parse
+from unclip.interfaces.options import Opening, parse
 
 
-@dataclass(frozen=True)
-class Generate:
+@dataclass(frozen=True, kw_only=True)
+class Generate(Opening):
     """Make images for captions."""
 
     prompts: tyro.conf.Positional[tuple[str, ...]]
@@ -25,8 +25,6 @@ class Generate:
     """Images for each prompt."""
     seed: int = 0
     """Of the first image; image k has seed + k."""
-    model: str | None = None
-    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """A folder, or a .png file; several images in one file become a labelled sheet."""
     steps: Literal["fast", "default", "paper"] = "default"
@@ -48,34 +46,18 @@ class Generate:
     """Pixels of a side, one of the model's sizes; the largest if left out."""
     batch_size: int | None = None
     """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
-    offload: bool = False
-    """Keep one component's weights in memory at a time, for small machines; slower."""
-    revision: str | None = None
-    """Branch, tag or commit of a model on the Hub."""
-    variant: str | None = None
-    """Which weights are read where a model has several, e.g. fp16."""
 
 
 def run(arguments: Sequence[str]) -> int:
     options = parse(Generate, "generate", arguments)
     started = time.perf_counter()
     from unclip.models.precision import name_of
-    from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.request import Settings, check_count, check_prompts
 
     prompts = check_prompts(options.prompts)
     count = check_count(options.n, len(prompts))
     check_output(options.output)
-    pipe = Pipeline.from_pretrained(
-        options.model,
-        revision=options.revision,
-        variant=options.variant,
-        dtype=options.precision,
-        device=options.device,
-        offload=options.offload,
-    )
+    pipe = options.open()
     opened = time.perf_counter()
     settings = Settings(
         options.steps,

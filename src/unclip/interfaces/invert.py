@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from unclip.interfaces.generate import check_folder
-from unclip.interfaces.making import Opening, inverted, open_images
-from unclip.interfaces.options import parse
+from unclip.interfaces.making import inverted, open_images
+from unclip.interfaces.options import Opening, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class Invert(Opening):
     """A .safetensors file."""
     steps: int = 100
     """Of DDIM; more lead back more exactly."""
+    batch_size: int | None = None
+    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
     sheet: Path | None = None
     """Write a labelled sheet of the images and their reconstructions, a .png file."""
 

@@ -1,4 +1,4 @@
-"""What the commands that make images from images share: flags, opening, progress, files.
+"""What the commands that make images from images share: flags, progress, files.
 
 A name that ends in .png is one image, or a labelled sheet of several; .gif and .apng are moving
 pictures; anything else is a folder.
@@ -16,6 +16,7 @@ import tyro
 
 from unclip import __version__
 from unclip.interfaces.generate import check_folder, is_file, progress_bar
+from unclip.interfaces.options import Opening
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,37 +26,6 @@ if TYPE_CHECKING:
     from unclip.pipeline.request import Settings
 
 ANIMATIONS = (".gif", ".apng")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opening:
-    """Flags for the model and where it runs."""
-
-    model: str | None = None
-    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
-    batch_size: int | None = None
-    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: str = "auto"
-    offload: bool = False
-    """Keep one component's weights in memory at a time, for small machines; slower."""
-    revision: str | None = None
-    """Branch, tag or commit of a model on the Hub."""
-    variant: str | None = None
-    """Which weights are read where a model has several, e.g. fp16."""
-
-    def open(self) -> "Pipeline":
-        """The model that the flags name."""
-        from unclip.pipeline.pipeline import Pipeline
-
-        return Pipeline.from_pretrained(
-            self.model,
-            revision=self.revision,
-            variant=self.variant,
-            dtype=self.precision,
-            device=self.device,
-            offload=self.offload,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +50,8 @@ class Making(Opening):
     """Stochasticity of DDIM, 0 to 1; if left out, 0 with inverted latents, else the model's own."""
     size: int | None = None
     """Pixels of a side, one of the model's sizes; the largest if left out."""
+    batch_size: int | None = None
+    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
 
     def settings(self) -> "Settings":
         """Those of the pipeline."""

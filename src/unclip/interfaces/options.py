@@ -1,14 +1,49 @@
-"""Flags to dataclasses, through tyro; what does not parse becomes one sentence."""
+"""Flags to dataclasses, through tyro, and those that name a model; what does not parse becomes one
+sentence.
+"""
 
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
+if TYPE_CHECKING:
+    from unclip.pipeline.pipeline import Pipeline
+
 T = TypeVar("T")
 _FRAME, _RULES = "╭╮╰╯│ ", "─-"  # tyro draws with ASCII where the terminal is not UTF-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """Flags for the model and where it runs."""
+
+    model: str | None = None
+    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+    offload: bool = False
+    """Keep one component's weights in memory at a time, for small machines; slower."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the Hub."""
+    variant: str | None = None
+    """Which weights are read where a model has several, e.g. fp16."""
+
+    def open(self) -> "Pipeline":
+        """The model that the flags name."""
+        from unclip.pipeline.pipeline import Pipeline
+
+        return Pipeline.from_pretrained(
+            self.model,
+            revision=self.revision,
+            variant=self.variant,
+            dtype=self.precision,
+            device=self.device,
+            offload=self.offload,
+        )
 
 
 def parse(options: Callable[..., T], command: str, arguments: Sequence[str], **more: Any) -> T:

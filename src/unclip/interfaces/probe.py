@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Probe, "probe", arguments)
     started = time.perf_counter()
     from unclip.interfaces.embed import embeddings_of
-    from unclip.pipeline.latent_space import Components
+    from unclip.models.pca import Components, Moments
     from unclip.pipeline.manipulations import PROBED
 
     options.check()
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"{count} components were asked for; this model has {width}")
     images = options.start(pipe, images)
     z_all = embeddings_of(pipe, options.data, options.samples)
-    basis = Components.of(z_all)
+    basis = Components.of(Moments.of(z_all))
     one = images if not isinstance(images, list) else images[0]
     with making(options, pipe, images, len(counts)) as arguments_:
         made = pipe.probe(one, z_all, counts, **arguments_)

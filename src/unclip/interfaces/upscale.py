@@ -10,11 +10,11 @@ import tyro
 
 from unclip import __version__
 from unclip.interfaces.generate import check_output, is_file, progress_bar
-from unclip.interfaces.options import parse
+from unclip.interfaces.options import Opening, parse
 
 
-@dataclass(frozen=True)
-class Upscale:
+@dataclass(frozen=True, kw_only=True)
+class Upscale(Opening):
     """Enlarge an image of any size and aspect.
 
     It is taken as the small image of the upsampler whose small images are nearest in size."""
@@ -26,8 +26,6 @@ class Upscale:
     size: int | None = None
     """Pixels of the longer side; one pass of the nearest upsampler if left out."""
     seed: int = 0
-    model: str | None = None
-    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
     steps: Literal["fast", "default", "paper"] = "default"
     """Preset of sampler and steps."""
     super_res_steps: int | None = None
@@ -35,10 +33,6 @@ class Upscale:
     """The preset's if left out."""
     eta: float | None = None
     """Stochasticity of DDIM, 0 to 1; the model's own if left out."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: str = "auto"
-    offload: bool = False
-    """Keep one component's weights in memory at a time, for small machines; slower."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -46,14 +40,11 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.data.transforms import open_image
     from unclip.models.precision import name_of
     from unclip.pipeline.images import save_png
-    from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.request import Settings
 
     image = open_image(options.image)
     check_output(options.output)
-    pipe = Pipeline.from_pretrained(
-        options.model, dtype=options.precision, device=options.device, offload=options.offload
-    )
+    pipe = options.open()
     settings = Settings(
         options.steps,
         super_res_num_inference_steps=options.super_res_steps,

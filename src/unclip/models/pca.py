@@ -10,8 +10,8 @@ than a tenth as much, and costs fewer bits (tests/models/test_pca.py measures bo
 Shapes: N embeddings, D their width, K components kept, B buckets, Q buckets of dot products.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,13 @@ class Moments:
         self.count = 0
         self.mean = torch.zeros(width, dtype=torch.float64)
         self._scatter = torch.zeros(width, width, dtype=torch.float64)
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Self:
+        """Those of `rows` (N, D) that are all at hand."""
+        moments = cls(rows.shape[1])
+        moments.add(rows)
+        return moments
 
     def add(self, rows: Tensor) -> None:
         """Take in `rows` (N, D)."""
@@ -54,44 +61,70 @@ class Moments:
 
 @dataclass(frozen=True)
 class Components:
-    """The principal components that are kept, all in fp64.
+    """Principal components of embeddings, all in fp64.
 
     Attributes:
         mean: (D,).
         axes: (K, D) orthonormal rows, the largest entry of each positive.
         variances: (K,) eigenvalues, descending.
-        explained: the fraction of the variance that they hold, 0 to 1.
+        total: the variance of the data, which all D components hold.
     """
 
     mean: Tensor
     axes: Tensor
     variances: Tensor
-    explained: float
+    total: float
 
+    @classmethod
+    def of(cls, moments: Moments) -> Self:
+        """All D of them, also where fewer embeddings span fewer: they give back any z_i.
 
-def principal_components(moments: Moments, error: float) -> Components:
-    """The fewest components without which less than `error` of the variance is left out.
+        Raises:
+            ValueError: there are fewer than two embeddings, or they are not finite.
+        """
+        if moments.count < 2:
+            raise ValueError(f"principal components of {moments.count} embeddings: take more")
+        if not moments.covariance.isfinite().all():
+            raise ValueError("the embeddings hold values that are not finite")
+        variances, vectors = torch.linalg.eigh(moments.covariance)  # ascending
+        variances, axes = variances.flip(0).clamp(min=0), vectors.flip(1).T
+        largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
+        return cls(moments.mean, axes * largest.sign(), variances, float(variances.sum()))
 
-    That fraction is the mean squared error of the reconstruction, in units of the data's variance.
+    def within(self, error: float) -> "Components":
+        """The fewest of them without which less than `error` of the variance is left out.
 
-    Raises:
-        ValueError: `error` is not between 0 and 1; the embeddings are all the same, or not finite.
-    """
-    if not 0 < error < 1:
-        raise ValueError(f"the reconstruction error is {error}; it must be between 0 and 1")
-    if moments.count < 2 or not moments.covariance.diagonal().sum() > 0:
-        raise ValueError(
-            f"{moments.count} embeddings without variance were given: there is nothing to quantise"
-        )
-    if not moments.covariance.isfinite().all():
-        raise ValueError("the embeddings hold values that are not finite")
-    values, vectors = torch.linalg.eigh(moments.covariance)
-    values, axes = values.flip(0).clamp(min=0), vectors.flip(1).T
-    held = values.cumsum(0) / values.sum()
-    kept = min(int((1 - held >= error).sum()) + 1, len(values))
-    axes = axes[:kept]
-    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
-    return Components(moments.mean, axes * largest.sign(), values[:kept], float(held[kept - 1]))
+        That fraction is the mean squared error of the reconstruction, in units of the variance.
+
+        Raises:
+            ValueError: `error` is not between 0 and 1; the embeddings are all the same.
+        """
+        if not 0 < error < 1:
+            raise ValueError(f"the reconstruction error is {error}; it must be between 0 and 1")
+        if not self.total > 0:
+            raise ValueError("the embeddings are all the same: there is nothing to quantise")
+        left = 1 - self.variances.cumsum(0) / self.total
+        kept = min(int((left >= error).sum()) + 1, len(left))
+        return replace(self, axes=self.axes[:kept], variances=self.variances[:kept])
+
+    def explained(self, count: int | None = None) -> float:
+        """The part of the variance that the first `count` components hold, 0 to 1; all that are
+        kept if left out."""
+        return float(self.variances[:count].sum()) / self.total if self.total else 1.0
+
+    def rebuilt(self, z_i: Tensor, count: int) -> Tensor:
+        """z_i (N, D) from its first `count` components, the others being the mean's.
+
+        Raises:
+            ValueError: another width; count outside 0 … K.
+        """
+        kept, width = self.axes.shape
+        if z_i.shape[1] != width:
+            raise ValueError(f"components of width {width} do not fit width {z_i.shape[1]}")
+        if not 0 <= count <= kept:
+            raise ValueError(f"{count} components were asked for; there are {kept}")
+        axes, mean = self.axes[:count].to(z_i.device), self.mean.to(z_i.device)
+        return (mean + (z_i.double() - mean) @ axes.T @ axes).to(z_i.dtype)
 
 
 class EmbeddingCodec(nn.Module):

@@ -1,11 +1,9 @@
-"""The geometry of embeddings: between two, towards a text, along principal components.
+"""The geometry of embeddings: between two, towards a text.
 
-Shapes: N embeddings, D their width, F points of a path, K components, ... the dimensions of one.
+Shapes: N embeddings, D their width, F points of a path, ... the dimensions of one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -109,50 +107,3 @@ def towards(z_i: Tensor, direction: Tensor, theta: Tensor | float) -> Tensor:
     CLIP's embeddings are not of unit length, and z_d is; the paper does not say how they meet.
     """
     return slerp(z_i, direction * z_i.norm(dim=1, keepdim=True), theta)
-
-
-@dataclass(frozen=True)
-class Components:
-    """Principal components of embeddings: their mean (D,) and directions (D, D), largest first.
-
-    All D directions are there, also where fewer embeddings span fewer: D of them give back any z_i.
-    """
-
-    mean: Tensor
-    directions: Tensor  # one per row
-    variances: Tensor  # (D,), descending
-
-    @classmethod
-    def of(cls, embeddings: Tensor) -> Self:
-        """From embeddings (N, D), in float64.
-
-        Raises:
-            ValueError: fewer than two.
-        """
-        if len(embeddings) < 2:
-            raise ValueError(f"principal components of {len(embeddings)} embeddings: take more")
-        z = embeddings.double()
-        mean = z.mean(dim=0)
-        covariance = (z - mean).T @ (z - mean) / (len(z) - 1)
-        variances, vectors = torch.linalg.eigh(covariance)  # ascending
-        return cls(mean, vectors.flip(1).T, variances.flip(0).clamp(min=0))
-
-    def rebuilt(self, z_i: Tensor, count: int) -> Tensor:
-        """z_i (N, D) from its first `count` components, the others being the mean's.
-
-        Raises:
-            ValueError: another width; count outside 0 … D.
-        """
-        width = len(self.mean)
-        if z_i.shape[1] != width:
-            raise ValueError(f"components of width {width} do not fit width {z_i.shape[1]}")
-        if not 0 <= count <= width:
-            raise ValueError(f"{count} components were asked for; there are {width}")
-        kept = self.directions[:count].to(z_i.device)
-        mean = self.mean.to(z_i.device)
-        return (mean + (z_i.double() - mean) @ kept.T @ kept).to(z_i.dtype)
-
-    def explained(self, count: int) -> float:
-        """The part of the variance that the first `count` components hold, 0 to 1."""
-        total = float(self.variances.sum())
-        return float(self.variances[:count].sum()) / total if total else 1.0

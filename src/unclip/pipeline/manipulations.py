@@ -15,8 +15,8 @@ from torch import Tensor
 
 from unclip.data.transforms import ImageProcessor, square, to_tensor
 from unclip.diffusion.guidance import Guidance
+from unclip.models.pca import Components, Moments
 from unclip.pipeline.latent_space import (
-    Components,
     mean_direction,
     path,
     text_diff,
@@ -231,7 +231,9 @@ class Manipulations:
         Raises:
             ValueError: fewer than two embeddings, or another width; more components than D.
         """
-        basis = Components.of(check_embeddings(embeddings, self.clip.width, "embeddings").cpu())
+        basis = Components.of(
+            Moments.of(check_embeddings(embeddings, self.clip.width, "embeddings"))
+        )
         z_i, start, arguments = self._latents(image, arguments)
         if len(z_i) != 1:
             raise ValueError(f"{len(z_i)} images were given; components are probed of one")

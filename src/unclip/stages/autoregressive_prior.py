@@ -22,7 +22,7 @@ from unclip.models.autoregressive_prior import (
     Prefix,
 )
 from unclip.models.folder import ModelFolder
-from unclip.models.pca import Components, Moments, Spacing, principal_components
+from unclip.models.pca import Components, Moments, Spacing
 from unclip.stages.base import Batch, Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.diffusion_prior import best_candidates
@@ -75,7 +75,7 @@ class AutoregressivePriorStage:
             settings.buckets,
             dropout=settings.dropout,
             bucket_spacing=settings.spacing,
-            explained_variance=components.explained,
+            explained_variance=components.explained(),
         )
         network = AutoregressivePrior(config)
         network.codec.measure(components, z_i, dots, settings.spacing)
@@ -261,4 +261,4 @@ def embedding_codes(
         moments.add(z_i)
         if moments.count >= count:
             break
-    return principal_components(moments, error), torch.cat(rows), torch.cat(dots)
+    return Components.of(moments).within(error), torch.cat(rows), torch.cat(dots)
