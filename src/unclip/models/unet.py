@@ -54,7 +54,7 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """`x` (N, C, H, W), `emb` (N or 1, E) after its activation -> (N, C', H', W')."""
-        h = F.silu(self.norm1(x))
+        h = _silu(self.norm1(x))
         if self.resample == "up":
             h, x = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (h, x))
         elif self.resample == "down":
@@ -63,12 +63,11 @@ class ResnetBlock(nn.Module):
         shift = self.time_emb_proj(emb)[:, :, None, None]
         if self.scale_shift:
             scale, shift = shift.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         else:
-            h = self.norm2(h + shift)
-        h = self.conv2(self.dropout(F.silu(h)))
-        out: Tensor = h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
-        return out
+            h = self.norm2(_add(h, shift))
+        h = self.conv2(self.dropout(_silu(h)))
+        return _add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,7 @@ class Attention(nn.Module):
             self._heads(self.to_q(pixels)), self._heads(keys), self._heads(values), mask=mask
         )
         out = self.to_out[0](out.transpose(1, 2).flatten(2))  # (N, HW, C)
-        residual: Tensor = out.transpose(1, 2).view(x.shape)
-        return x + residual
+        return _add(out.transpose(1, 2).view(x.shape), x)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)  # (N, heads, tokens, C')
@@ -322,7 +320,7 @@ class UNet(nn.Module):
         for up in self.up_blocks:
             assert isinstance(up, UpLevel)
             h = up.ascend(h, skips, emb, context)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
+        out: Tensor = self.conv_out(_silu(self.conv_norm_out(h)))
         return out.to(x.dtype)
 
     def _check_conditions(self, time_condition: Tensor | None, context: Tensor | None) -> None:
@@ -332,6 +330,16 @@ class UNet(nn.Module):
         ):
             if (given is not None) != needed:
                 raise ValueError(f"this U-Net {'needs' if needed else 'takes no'} `{name}`")
+
+
+def _silu(x: Tensor) -> Tensor:
+    """Into the memory of `x`, which nobody else reads, where no gradient needs it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def _add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, likewise."""
+    return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 def _activated(emb: Tensor, time_condition: Tensor | None) -> Tensor:

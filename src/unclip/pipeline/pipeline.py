@@ -19,6 +19,7 @@ from unclip.diffusion.prediction import Noise, Prediction
 from unclip.models.diffusion_prior import Prefix
 from unclip.models.folder import ModelFolder, bundled
 from unclip.models.hub import resolve_model
+from unclip.models.memory import kept_memory
 from unclip.models.offload import Offload, is_offloaded
 from unclip.models.precision import device_named, resolve
 from unclip.pipeline.latents import check_embeddings
@@ -333,9 +334,10 @@ class Pipeline(Manipulations):
         if isinstance(generator, torch.Generator):
             batch = len(seeds)
         parts = []
-        for first in range(0, len(seeds), batch):
-            rows = slice(first, first + batch)
-            parts.append(make(rows, noise_for(generator, seeds, rows)))
+        with kept_memory(self.device):
+            for first in range(0, len(seeds), batch):
+                rows = slice(first, first + batch)
+                parts.append(make(rows, noise_for(generator, seeds, rows)))
         known: list[int | None] = [None] * len(seeds) if generator is not None else [*seeds]
         return Output(convert(torch.cat(parts), output_type), prompts, known)
 
