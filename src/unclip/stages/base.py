@@ -1,6 +1,6 @@
 """What every stage is: trainable networks joined to their process, with `loss` and `sample`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -49,7 +49,7 @@ class Sampling:
     """How a stage is sampled.
 
     Args:
-        steps: number of network evaluations (of both guidance branches together).
+        steps: number of network evaluations (of both guidance branches together, where both are).
         sampler: "ddpm", "ddim" or "dpm++".
         guidance: classifier-free guidance.
         eta: DDIM's stochasticity, 0 to 1; other samplers ignore it.
@@ -86,6 +86,13 @@ class Process:
         # DPM-Solver++ takes its last step to the data itself, which from t = 0 would be a tiny one.
         spacing = SPACINGS["linspace" if sampling.sampler == "dpm++" else "unclip"]
         return spacing(len(self.schedule), sampling.steps)
+
+    def guided(self, sampling: Sampling) -> frozenset[int]:
+        """The timesteps among them that need both branches: where guidance is active."""
+        timesteps = self.timesteps(sampling)
+        sigmas = self.schedule.snr(timesteps).rsqrt().tolist()
+        pairs = zip(timesteps.tolist(), sigmas, strict=True)
+        return frozenset(t for t, sigma in pairs if sampling.guidance.active(sigma))
 
     def sample(
         self,
@@ -135,19 +142,23 @@ def check_channels(config: UNetConfig, inputs: int, process: DiffusionConfig, wh
 
 
 def guide(
-    network: Callable[[Tensor, int, bool], Tensor], guidance: Guidance, channels: int
+    network: Callable[[Tensor, int, bool], Tensor],
+    guidance: Guidance,
+    guided: Collection[int],
+    channels: int,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Classifier-free guidance around a network that can answer both branches in one batch.
 
     Args:
         network: (x, timestep, both) → raw output; with `both`, x is [x, x] and the output holds
             the conditional answers before the unconditional ones.
+        guided: the timesteps at which both are needed, see `Process.guided`.
         channels: C of the data, without learned variances.
     """
 
     def output(x: Tensor, t: Tensor) -> Tensor:
         step = shared_timestep(t)
-        if not guidance.active(step):
+        if step not in guided:
             return network(x, step, False)
         cond, uncond = network(torch.cat([x, x]), step, True).chunk(2)
         return guidance(cond, uncond, channels)

@@ -234,7 +234,8 @@ class DecoderStage:
         """The network, conditioned and guided, as samplers see it."""
         count, decoder, guidance = len(z_i), self.network.decoder, sampling.guidance
         timesteps = self.process.timesteps(sampling).tolist()
-        if any(map(guidance.active, timesteps)):
+        at = self.process.guided(sampling)
+        if at:
             text = text + (null or self.clip.text([""])).expand(count)
             absent = torch.arange(2 * count, device=z_i.device) >= count
             condition = self._condition(torch.cat([z_i, z_i]), text, absent)
@@ -246,7 +247,7 @@ class DecoderStage:
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
             return decoder.proceed(x, t, both if guided else conditional)
 
-        output = guide(network, guidance, 3)
+        output = guide(network, guidance, at, 3)
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
             return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)
