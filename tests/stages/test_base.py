@@ -17,6 +17,8 @@ def test_sampling_refuses_what_there_is_not() -> None:
         Sampling(sampler="ddmp")
     with pytest.raises(ValueError, match="0 sampling steps"):
         Sampling(0)
+    with pytest.raises(ValueError, match="at every 0-th step"):
+        Sampling(reuse=0)
 
 
 def test_guidance_asks_for_both_branches_only_where_it_must() -> None:

@@ -53,18 +53,27 @@ class Sampling:
         sampler: "ddpm", "ddim" or "dpm++".
         guidance: classifier-free guidance.
         eta: DDIM's stochasticity, 0 to 1; other samplers ignore it.
+        reuse: k: a U-Net computes its deep levels at every k-th step and reuses what they gave in
+            between (DeepCache, arXiv 2312.00858), an approximation; 1 computes all. Priors have
+            none and ignore it.
     """
 
     steps: int = 25
     sampler: str = "ddpm"
     guidance: Guidance = field(default_factory=Guidance)
     eta: float = 0.0
+    reuse: int = 1
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.sampler!r}{suggest(self.sampler, SAMPLERS)}")
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps were asked for; take at least 1")
+        if self.reuse < 1:
+            raise ValueError(
+                f"features are to be computed at every {self.reuse}-th step; say 1 for every step, "
+                "or more to reuse them"
+            )
 
 
 class Process:

@@ -241,7 +241,7 @@ class DecoderStage:
             condition = self._condition(torch.cat([z_i, z_i]), text, absent)
         else:
             condition = self._condition(z_i, text, None)
-        both = decoder.conditions(timesteps, **condition)
+        both = decoder.conditions(timesteps, **condition, reuse=sampling.reuse)
         conditional = both[:count]
 
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
