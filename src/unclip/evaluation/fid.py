@@ -64,13 +64,14 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     traces = a.covariance.trace() + b.covariance.trace()
     shared = torch.linalg.svdvals(roots[0] @ roots[1]).sum()
     distance = (a.mean - b.mean).square().sum() + traces - 2 * shared
-    return max(0.0, distance.item())
+    return max(0.0, float(distance))
 
 
 def matrix_root(matrix: Tensor) -> Tensor:
     """The positive root (D, D) of a symmetric matrix (D, D) without negative eigenvalues."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def image_moments(clip: FrozenCLIP, batches: Iterable[Tensor]) -> Moments:
