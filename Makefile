@@ -6,6 +6,7 @@ DEV := .venv/.dev
 
 COMPARED := bench-prior bench-decoder bench-upsampler bench-image bench-training
 SIZE ?= small
+SCENES ?= 100
 
 .PHONY: demo test lint types bench bench-approximations $(COMPARED) gpu clean
 
@@ -42,7 +43,7 @@ bench: $(DEV)
 
 # Samplers and approximations of the bundled model: quality and cost (docs/sampling.md).
 bench-approximations: $(DEV)
-	$(BIN)/python benchmarks/approximations.py
+	$(BIN)/python benchmarks/approximations.py -n $(SCENES)
 
 # One part against diffusers' with the same weights, e.g. `make bench-prior SIZE=full`.
 $(COMPARED): $(DEV)
