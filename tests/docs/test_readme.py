@@ -30,6 +30,7 @@ SMALLER = {
     "train upsampler": f"{_TRAINING} --data.size 64 --network.widths 16 32 --network.groups 8",
     "evaluate clip": "-n 16",
     "evaluate composition": "-n 2 --trust --steps fast",
+    "evaluate fid": "-n 2 --steps fast",
     "data emoji": "--rows 1 --columns 2",
     "generate": "--prior-steps 2 --decoder-steps 2 --super-res-steps 1",
     "vary": "--decoder-steps 2 --super-res-steps 1",

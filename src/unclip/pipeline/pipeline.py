@@ -25,7 +25,7 @@ from unclip.models.precision import device_named, resolve
 from unclip.pipeline.latents import check_embeddings
 from unclip.pipeline.manipulations import Manipulations
 from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts
-from unclip.pipeline.presets import preset
+from unclip.pipeline.presets import Way, preset
 from unclip.pipeline.request import (
     OUTPUT_TYPES,
     Output,
@@ -405,19 +405,21 @@ class Pipeline(Manipulations):
 
     def sampling(self, stage: str, settings: Settings) -> Sampling:
         """How "prior", "decoder", "super_res" or "super_res_1024" is sampled: one setting for both
-        upsamplers, but a preset's steps for each."""
-        row = preset(settings.steps)
+        upsamplers, but a preset's way for each."""
+        way: Way = getattr(preset(settings.steps), stage)
         steps = getattr(settings, f"{stage.removesuffix('_1024')}_num_inference_steps")
-        steps = getattr(row, f"{stage}_steps") if steps is None else steps
+        steps = way.steps if steps is None else steps
         key = f"{stage}_guidance_scale"
         scale = getattr(settings, key, None)
         prior = self.prior_for(settings) if stage == "prior" else None
         if isinstance(prior, AutoregressivePriorStage):
             steps, key = prior.steps, f"autoregressive_{key}"
         scale = self.defaults.get(key, 1.0) if scale is None else scale
-        sampler = settings.sampler or row.sampler or self.defaults["sampler"]
+        sampler = settings.sampler or way.sampler or self.defaults["sampler"]
         eta = self.defaults["eta"] if settings.eta is None else settings.eta
-        return Sampling(steps, sampler, Guidance(scale), eta)
+        guidance = Guidance(scale, settings.guidance_interval or way.interval)
+        reuse = way.reuse if settings.reuse is None else settings.reuse
+        return Sampling(steps, sampler, guidance, eta, reuse)
 
     def _hook(self, callback: Callback | None, images: int, stage: str) -> Any:
         return _Hooks(self, callback, images)(stage)
