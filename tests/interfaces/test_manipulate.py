@@ -148,7 +148,9 @@ def test_bad_requests(tiny_model: Path, picture: str, tmp_path: Path, capsys: Ca
         assert says in refused([*words, *more], capsys)
         assert not Path(out).exists()
     assert "none.png does not exist" in refused(["embed", "none.png"], capsys)
-    assert "ends neither" in refused(["embed", "x", "-o", str(tmp_path / "e.txt")], capsys)
+    assert "does not end in .npy or .safetensors" in refused(
+        ["embed", "x", "-o", str(tmp_path / "e.txt")], capsys
+    )
     assert "does not end in .png or .gif" in refused(
         ["blend", picture, picture, "-o", str(tmp_path / "b.mp4")], capsys
     )

@@ -285,7 +285,8 @@ def evaluate_edits(
         for one, picture, own, k in zip(part, pictures, _each(latents), seeds, strict=True):
             was, becomes = one.captions
             more = {**common, "seed": k, "batch_size": len(thetas)}
-            for kind, origin in zip(STARTS, (own, picture), strict=True):
+            for kind in STARTS:
+                origin: Latents | Image.Image = own if kind == "inverted" else picture
                 made = pipe.edit(origin, becomes, was, list(thetas), **more)
                 judged(kind, thetas, made.images)
             if previous is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from unclip import __version__
-from unclip.interfaces.generate import check_folder, is_file, progress_bar
+from unclip.interfaces.generate import check_file, check_folder, is_file, progress_bar
 from unclip.interfaces.options import Opening
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ class Making(Opening):
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
         endings = (".png", *ANIMATIONS) if animated else (".png",)
-        for file, known in ((self.output, endings), (self.sheet, (".png",))):
-            if file is None:
-                continue
-            if (is_file(file) or file is self.sheet) and file.suffix.lower() not in known:
-                raise ValueError(f"{file} does not end in {' or '.join(known)}")
-            check_folder(file.parent if is_file(file) else file)
+        if is_file(self.output):
+            check_file(self.output, *endings)
+        else:
+            check_folder(self.output)
+        if self.sheet is not None:
+            check_file(self.sheet, ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,8 @@ class Inverting(Making):
         self, pipe: "Pipeline", images: "list[Image.Image] | Latents"
     ) -> "list[Image.Image] | Latents":
         """Images or latents as they are, or with `--invert` the latents of images."""
+        if not isinstance(images, list):
+            images.check(pipe.clip.width, pipe.decoder.size, pipe.fingerprint)
         if not self.invert or not isinstance(images, list):
             return images
         pipe.evaluations(self.settings(), "decoder")  # what cannot be done is refused before

@@ -65,6 +65,8 @@ class Sampling:
             raise ValueError(f"unknown sampler {self.sampler!r}{suggest(self.sampler, SAMPLERS)}")
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps were asked for; take at least 1")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
 
 
 class Process:
