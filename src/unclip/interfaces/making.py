@@ -159,6 +159,7 @@ def write(
     command: Sequence[str],
     pipe: "Pipeline",
     started: float,
+    origins: Sequence[Any] = (),
 ) -> None:
     """Write rows of images to `--output` and `--sheet`, and say so.
 
@@ -166,6 +167,7 @@ def write(
         row_labels: where there are not as many as rows (one file of several latents), none.
         command: the words of the command line, which every image's notes keep.
         started: `time.perf_counter()` when the work began.
+        origins: the picture that each row was made from; a sheet begins its rows with them.
     """
     from unclip.models.precision import name_of
     from unclip.pipeline.animation import save_animation
@@ -192,10 +194,13 @@ def write(
         where = str(output)
     else:
         sheets = [output, *sheets]
-        where = f"{output}, a sheet of {len(rows)} × {max(map(len, rows))}"
-    names = list(row_labels) if len(row_labels) == len(rows) else []
+        where = f"{output}, a sheet of {len(rows)} × {len(rows[0])}"
+    names, columns = list(row_labels) if len(row_labels) == len(rows) else [], list(column_labels)
+    if origins:
+        rows = [[origin, *row] for origin, row in zip(origins, rows, strict=True)]
+        columns = ["the image", *columns]
     for sheet in sheets:
-        contact_sheet(rows, names, list(column_labels), sheet, info=notes)
+        contact_sheet(rows, names, columns, sheet, cell=max(96, *images[0].size), info=notes)
     size = "×".join(map(str, images[0].size))
     print(
         f"{len(images)} image{'s' * (len(images) > 1)} of {size} pixels in "
