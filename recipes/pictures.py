@@ -78,9 +78,9 @@ def make_priors() -> None:
 
 
 def _reduce(path: Path) -> None:
-    """To 256 colours, which these pictures hardly show and which makes their files a third."""
+    """To 256 colours, so chosen that none is far off: files of less than half the size."""
     with Image.open(path) as image:
-        reduced = image.convert("RGB").quantize(256)
+        reduced = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3)
     save_png(reduced, path, read_info(path))
     size = path.stat().st_size
     if size > MOST_BYTES:
