@@ -161,6 +161,27 @@ def test_bad_embeddings(pipe: Pipeline, embeddings: Any, says: str) -> None:
         pipe.decode_embeddings(embeddings)
 
 
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        (torch.zeros(2, 3, 16, 16), r"shape \(2, 3, 16, 16\); x_T of 1 embeddings is \(1, 3, 16"),
+        (torch.zeros(1, 3, 8, 8), r"shape \(1, 3, 8, 8\)"),
+        (torch.zeros(3, 16, 16), r"shape \(3, 16, 16\)"),
+        (torch.full((1, 3, 16, 16), float("nan")), "start holds NaN"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.long), "int64"),
+        (torch.zeros(1, 3, 16, 16).numpy(), "must be a tensor, not ndarray"),
+    ],
+)
+def test_bad_noise(pipe: Pipeline, start: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        pipe.decode_embeddings(torch.zeros(1, 64), start=start)
+
+
+def test_latents_that_do_not_pair_up(pipe: Pipeline, latents: Latents) -> None:
+    with pytest.raises(ValueError, match="x_T of 2 embeddings"):
+        pipe.vary(replace(latents, x_T=latents.x_T[:1]))
+
+
 def test_images_whose_files_are_damaged(pipe: Pipeline, tmp_path: Path) -> None:
     """Pillow opens lazily: what is wrong with the pixels shows when they are read."""
     Image.effect_noise((64, 64), 90).save(tmp_path / "whole.png")

@@ -134,6 +134,22 @@ def check_embeddings(embeddings: Any, width: int, name: str = "image_embeddings"
     return _finite_floats(embeddings, name).view(-1, width)
 
 
+def check_noise(start: Any, count: int, size: int) -> Tensor:
+    """x_T (N, 3, h, h), N and h being `count` and `size`, as float32.
+
+    Raises:
+        ValueError: no tensor of floats, another shape, NaN or infinite values.
+    """
+    if not isinstance(start, Tensor):
+        raise ValueError(f"start must be a tensor, not {type(start).__name__}")
+    if start.shape != (count, 3, size, size):
+        raise ValueError(
+            f"start has the shape {tuple(start.shape)}; x_T of {count} embeddings is "
+            f"({count}, 3, {size}, {size}) in this model"
+        )
+    return _finite_floats(start, "start")
+
+
 def read_embeddings(path: str | Path, width: int) -> Tensor:
     """Embeddings (N, D) of a .npy or .safetensors file, as float32.
 
@@ -176,7 +192,7 @@ def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str], model
         with whole(path) as partial, partial.open("wb") as file:
             np.save(file, embeddings.float().cpu().numpy(), allow_pickle=False)
         return
-    facts = {"model": model, "names": json.dumps(list(names), ensure_ascii=False)}
+    facts = {"model": model, "names": json.dumps(list(names))}
     write_safetensors(path, {"embeddings": embeddings.float()}, facts)
 
 
@@ -190,7 +206,7 @@ def _there(path: str | Path) -> Path:
 def _finite_floats(tensor: Tensor, name: str) -> Tensor:
     """As float32, in which nothing may be infinite."""
     if not tensor.is_floating_point():
-        raise ValueError(f"{name} holds {tensor.dtype} values; embeddings are floats")
+        raise ValueError(f"{name} holds {tensor.dtype} values; floats are needed")
     tensor = tensor.float()
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds NaN or infinite values")
