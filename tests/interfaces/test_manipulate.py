@@ -85,6 +85,21 @@ def test_embed_and_decode(tiny_model: Path, picture: str, tmp_path: Path) -> Non
     assert (pixels[0] == pixels[1]).all()
 
 
+def test_names_that_are_no_text(
+    tiny_model: Path, picture: str, tmp_path: Path, capsys: Capture
+) -> None:
+    """A file's name may hold bytes that are no UTF-8."""
+    name = tmp_path / "b\udcff.png"
+    try:
+        Path(picture).rename(name)
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    assert unclip("embed", str(name), "-o", str(tmp_path / "e.safetensors"), model=tiny_model) == 0
+    words = ["-o", str(tmp_path / "v.png"), "--sheet", str(tmp_path / "s.png")]
+    assert unclip("vary", str(name), *words, model=tiny_model) == 0
+    assert read_info(tmp_path / "v.png")["command"][1] == str(name)
+
+
 def test_hostile_images(tmp_path: Path, capsys: Capture) -> None:
     noise = Image.effect_noise((64, 64), 90)
     noise.save(tmp_path / "whole.png")
@@ -148,7 +163,9 @@ def test_bad_requests(tiny_model: Path, picture: str, tmp_path: Path, capsys: Ca
         assert says in refused([*words, *more], capsys)
         assert not Path(out).exists()
     assert "none.png does not exist" in refused(["embed", "none.png"], capsys)
-    assert "ends neither" in refused(["embed", "x", "-o", str(tmp_path / "e.txt")], capsys)
+    assert "does not end in .npy or .safetensors" in refused(
+        ["embed", "x", "-o", str(tmp_path / "e.txt")], capsys
+    )
     assert "does not end in .png or .gif" in refused(
         ["blend", picture, picture, "-o", str(tmp_path / "b.mp4")], capsys
     )

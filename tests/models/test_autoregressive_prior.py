@@ -42,6 +42,14 @@ def codes(count: int = 5) -> torch.Tensor:
     return torch.randint(10, (3, count), generator=torch.Generator().manual_seed(2))
 
 
+def test_the_papers_size() -> None:
+    """Table 3: 1664 wide, 24 blocks, 26 heads; of its 1 B, 0.2 B would be the caption encoder."""
+    with torch.device("meta"):
+        network = AutoregressivePrior(AutoregressivePriorConfig(319))
+    assert network.config.width == 1664
+    assert round(sum(p.numel() for p in network.parameters()), -8) == 800_000_000
+
+
 def test_it_starts_with_all_buckets_equally_likely() -> None:
     logits = AutoregressivePrior(CONFIG)(codes(), prefix())
     assert logits.shape == (3, 6, 10)

@@ -37,6 +37,13 @@ def test_published_size():
     assert sum(p.numel() for p in network.parameters()) == 7_878_400
 
 
+def test_the_papers_size():
+    """Table 3 counts 3.5 B with the caption's Transformer, which has 1.2 B."""
+    with torch.device("meta"):
+        network = UNet(DECODERS["paper"])
+    assert round(sum(p.numel() for p in network.parameters()), -8) == 2_200_000_000
+
+
 def test_extra_tokens_precede_the_caption():
     network, (z_i, z_t, hidden) = projection(), inputs()
     time_condition, context = network(z_i, z_t, hidden)

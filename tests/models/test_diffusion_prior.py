@@ -43,6 +43,15 @@ def test_published_size():
     assert sum(p.numel() for p in network.parameters()) == 1_022_030_080
 
 
+def test_the_papers_size():
+    """Table 3 says 1 B, 2048 wide, 24 blocks, 32 heads."""
+    config = PRIORS["paper"]
+    assert (config.width, config.num_layers, config.num_attention_heads) == (2048, 24, 32)
+    with torch.device("meta"):
+        network = DiffusionPrior(config)
+    assert round(sum(p.numel() for p in network.parameters()), -8) == 1_200_000_000
+
+
 def test_json_round_trip():
     config = dataclasses.replace(CONFIG, dropout=0.1)
     assert DiffusionPriorConfig.from_json(config.to_json()) == config

@@ -148,12 +148,56 @@ def test_embed_then_decode_is_vary(pipe: Pipeline, pictures: list[Image.Image]) 
         (torch.zeros(1, 64, dtype=torch.long), "int64"),
         (torch.zeros(1, 64).numpy().astype("int32"), "int32"),
         (torch.full((1, 64), float("nan")), "NaN"),
+        (torch.full((1, 64), 1e300, dtype=torch.float64), "NaN or infinite"),
+        (torch.full((1, 64), 1e300, dtype=torch.float64).numpy(), "NaN or infinite"),
+        (torch.tensor(1.0), r"shape \(\)"),
+        (torch.zeros(1, 64, dtype=torch.complex64), "complex64"),
+        (torch.zeros(1, 64).numpy().astype("O"), "object values"),
         ([[0.0] * 64], "not list"),
     ],
 )
 def test_bad_embeddings(pipe: Pipeline, embeddings: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         pipe.decode_embeddings(embeddings)
+
+
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        (torch.zeros(2, 3, 16, 16), r"shape \(2, 3, 16, 16\); x_T of 1 embeddings is \(1, 3, 16"),
+        (torch.zeros(1, 3, 8, 8), r"shape \(1, 3, 8, 8\)"),
+        (torch.zeros(3, 16, 16), r"shape \(3, 16, 16\)"),
+        (torch.full((1, 3, 16, 16), float("nan")), "start holds NaN"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.long), "int64"),
+        (torch.zeros(1, 3, 16, 16).numpy(), "must be a tensor, not ndarray"),
+    ],
+)
+def test_bad_noise(pipe: Pipeline, start: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        pipe.decode_embeddings(torch.zeros(1, 64), start=start)
+
+
+def test_latents_that_do_not_pair_up(pipe: Pipeline, latents: Latents) -> None:
+    with pytest.raises(ValueError, match="x_T of 2 embeddings"):
+        pipe.vary(replace(latents, x_T=latents.x_T[:1]))
+
+
+def test_images_whose_files_are_damaged(pipe: Pipeline, tmp_path: Path) -> None:
+    """Pillow opens lazily: what is wrong with the pixels shows when they are read."""
+    Image.effect_noise((64, 64), 90).save(tmp_path / "whole.png")
+    (tmp_path / "short.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    for call in (pipe.vary, pipe.embed_images, pipe.invert, pipe.upscale):
+        with pytest.raises(ValueError, match=r"short\.png is damaged or cut short"):
+            call(Image.open(tmp_path / "short.png"))
+
+
+def test_theta_of_any_number_type(pipe: Pipeline, latents: Latents) -> None:
+    quick = SMALL | {"decoder_num_inference_steps": 2}
+    made = [
+        pipe.edit(latents, "a star", theta=theta, **quick).images
+        for theta in (0.5, torch.tensor(0.5), torch.tensor([0.5]), (0.5,))
+    ]
+    assert all(torch.equal(images, made[0]) for images in made[1:])
 
 
 def test_bad_manipulations(pipe: Pipeline, pictures: list[Image.Image], latents: Latents) -> None:
@@ -170,6 +214,23 @@ def test_bad_manipulations(pipe: Pipeline, pictures: list[Image.Image], latents:
         (lambda: pipe.probe(pictures[0], latents.z_i, [65]), "there are 64"),
         (lambda: pipe.invert(pictures, 0), "0 sampling steps"),
         (lambda: pipe.invert("x.png"), "must be a Pillow image"),
+        (lambda: pipe.vary(Path("x.png")), "must be a Pillow image, not PosixPath"),
+        (lambda: pipe.vary(torch.zeros(3, 16, 16).numpy()), "Pillow image, not ndarray"),
+        (lambda: pipe.vary(None), "must be a Pillow image, not NoneType"),
+        (lambda: pipe.vary([]), "there is no image"),
+        (lambda: pipe.vary(Image.new("RGB", (0, 5))), "0 x 5: it has no pixels"),
+        (lambda: pipe.upscale(Image.new("RGB", (5, 0))), "5 x 0: it has no pixels"),
+        (lambda: pipe.vary(latents, eta=float("nan")), "eta is nan"),
+        (lambda: pipe.vary(latents, decoder_guidance_scale=float("inf")), "scale is inf"),
+        (lambda: pipe.vary(latents, 0), "0 images were asked for"),
+        (lambda: pipe.blend(latents, 1), "1 frames between 2 images"),
+        (lambda: pipe.blend(latents, 10**9), "images were asked for at once"),
+        (lambda: pipe.blend(latents, weights=[1, float("nan")]), "weights must be 0 or more"),
+        (lambda: pipe.edit(latents, "a star", theta=float("nan")), "θ is nan"),
+        (lambda: pipe.edit(latents, "a star", theta="0.4"), "θ is '0.4'"),
+        (lambda: pipe.edit(latents, "a star", theta=[0.1] * 501), "1,002 images were asked for"),
+        (lambda: pipe.edit(latents, 3), "a prompt must be a string, not int"),
+        (lambda: pipe.embed_texts(["a star", ""]), "the prompt is empty"),
     ):
         with pytest.raises(ValueError, match=says):
             call()

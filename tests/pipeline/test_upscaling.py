@@ -57,6 +57,8 @@ def test_the_second_upsampler_is_one_of_the_sizes(pipe: Pipeline, tmp_path: Path
         "squaredcos_cap_v2",
         "linear",
     ]
+    assert pipe.sampling("prior", pipe_settings("paper")).steps == 64
+    assert pipe.sampling("decoder", pipe_settings("paper")).steps == 250
     assert pipe.sampling("super_res", pipe_settings("paper")).steps == 27
     assert pipe.sampling(SECOND, pipe_settings("paper")).steps == 15
 

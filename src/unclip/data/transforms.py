@@ -77,6 +77,18 @@ def open_image(
         return image.copy() if turn is None else image.transpose(turn)
 
 
+def read_pixels(image: Image.Image) -> None:
+    """Let a Pillow image, which opens lazily, read its file now.
+
+    Raises:
+        ValueError: the file is damaged or cut short, or the image has no pixels.
+    """
+    with _named_errors(str(getattr(image, "filename", "") or "the image")):
+        image.load()
+    if 0 in image.size:
+        raise ValueError(f"the image is {image.width} x {image.height}: it has no pixels")
+
+
 def image_size(
     source: str | PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
@@ -233,6 +245,8 @@ def _named_errors(name: str) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
         raise ValueError(f"{name} has too many pixels to be opened") from None
     except Exception as error:  # decoders of broken files raise a dozen other kinds
+        if isinstance(error, OSError) and error.strerror:  # the system's, not a decoder's
+            raise ValueError(f"{name} cannot be read: {error.strerror}") from None
         raise ValueError(f"{name} is damaged or cut short ({error})") from None
 
 

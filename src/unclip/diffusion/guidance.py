@@ -34,8 +34,10 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.scale >= 0:
-            raise ValueError(f"The guidance scale is {self.scale}; it must be 0 or more.")
+        if not 0 <= self.scale < float("inf"):
+            raise ValueError(
+                f"The guidance scale is {self.scale}; it must be 0 or more, and finite."
+            )
         if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1]:
             raise ValueError(
                 f"The guidance interval is {self.interval}; give two noise levels of 0 or "

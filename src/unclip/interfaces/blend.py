@@ -32,13 +32,18 @@ class Blend(Inverting):
 def run(arguments: Sequence[str]) -> int:
     options = parse(Blend, "blend", arguments)
     started = time.perf_counter()
+    from unclip.pipeline.latent_space import check_frames, check_weights
     from unclip.pipeline.request import check_count
 
     options.check(animated=True)
-    count = 1 if options.weights else check_count(options.frames, 1)
+    count = 1 if options.weights is not None else check_count(options.frames, 1)
     images = read(options.images)
     if len(images) < 2:
         raise ValueError("there is one image: give at least 2 to blend")
+    if options.weights is None:
+        check_frames(count, len(images))
+    else:
+        check_weights(options.weights, len(images))
     pipe = options.open()
     images = options.start(pipe, images)
     with making(options, pipe, images, count) as arguments_:
@@ -47,6 +52,6 @@ def run(arguments: Sequence[str]) -> int:
         )
     legs = max(count - 1, 1)
     labels = [f"θ = {(len(images) - 1) * i / legs:.2f}" for i in range(count)]
-    labels = ["weighted mean"] if options.weights else labels
+    labels = labels if options.weights is None else ["weighted mean"]
     write([made.images], [], labels, options, ["blend", *arguments], pipe, started)
     return 0

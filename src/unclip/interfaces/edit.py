@@ -36,13 +36,13 @@ class Edit(Inverting):
 def run(arguments: Sequence[str]) -> int:
     options = parse(Edit, "edit", arguments)
     started = time.perf_counter()
+    from unclip.pipeline.latent_space import check_thetas
     from unclip.pipeline.request import check_count, check_prompts
 
     options.check(animated=True)
     count = check_count(options.frames, max(1, len(options.images)))
     check_prompts(options.to)
-    if not 0 <= options.theta <= 1:
-        raise ValueError(f"θ is {options.theta}; it must lie between 0 and 1")
+    check_thetas(options.theta)
     images = read(options.images)
     pipe = options.open()
     pipe.text_direction(options.to, options.from_)  # refused before the inversion, not after it

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from unclip.interfaces.generate import check_folder, progress_bar
+from unclip.interfaces.generate import check_file, progress_bar
 from unclip.interfaces.options import Opening, parse
 
 if TYPE_CHECKING:
@@ -34,17 +34,16 @@ def run(arguments: Sequence[str]) -> int:
     import torch
 
     from unclip.data.transforms import SUFFIXES
-    from unclip.pipeline.latents import check_suffix, write_embeddings
+    from unclip.pipeline.latents import write_embeddings
     from unclip.pipeline.request import check_prompts
 
     if not options.what:
         raise ValueError("there is nothing to embed: give images, folders or texts")
-    check_suffix(options.output)
-    check_folder(options.output.parent)
+    check_file(options.output, ".npy", ".safetensors")
     found: list[Path | str] = []
     for word in options.what:
         path = Path(word[:1000])
-        if is_there(path):
+        if word and is_there(path):
             found += images_in(path) if path.is_dir() else [path]
         elif path.suffix.lower() in SUFFIXES:
             raise ValueError(f"{word} does not exist")

@@ -1,4 +1,4 @@
-"""`unclip evaluate clip|composition|fid`: a model measured, as a table and as JSON."""
+"""`unclip evaluate clip|composition|fid|edits`: a model measured, as a table and as JSON."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -122,11 +122,45 @@ class EvaluateFid(Generating):
     """A model folder whose CLIP measures, to compare models; the model's own if left out."""
 
 
+@dataclass(frozen=True)
+class EvaluateEdits:
+    """Edit, vary and blend held-out scenes of one object, and say what the judge sees of it."""
+
+    model: str | None = None
+    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
+    judge: Path | None = None
+    """A folder with a judge; the bundled judge if left out."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 200
+    """Scenes; each is edited in one attribute, the three in turn."""
+    theta: tuple[float, ...] = (0.25, 0.35, 0.5)
+    """How far edits go; of several, the table shows the best one for each attribute."""
+    seed: int = 0
+    """Of the first scene's fresh noise; each scene has its own."""
+    steps: Literal["fast", "default", "paper"] = "default"
+    """Preset of what does not start from inverted latents."""
+    invert_steps: int = 50
+    """Steps of the inversion, and of decoding what it found."""
+    guidance: float | None = None
+    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
+    size: int | None = None
+    """Pixels of a side, one of the model's sizes; the decoder's if left out."""
+    world: WorldConfig = field(default_factory=lambda: WORLD)
+    """Which scenes of the built-in world."""
+    trust: bool = False
+    """Report even if the judge errs in more than 3 % of real scenes."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """A .json file for the numbers and what they were measured with."""
+    batch_size: int = 32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+
+
 def run(arguments: Sequence[str]) -> int:
     runs: dict[str, Callable[[Sequence[str]], int]] = {
         "clip": run_clip,
         "composition": run_composition,
         "fid": run_fid,
+        "edits": run_edits,
     }
     words = list(arguments)
     if not words or words[0] in ("-h", "--help"):
@@ -242,6 +276,41 @@ def _source(data: str, world: WorldConfig, size: int) -> "Source":
     return open_source(data, size=max(32, size), seed=world.seed, split="held-out", world=more)
 
 
+def run_edits(arguments: Sequence[str]) -> int:
+    options = parse(EvaluateEdits, "evaluate edits", arguments)
+    _check_output(options.output)
+    from unclip.evaluation.edits import evaluate_edits, images_made
+    from unclip.evaluation.judge import load_judge
+    from unclip.models.precision import name_of
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.request import Settings
+
+    judge = load_judge(options.judge)
+    pipe = Pipeline.from_pretrained(options.model, dtype=options.precision, device=options.device)
+    judge.to(pipe.device)
+    settings = Settings(options.steps, decoder_guidance_scale=options.guidance, size=options.size)
+    with progress_bar(images_made(options.n, options.theta)) as bar:
+        result = evaluate_edits(
+            pipe, judge, options.world, options.n, options.theta, options.invert_steps, settings,
+            options.batch_size, options.seed, options.trust, bar.update,
+        )  # fmt: skip
+    report = {**_origin(options), "precision": name_of(pipe.dtype), **result.to_dict()}
+    rows: list[tuple[str, ...]] = [("edit", "start", "θ", "changed", "others kept", "both")]
+    for start, scores in result.edits.items():
+        for name in scores[options.theta[0]]:
+            theta = result.best(start, name)
+            one = scores[theta][name]
+            rates = (one.changed, one.kept, one.success)
+            rows.append((name, start, f"{theta:g}", *map(str, rates)))
+    _print_table(rows)
+    print()
+    rows = [("the scene's own", *next(iter(result.variations.values())))]
+    for what, kept in (("variation", result.variations), ("blend", result.ends)):
+        rows += [(f"{what}, {key}", *map(str, rates.values())) for key, rates in kept.items()]
+    _tell(rows, report, options.output)
+    return 0
+
+
 def generator(
     pipe: "Pipeline", settings: "Settings", batch_size: int, progress: Callable[[int], Any]
 ) -> "Generate":
@@ -293,13 +362,17 @@ def _check_output(output: Path | None) -> None:
 
 
 def _tell(rows: Sequence[tuple[str, ...]], report: dict[str, Any], output: Path | None) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    _print_table(rows)
     if output is not None:
         from unclip.models.folder import write_text
 
         output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         print(f"written to {output}")
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())

@@ -122,6 +122,15 @@ def check_output(output: Path) -> None:
     check_folder(output.parent if is_file(output) else output)
 
 
+def check_file(file: Path, *endings: str) -> None:
+    """Find out before the work whether a file of this name can be written."""
+    if file.suffix.lower() not in endings:
+        raise ValueError(f"{file} does not end in {' or '.join(endings)}")
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; give the name of a file")
+    check_folder(file.parent)
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that nothing can be written into, or that cannot be made."""
     whole = folder.absolute()

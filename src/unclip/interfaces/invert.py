@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.generate import check_folder
+from unclip.interfaces.generate import check_file
 from unclip.interfaces.making import inverted, open_images
 from unclip.interfaces.options import Opening, parse
 
@@ -36,11 +36,9 @@ def run(arguments: Sequence[str]) -> int:
 
     if not options.images:
         raise ValueError("there is no image: give the one to invert")
-    if options.output.suffix.lower() != ".safetensors":
-        raise ValueError(f"{options.output} does not end in .safetensors")
-    check_folder(options.output.parent)
-    if options.sheet and options.sheet.suffix.lower() != ".png":
-        raise ValueError(f"{options.sheet} does not end in .png")
+    check_file(options.output, ".safetensors")
+    if options.sheet is not None:
+        check_file(options.sheet, ".png")
     images = open_images(options.images)
     pipe = options.open()
     latents = inverted(pipe, images, options.steps, options.batch_size)

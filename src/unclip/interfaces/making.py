@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from unclip import __version__
-from unclip.interfaces.generate import check_folder, is_file, progress_bar
+from unclip.interfaces.generate import check_file, check_folder, is_file, progress_bar
 from unclip.interfaces.options import Opening
 
 if TYPE_CHECKING:
@@ -80,12 +80,12 @@ class Making(Opening):
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
         endings = (".png", *ANIMATIONS) if animated else (".png",)
-        for file, known in ((self.output, endings), (self.sheet, (".png",))):
-            if file is None:
-                continue
-            if (is_file(file) or file is self.sheet) and file.suffix.lower() not in known:
-                raise ValueError(f"{file} does not end in {' or '.join(known)}")
-            check_folder(file.parent if is_file(file) else file)
+        if is_file(self.output):
+            check_file(self.output, *endings)
+        else:
+            check_folder(self.output)
+        if self.sheet is not None:
+            check_file(self.sheet, ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,8 @@ class Inverting(Making):
         self, pipe: "Pipeline", images: "list[Image.Image] | Latents"
     ) -> "list[Image.Image] | Latents":
         """Images or latents as they are, or with `--invert` the latents of images."""
+        if not isinstance(images, list):
+            images.check(pipe.clip.width, pipe.decoder.size, pipe.fingerprint)
         if not self.invert or not isinstance(images, list):
             return images
         pipe.evaluations(self.settings(), "decoder")  # what cannot be done is refused before
@@ -165,6 +167,7 @@ def write(
     command: Sequence[str],
     pipe: "Pipeline",
     started: float,
+    origins: Sequence[Any] = (),
 ) -> None:
     """Write rows of images to `--output` and `--sheet`, and say so.
 
@@ -172,6 +175,7 @@ def write(
         row_labels: where there are not as many as rows (one file of several latents), none.
         command: the words of the command line, which every image's notes keep.
         started: `time.perf_counter()` when the work began.
+        origins: the picture that each row was made from; a sheet begins its rows with them.
     """
     from unclip.models.precision import name_of
     from unclip.pipeline.animation import save_animation
@@ -198,10 +202,13 @@ def write(
         where = str(output)
     else:
         sheets = [output, *sheets]
-        where = f"{output}, a sheet of {len(rows)} × {max(map(len, rows))}"
-    names = list(row_labels) if len(row_labels) == len(rows) else []
+        where = f"{output}, a sheet of {len(rows)} × {len(rows[0])}"
+    names, columns = list(row_labels) if len(row_labels) == len(rows) else [], list(column_labels)
+    if origins:
+        rows = [[origin, *row] for origin, row in zip(origins, rows, strict=True)]
+        columns = ["the image", *columns]
     for sheet in sheets:
-        contact_sheet(rows, names, list(column_labels), sheet, info=notes)
+        contact_sheet(rows, names, columns, sheet, cell=max(96, *images[0].size), info=notes)
     size = "×".join(map(str, images[0].size))
     print(
         f"{len(images)} image{'s' * (len(images) > 1)} of {size} pixels in "

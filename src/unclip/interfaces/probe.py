@@ -35,15 +35,19 @@ def run(arguments: Sequence[str]) -> int:
 
     options.check()
     images = read([options.image])
+    if len(images) > 1:
+        raise ValueError(
+            f"{options.image} holds {len(images)} images; components are probed of one"
+        )
     pipe = options.open()
     width = pipe.clip.width
     counts = options.components or (*(count for count in PROBED if count < width), width)
     for count in counts:
         if not 0 <= count <= width:
             raise ValueError(f"{count} components were asked for; this model has {width}")
-    images = options.start(pipe, images)
     z_all = embeddings_of(pipe, options.data, options.samples)
     basis = Components.of(Moments.of(z_all))
+    images = options.start(pipe, images)
     one = images if not isinstance(images, list) else images[0]
     with making(options, pipe, images, len(counts)) as arguments_:
         made = pipe.probe(one, z_all, counts, **arguments_)

@@ -29,21 +29,14 @@ def run(arguments: Sequence[str]) -> int:
 
     options.check()
     check_count(options.n, max(1, len(options.images)))
-    images = read(options.images)
+    given = read(options.images)
     pipe = options.open()
-    images = options.start(pipe, images)
+    images = options.start(pipe, given)
     with making(options, pipe, images, len(images) * options.n) as arguments_:
         made = pipe.vary(images, options.n, **arguments_)
     rows = [made.images[i : i + options.n] for i in range(0, len(made.images), options.n)]
     names = [path.name for path in options.images]
     labels = [f"seed {seed}" for seed in made.seeds[: options.n]]
-    write(
-        rows,
-        names,
-        labels,
-        options,
-        ["vary", *arguments],
-        pipe,
-        started,
-    )
+    origins = given if isinstance(given, list) else []
+    write(rows, names, labels, options, ["vary", *arguments], pipe, started, origins)
     return 0

@@ -61,11 +61,24 @@ def path(points: Tensor, frames: int) -> Tensor:
     Raises:
         ValueError: fewer than two points or frames.
     """
-    if len(points) < 2 or frames < 2:
-        raise ValueError(f"{frames} frames between {len(points)} images: take at least 2 of each")
+    check_frames(frames, len(points))
     at = torch.arange(frames, dtype=torch.float64) * (len(points) - 1) / (frames - 1)
     leg = at.floor().long().clamp(max=len(points) - 2)
     return slerp(points[leg], points[leg + 1], at - leg)
+
+
+def check_frames(frames: int, points: int) -> None:
+    """Refuse a path with fewer than two points or frames."""
+    if points < 2 or frames < 2:
+        raise ValueError(f"{frames} frames between {points} images: take at least 2 of each")
+
+
+def check_weights(weights: Sequence[float], points: int) -> None:
+    """Refuse weights that are not as many as the points, negative, infinite or all 0."""
+    if len(weights) != points:
+        raise ValueError(f"{len(weights)} weights were given for {points} images")
+    if not all(0 <= weight < float("inf") for weight in weights) or not sum(weights) > 0:
+        raise ValueError("weights must be 0 or more, and one of them above 0")
 
 
 def mean_direction(points: Tensor, weights: Sequence[float]) -> Tensor:
@@ -77,16 +90,31 @@ def mean_direction(points: Tensor, weights: Sequence[float]) -> Tensor:
     Raises:
         ValueError: another number of weights; a negative one or none above 0.
     """
-    if len(weights) != len(points):
-        raise ValueError(f"{len(weights)} weights were given for {len(points)} images")
-    if not all(0 <= weight < float("inf") for weight in weights) or not sum(weights) > 0:
-        raise ValueError("weights must be 0 or more, and one of them above 0")
+    check_weights(weights, len(points))
     total, mean = 0.0, points[:1]
     for point, weight in zip(torch.split(points, 1), weights, strict=True):
         total += weight
         if weight > 0:
             mean = point if weight == total else slerp(mean, point, weight / total)
     return mean
+
+
+def check_thetas(theta: float | Sequence[float] | Tensor) -> list[float]:
+    """One θ or several as a list.
+
+    Raises:
+        ValueError: there is none; one is no number, or outside [0, 1].
+    """
+    try:
+        thetas: list[float] = torch.as_tensor(theta, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"θ is {theta!r}; give a number between 0 and 1, or several") from None
+    if not thetas:
+        raise ValueError("there is no θ: give one or several between 0 and 1")
+    for value in thetas:
+        if not 0 <= value <= 1:
+            raise ValueError(f"θ is {value}; it must lie between 0 and 1")
+    return thetas
 
 
 def text_diff(target: Tensor, base: Tensor) -> Tensor:

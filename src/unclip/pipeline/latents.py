@@ -75,9 +75,8 @@ class Latents:
             raise ValueError(
                 f"{path}: z_i {tuple(z_i.shape)} and x_T {tuple(x_T.shape)} are no latents"
             )
-        for tensor in (z_i, x_T):
-            _check_numbers(tensor, str(path))
-        return cls(z_i.float(), x_T.float(), int(steps), facts.get("model", ""))
+        z_i, x_T = (_finite_floats(tensor, str(path)) for tensor in (z_i, x_T))  # noqa: N806
+        return cls(z_i, x_T, int(steps), facts.get("model", ""))
 
     def suiting(self, settings: Settings) -> Settings:
         """`settings`, where they leave it open, as latents lead back to their images: DDIM with
@@ -119,21 +118,37 @@ def check_embeddings(embeddings: Any, width: int, name: str = "image_embeddings"
     Raises:
         ValueError: another shape, width or type; NaN or infinite values.
     """
+    if not isinstance(embeddings, Tensor | np.ndarray):
+        raise ValueError(f"{name} must be a tensor or an array, not {type(embeddings).__name__}")
+    shape = tuple(embeddings.shape)
+    if len(shape) not in (1, 2) or 0 in shape:
+        raise ValueError(f"{name} has the shape {shape}; (N, {width}) is needed")
+    if shape[-1] != width:
+        raise ValueError(
+            f"{name} has width {shape[-1]}, but this model's embeddings have width {width}"
+        )
     if isinstance(embeddings, np.ndarray):
         if embeddings.dtype.kind != "f":
             raise ValueError(f"{name} holds {embeddings.dtype} values; embeddings are floats")
-        embeddings = torch.from_numpy(embeddings.astype(np.float32))
-    if not isinstance(embeddings, Tensor):
-        raise ValueError(f"{name} must be a tensor or an array, not {type(embeddings).__name__}")
-    rows = embeddings[None] if embeddings.ndim == 1 else embeddings
-    if rows.ndim != 2 or not rows.numel():
-        raise ValueError(f"{name} has the shape {tuple(embeddings.shape)}; (N, {width}) is needed")
-    if rows.shape[1] != width:
+        with np.errstate(over="ignore"):  # too large for float32: refused below
+            embeddings = torch.from_numpy(embeddings.astype(np.float32))
+    return _finite_floats(embeddings, name).view(-1, width)
+
+
+def check_noise(start: Any, count: int, size: int) -> Tensor:
+    """x_T (N, 3, h, h), N and h being `count` and `size`, as float32.
+
+    Raises:
+        ValueError: no tensor of floats, another shape, NaN or infinite values.
+    """
+    if not isinstance(start, Tensor):
+        raise ValueError(f"start must be a tensor, not {type(start).__name__}")
+    if start.shape != (count, 3, size, size):
         raise ValueError(
-            f"{name} has width {rows.shape[1]}, but this model's embeddings have width {width}"
+            f"start has the shape {tuple(start.shape)}; x_T of {count} embeddings is "
+            f"({count}, 3, {size}, {size}) in this model"
         )
-    _check_numbers(rows, name)
-    return rows.float()
+    return _finite_floats(start, "start")
 
 
 def read_embeddings(path: str | Path, width: int) -> Tensor:
@@ -172,19 +187,14 @@ def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str], model
     Raises:
         ValueError: another ending, or a place that cannot be written.
     """
-    check_suffix(path)
+    if path.suffix.lower() not in (".npy", ".safetensors"):
+        raise ValueError(f"{path} does not end in .npy or .safetensors")
     if path.suffix.lower() == ".npy":
         with whole(path) as partial, partial.open("wb") as file:
             np.save(file, embeddings.float().cpu().numpy(), allow_pickle=False)
         return
-    facts = {"model": model, "names": json.dumps(list(names), ensure_ascii=False)}
+    facts = {"model": model, "names": json.dumps(list(names))}
     write_safetensors(path, {"embeddings": embeddings.float()}, facts)
-
-
-def check_suffix(path: Path) -> None:
-    """Refuse a file for embeddings that is neither .npy nor .safetensors."""
-    if path.suffix.lower() not in (".npy", ".safetensors"):
-        raise ValueError(f"{path} ends neither in .npy nor in .safetensors")
 
 
 def _there(path: str | Path) -> Path:
@@ -194,8 +204,11 @@ def _there(path: str | Path) -> Path:
     return path
 
 
-def _check_numbers(tensor: Tensor, name: str) -> None:
+def _finite_floats(tensor: Tensor, name: str) -> Tensor:
+    """As float32, in which nothing may be infinite."""
     if not tensor.is_floating_point():
-        raise ValueError(f"{name} holds {tensor.dtype} values; embeddings are floats")
+        raise ValueError(f"{name} holds {tensor.dtype} values; floats are needed")
+    tensor = tensor.float()
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds NaN or infinite values")
+    return tensor

@@ -17,13 +17,14 @@ from unclip.data.transforms import ImageProcessor, square, to_tensor
 from unclip.diffusion.guidance import Guidance
 from unclip.models.pca import Components, Moments
 from unclip.pipeline.latent_space import (
+    check_thetas,
     mean_direction,
     path,
     text_diff,
     towards,
 )
 from unclip.pipeline.latents import Latents, check_embeddings
-from unclip.pipeline.request import Output, Settings, check_images, check_prompts
+from unclip.pipeline.request import Output, Settings, check_count, check_images, check_prompts
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
@@ -169,6 +170,8 @@ class Manipulations:
         if noise not in ("slerp", "fixed"):
             raise ValueError(f"noise is {noise!r}; choose 'slerp' or 'fixed'")
         z_i, start, arguments = self._latents(image, arguments)
+        if weights is None:
+            check_count(frames, 1)  # before as many latents are made
 
         def between(points: Tensor) -> Tensor:
             return path(points, frames) if weights is None else mean_direction(points, weights)
@@ -201,12 +204,10 @@ class Manipulations:
             ValueError: the texts have the same embedding; θ is outside [0, 1].
         """
         direction = self.text_direction(prompt, source_prompt)
-        thetas = [theta] if isinstance(theta, int | float) else list(theta)
-        for value in thetas or [-1]:
-            if not 0 <= value <= 1:
-                raise ValueError(f"θ is {value}; it must lie between 0 and 1")
+        thetas = check_thetas(theta)
         z_i, start, arguments = self._latents(image, arguments)
         many = len(z_i)
+        check_count(len(thetas), many)
         z_i = z_i.repeat_interleave(len(thetas), dim=0)
         if start is not None:
             start = start.repeat_interleave(len(thetas), dim=0)

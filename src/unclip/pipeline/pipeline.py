@@ -22,7 +22,7 @@ from unclip.models.hub import resolve_model
 from unclip.models.memory import kept_memory
 from unclip.models.offload import Offload, is_offloaded
 from unclip.models.precision import device_named, resolve
-from unclip.pipeline.latents import check_embeddings
+from unclip.pipeline.latents import check_embeddings, check_noise
 from unclip.pipeline.manipulations import Manipulations
 from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts
 from unclip.pipeline.presets import Way, preset
@@ -253,8 +253,8 @@ class Pipeline(Manipulations):
             start: x_T (N, 3, h, h) of each, as inversion gives it; fresh noise if left out.
 
         Raises:
-            ValueError: embeddings of another width or with NaN; a number or setting that makes no
-                sense.
+            ValueError: embeddings of another width, noise of another shape, or either with NaN; a
+                number or setting that makes no sense.
         """
         settings = (settings or Settings()).with_values(overrides)
         z_all = check_embeddings(image_embeddings, self.clip.width).to(self.device)
@@ -262,6 +262,8 @@ class Pipeline(Manipulations):
         self.evaluations(settings, "decoder")
         if self.decoder.settings.condition == "caption":
             raise ValueError("this model's decoder sees captions only: it cannot vary images")
+        if start is not None:
+            start = check_noise(start, len(z_all), self.decoder.size)
 
         def make(rows: slice, noise: Noise) -> Tensor:
             of = torch.arange(len(z_all)).repeat_interleave(count)[rows]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.config import suggest
-from unclip.data.transforms import to_pil
+from unclip.data.transforms import read_pixels, to_pil
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import noise_from
 
@@ -83,9 +83,15 @@ class Output:
     seeds: list[int | None] = field(default_factory=list)
 
 
+def _listed(given: Any) -> list[Any]:
+    """Several as a list; anything else as the only one in it."""
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    return list(given) if several else [given]
+
+
 def check_prompts(prompt: str | Sequence[str]) -> list[str]:
     """A list of usable prompts, or a ValueError that says what is wrong with one."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts: list[str] = _listed(prompt)
     if not prompts:
         raise ValueError("there is no prompt: say what the image should show")
     for text in prompts:
@@ -109,10 +115,11 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
 
 def check_images(image: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
     """A list of Pillow images, or a ValueError that says what came instead."""
-    images = [image] if isinstance(image, Image.Image) else list(image)
+    images: list[Image.Image] = _listed(image)
     for one in images:
         if not isinstance(one, Image.Image):
             raise ValueError(f"an image must be a Pillow image, not {type(one).__name__}")
+        read_pixels(one)
     if not images:
         raise ValueError("there is no image: give the one to vary")
     return images

@@ -74,6 +74,8 @@ class Sampling:
                 f"features are to be computed at every {self.reuse}-th step; say 1 for every step, "
                 "or more to reuse them"
             )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
 
 
 class Process:

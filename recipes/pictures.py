@@ -1,0 +1,94 @@
+"""Make the pictures of docs/manipulations.md anew, with the bundled model: `make pictures`.
+
+python recipes/pictures.py
+
+Run from the repository's root. Each picture is what one command writes, and the document shows the
+command under it. They start from scenes of the built-in world that training never showed, and from
+images that the model makes itself; both are written into out/pictures/.
+"""
+
+import runpy
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from unclip.data.emoji import World, WorldConfig
+from unclip.interfaces.cli import main
+from unclip.interfaces.evaluate import WORLD
+from unclip.models.folder import ModelFolder, bundled
+from unclip.pipeline.images import read_info, save_png
+
+INPUTS = Path("out/pictures")
+IMAGES = Path("docs/images")
+MOST_BYTES = 150_000  # of a picture
+
+# Held-out scenes of one object, by number: file in INPUTS.
+SCENES = {
+    11: "star.png",  # a yellow star in front of sky and grass
+    30: "crescent.png",  # a red crescent at night
+    10: "heart.png",  # an orange heart on a green background
+    17: "circle.png",  # a large pink circle in front of the sea
+}
+GENERATED = 'generate "a blue triangle on a white background" --seed 7 -o out/pictures/triangle.png'
+# File in IMAGES: the command that writes it.
+PICTURES = {
+    "variations.png": "vary out/pictures/star.png out/pictures/circle.png out/pictures/triangle.png"
+    " -n 5 -o docs/images/variations.png",
+    "blend.png": "blend out/pictures/star.png out/pictures/crescent.png --invert --frames 7"
+    " -o docs/images/blend.png",
+    "edit-colour.png": 'edit out/pictures/star.png out/pictures/circle.png --from "a photo"'
+    ' --to "a blue shape" --theta 0.5 --frames 6 -o docs/images/edit-colour.png',
+    "edit-scene.png": 'edit out/pictures/heart.png --from "an orange heart on a green background"'
+    ' --to "an orange heart at night" --theta 0.5 --frames 6 -o docs/images/edit-scene.png',
+    "probe.png": "probe out/pictures/circle.png -o docs/images/probe.png",
+    "inversion.png": "invert out/pictures/star.png out/pictures/heart.png out/pictures/triangle.png"
+    " -o out/pictures/latents.safetensors --sheet docs/images/inversion.png",
+}
+PRIORS = ["a red circle", "a yellow star at night", "a blue heart on a pink background"]
+
+
+def make(more: Callable[[str], Sequence[str]] = lambda command: []) -> None:
+    """Write inputs and pictures.
+
+    Args:
+        more: further words for a command; tests make everything smaller.
+
+    Raises:
+        ValueError: a command fails, or a picture is too large a file.
+    """
+    config = {**vars(WORLD), "size": 128, "max_objects": 1, "split": "held-out"}
+    world = World(WorldConfig(**config))
+    for number, name in SCENES.items():
+        save_png(Image.fromarray(world[number][0]), INPUTS / name, {})
+    for line in (GENERATED, *PICTURES.values()):
+        words = shlex.split(line)
+        if main([*words, *more(words[0])]):
+            raise ValueError(f"unclip {line} failed")
+    for name in PICTURES:
+        _reduce(IMAGES / name)
+
+
+def make_priors() -> None:
+    """Both priors side by side, by the example that compares them."""
+    script = Path(__file__).parents[1] / "examples" / "compare_priors.py"
+    runpy.run_path(str(script))["main"]([*PRIORS, "--out", str(IMAGES)])
+    _reduce(IMAGES / "priors.png")
+
+
+def _reduce(path: Path) -> None:
+    """To 256 colours, so chosen that none is far off: files of less than half the size."""
+    with Image.open(path) as image:
+        reduced = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3)
+    save_png(reduced, path, read_info(path))
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; show fewer images in it")
+
+
+if __name__ == "__main__":
+    make()
+    index = ModelFolder(bundled("model")).index()
+    if {"prior", "autoregressive_prior"} <= set(index):
+        make_priors()

@@ -1,0 +1,81 @@
+"""Every script in examples/ runs at a small size, and what it promises is there and opens."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from tests.conftest import captioned_folder
+from unclip import Latents
+
+FOLDER = Path(__file__).parents[2] / "examples"
+SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
+
+# script: (its words, what it writes into --out). {images} is a folder of captioned pictures.
+RUNS: dict[str, tuple[str, list[str]]] = {
+    "generate": ("'a red star' heart --steps 2 -n 2", ["0.png", "1.png", "2.png", "3.png"]),
+    "train_your_own": (
+        "{images} --steps 2 --batch 4 --size 32 --model {out}/model",
+        ["trained.png"],
+    ),
+    "compare_priors": ("'a red star' heart --steps 2 -n 1", ["priors.png"]),
+    "upscale": ("{images}/000.png --steps 1", ["larger.png", "upscaled.png"]),
+    "inversion": (
+        "{images}/000.png {images}/001.png --steps 1 2",
+        ["latents.safetensors", "back.png"],
+    ),
+    "variations": ("{images}/000.png --steps 2 -n 2", ["variations.png"]),
+    "interpolation": (
+        "{images}/000.png {images}/001.png --steps 2 -n 3",
+        ["interpolation.apng"],
+    ),
+    "edit_by_words": ("{images}/000.png 'a star' 'a heart' --steps 2 -n 2", ["edit.png"]),
+    "search_images": ("{images} -n 3 --classes star heart", ["found.png"]),
+    "your_own_embeddings": ("'a red star' heart --steps 2 -n 3", ["embeddings.png"]),
+}
+ELSEWHERE: set[str] = set()  # scripts with a test of their own in tests/examples/test_SCRIPT.py
+
+
+def load(name: str) -> ModuleType:
+    """The script as a module, not run."""
+    spec = importlib.util.spec_from_file_location(f"examples_{name}", SCRIPTS[name])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_runs(name: str, tiny_priors: Path, tmp_path: Path) -> None:
+    images, out = captioned_folder(tmp_path / "images", 8), tmp_path / "out"
+    line, promised = RUNS[name]
+    words = shlex.split(line.format(images=images, out=out))
+    model = [] if "--model" in words else ["--model", str(tiny_priors)]
+    load(name).main([*words, *model, "--out", str(out)])
+    for file in promised:
+        if file.endswith(".safetensors"):
+            assert len(Latents.load(out / file)) == 2
+            continue
+        with Image.open(out / file) as image:
+            image.load()
+            assert min(image.size) >= 16
+            assert getattr(image, "n_frames", 1) == (4 if file.endswith(".apng") else 1)
+
+
+def test_every_script_has_a_run() -> None:
+    own = {name for name in ELSEWHERE if Path(__file__).with_name(f"test_{name}.py").is_file()}
+    assert set(SCRIPTS) == set(RUNS) | own, "add the script to RUNS, or to ELSEWHERE and a test"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_is_short_and_says_how_to_run_it(name: str) -> None:
+    text = SCRIPTS[name].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    doc = load(name).__doc__ or ""
+    assert re.search(rf"^python examples/{name}\.py", doc, re.MULTILINE)
+    assert f"]({name}.py)" in (FOLDER / "README.md").read_text(encoding="utf-8")
