@@ -12,7 +12,7 @@ from unclip import __version__
 from unclip.config import suggest, to_mapping
 from unclip.data.emoji_scene import WorldConfig
 from unclip.interfaces.generate import check_folder, progress_bar
-from unclip.interfaces.options import parse
+from unclip.interfaces.options import Opening, parse
 
 if TYPE_CHECKING:
     from unclip.data.sources import Source
@@ -47,39 +47,39 @@ class EvaluateClip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generating:
-    """Flags for images that are made to be measured."""
+class Measuring(Opening):
+    """Flags for images that are made of scenes to be measured."""
 
-    model: str | None = None
-    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
     seed: int = 0
     """Of the first image; each image has its own."""
     steps: Literal["fast", "default", "paper"] = "default"
+    """Preset of samplers and steps."""
     guidance: float | None = None
-    """Guidance scale of the decoder; the model's own if left out."""
-    prior_guidance: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    """Lowest and highest noise level σ at which to guide; the preset's if left out."""
-    prior: Literal["diffusion", "autoregressive"] | None = None
-    """Which prior draws the embeddings, where the model has both; its own choice if left out."""
-    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
-    reuse: int | None = None
-    """Compute deep features at every so many steps; the preset's if left out."""
+    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
     size: int | None = None
-    """Pixels of a side, one of the model's sizes; the largest if left out."""
+    """Pixels of a side, one of the model's sizes; if left out, the largest, or for edits the
+    decoder's."""
     world: WorldConfig = field(default_factory=lambda: WORLD)
     """Which scenes of the built-in world."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .json file for the numbers and what they were measured with."""
     batch_size: int = 32
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
 
-    def open(self) -> "Pipeline":
-        """The model that the flags name."""
-        from unclip.pipeline.pipeline import Pipeline
 
-        return Pipeline.from_pretrained(self.model, dtype=self.precision, device=self.device)
+@dataclass(frozen=True, kw_only=True)
+class Generating(Measuring):
+    """Flags for images that are made for captions."""
+
+    prior_guidance: float | None = None
+    """Guidance scale of the prior; the model's own if left out."""
+    guidance_interval: tuple[float, float] | None = None
+    """Lowest and highest noise level σ at which to guide; the preset's if left out."""
+    prior: Literal["diffusion", "autoregressive"] | None = None
+    """Which prior draws the embeddings, where the model has both; its own choice if left out."""
+    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
+    """If left out, the preset's, or the model's own."""
+    reuse: int | None = None
+    """Compute deep features at every so many steps; the preset's if left out."""
 
     def settings(self) -> "Settings":
         """Those of the pipeline."""
@@ -122,37 +122,20 @@ class EvaluateFid(Generating):
     """A model folder whose CLIP measures, to compare models; the model's own if left out."""
 
 
-@dataclass(frozen=True)
-class EvaluateEdits:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateEdits(Measuring):
     """Edit, vary and blend held-out scenes of one object, and say what the judge sees of it."""
 
-    model: str | None = None
-    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
     judge: Path | None = None
     """A folder with a judge; the bundled judge if left out."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 200
     """Scenes; each is edited in one attribute, the three in turn."""
     theta: tuple[float, ...] = (0.25, 0.35, 0.5)
     """How far edits go; of several, the table shows the best one for each attribute."""
-    seed: int = 0
-    """Of the first scene's fresh noise; each scene has its own."""
-    steps: Literal["fast", "default", "paper"] = "default"
-    """Preset of what does not start from inverted latents."""
     invert_steps: int = 50
     """Steps of the inversion, and of decoding what it found."""
-    guidance: float | None = None
-    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
-    size: int | None = None
-    """Pixels of a side, one of the model's sizes; the decoder's if left out."""
-    world: WorldConfig = field(default_factory=lambda: WORLD)
-    """Which scenes of the built-in world."""
     trust: bool = False
     """Report even if the judge errs in more than 3 % of real scenes."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A .json file for the numbers and what they were measured with."""
-    batch_size: int = 32
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -282,11 +265,10 @@ def run_edits(arguments: Sequence[str]) -> int:
     from unclip.evaluation.edits import evaluate_edits, images_made
     from unclip.evaluation.judge import load_judge
     from unclip.models.precision import name_of
-    from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.request import Settings
 
     judge = load_judge(options.judge)
-    pipe = Pipeline.from_pretrained(options.model, dtype=options.precision, device=options.device)
+    pipe = options.open()
     judge.to(pipe.device)
     settings = Settings(options.steps, decoder_guidance_scale=options.guidance, size=options.size)
     with progress_bar(images_made(options.n, options.theta)) as bar:
