@@ -112,7 +112,9 @@ def main() -> None:
         "upsampler": [upsampler.network for upsampler in pipe.upsamplers],
     }
     counts = {
-        name: sum(p.numel() for network in networks if network for p in network.parameters())
+        name: sum(
+            t.numel() for network in networks if network for t in network.state_dict().values()
+        )
         for name, networks in parts.items()
         if any(networks)
     }
