@@ -6,8 +6,9 @@ DEV := .venv/.dev
 
 COMPARED := bench-prior bench-decoder bench-upsampler bench-image bench-training
 SIZE ?= small
+SCENES ?= 100
 
-.PHONY: demo pictures test lint types bench $(COMPARED) gpu clean
+.PHONY: demo pictures test lint types bench bench-approximations $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -43,6 +44,10 @@ types: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py
+
+# Samplers and approximations of the bundled model: quality and cost (docs/sampling.md).
+bench-approximations: $(DEV)
+	$(BIN)/python benchmarks/approximations.py -n $(SCENES)
 
 # One part against diffusers' with the same weights, e.g. `make bench-prior SIZE=full`.
 $(COMPARED): $(DEV)

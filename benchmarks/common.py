@@ -2,16 +2,19 @@
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from unclip import __version__
 from unclip.models.precision import DTYPES, matmul_speeds
@@ -88,3 +91,13 @@ def record(device: torch.device, **results: Any) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def operation_counter() -> FlopCounterMode:
+    """Counts operations, those of packed linear layers too."""
+
+    def linear(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * weight[0]
+
+    packed = torch.ops.mkldnn._linear_pointwise
+    return FlopCounterMode(display=False, custom_mapping={packed: linear})

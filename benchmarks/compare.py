@@ -17,15 +17,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from common import RESULTS, ROOT, machine, matrix_peak, memory_bandwidth, record, synchronise
+from common import (
+    RESULTS,
+    ROOT,
+    machine,
+    matrix_peak,
+    memory_bandwidth,
+    operation_counter,
+    record,
+    synchronise,
+)
 
 sys.path.insert(1, str(ROOT))
 from tests.parity.published import Case, oracle, theirs
@@ -34,6 +43,8 @@ from tests.parity.test_networks import theirs_and_ours
 from unclip import Pipeline
 from unclip.models.decoder import DECODERS
 from unclip.models.diffusion_prior import PRIORS, DiffusionPrior
+from unclip.models.memory import kept_memory
+from unclip.models.packing import pack
 from unclip.models.precision import DTYPES, device_named, name_of
 from unclip.models.unet import UNet
 from unclip.models.upsampler import UPSAMPLERS
@@ -63,7 +74,7 @@ class Pair:
 
     ours: Callable[[], Tensor]
     theirs: Callable[[], Tensor]
-    network: nn.Module | None  # ours, whose weights every step reads; None: several networks
+    weights: int | None  # bytes of ours, which every step reads; None: several networks
     compared: bool = True
 
 
@@ -99,11 +110,18 @@ class Setting:
         return torch.arange(CONTEXT, device=self.device) < lengths[:, None]
 
 
+def size_of(network: nn.Module) -> int:
+    """Bytes of its weights."""
+    return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
 def prior(s: Setting) -> Pair:
     """Guided steps, the prefix included; x is given at each step, so that errors do not add up."""
     config = PRIORS[SIZES[s.size]]
     peer, ours = s.networks(config, DiffusionPrior)
     assert isinstance(ours, DiffusionPrior)
+    weights = size_of(ours)
+    pack(ours)  # as a pipeline on a CPU does
     width, mask = config.embedding_dim, s.mask()
     z_t, hidden = s.randn(2 * s.batch, width, seed=1), s.randn(2 * s.batch, CONTEXT, width, seed=2)
     xs = [s.randn(s.batch, width, seed=9 + k).repeat(2, 1) for k in range(s.steps)]
@@ -130,7 +148,7 @@ def prior(s: Setting) -> Pair:
         ]
         return torch.stack(made)
 
-    return Pair(run_ours, run_theirs, ours)
+    return Pair(run_ours, run_theirs, weights)
 
 
 def decoder(s: Setting) -> Pair:
@@ -164,7 +182,7 @@ def decoder(s: Setting) -> Pair:
         ]
         return torch.stack(made)
 
-    return Pair(run_ours, run_theirs, ours)
+    return Pair(run_ours, run_theirs, size_of(ours))
 
 
 def upsampler(s: Setting) -> Pair:
@@ -185,7 +203,7 @@ def upsampler(s: Setting) -> Pair:
         steps = zip(xs, s.timesteps(), strict=True)
         return torch.stack([peer(x.to(s.dtype), t).sample for x, t in steps])
 
-    return Pair(run_ours, run_theirs, ours)
+    return Pair(run_ours, run_theirs, size_of(ours))
 
 
 def image(s: Setting) -> Pair:
@@ -268,7 +286,7 @@ def training(s: Setting) -> Pair:
 
     run_ours = loop(ours, lambda: ours(with_format, t, **named), fused=True)
     run_theirs = loop(peer, lambda: peer(x, t, context, class_labels=condition).sample)
-    return Pair(run_ours, run_theirs, ours)
+    return Pair(run_ours, run_theirs, size_of(ours))
 
 
 PARTS = {
@@ -282,17 +300,19 @@ def measured(part: str, s: Setting, repeats: int, limits: dict[str, float]) -> d
     pair = PARTS[part](s)
     steps = 1 if part == "image" else s.steps
     with torch.set_grad_enabled(part == "training"):
-        with FlopCounterMode(display=False) as counter:
+        with operation_counter() as counter:
             ours = pair.ours()
         gap = difference(ours, pair.theirs()) if pair.compared else None
         seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
         for _ in range(repeats):
             for who, run in (("ours", pair.ours), ("theirs", pair.theirs)):
-                synchronise(s.device)
-                began = time.perf_counter()
-                run()
-                synchronise(s.device)
-                seconds[who].append((time.perf_counter() - began) / steps)
+                keeps = who == "ours" and part != "training"  # as pipelines do
+                with kept_memory(s.device) if keeps else nullcontext():
+                    synchronise(s.device)
+                    began = time.perf_counter()
+                    run()
+                    synchronise(s.device)
+                    seconds[who].append((time.perf_counter() - began) / steps)
     mine, other = (statistics.median(seconds[who]) for who in ("ours", "theirs"))
     operations = counter.get_total_flops() / steps
     row: dict[str, Any] = {
@@ -305,9 +325,8 @@ def measured(part: str, s: Setting, repeats: int, limits: dict[str, float]) -> d
         "operations": operations,
         "of_matrix_peak": operations / mine / limits[s.precision],
     }
-    if pair.network is not None:
-        read = sum(p.numel() * p.element_size() for p in pair.network.parameters())
-        row["of_bandwidth"] = read / mine / limits["bandwidth"]
+    if pair.weights is not None:
+        row["of_bandwidth"] = pair.weights / mine / limits["bandwidth"]
     return row
 
 

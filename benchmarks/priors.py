@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+from common import operation_counter
 from unclip.data.emoji import World
 from unclip.evaluation.composition import Composition, evaluate_model, held_out
 from unclip.evaluation.judge import load_judge
@@ -47,7 +47,7 @@ def training_operations(stage: Any, recipe: Any, batch: dict[str, Any]) -> float
     few = {"images": batch["images"][:_PROBE], "captions": batch["captions"][:_PROBE]}
     for name, parameter in stage.network.named_parameters():  # all but what is only measured
         parameter.requires_grad_(not name.startswith(("codec.", "clip_")))
-    with FlopCounterMode(display=False) as counter:
+    with operation_counter() as counter:
         stage.loss(few, torch.Generator(stage.clip.device).manual_seed(0))["loss"].backward()
     stage.network.requires_grad_(False).zero_grad()
     images: int = recipe.training.batch_size * recipe.training.steps
@@ -68,7 +68,7 @@ def row(pipe: Pipeline, kind: str, recipe: Any, batch: dict[str, Any], judge: An
     settings = Settings(prior=kind)
     stage: Any = pipe.prior_for(settings)
     training = training_operations(stage, recipe, batch)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), operation_counter() as counter:
         embeddings(pipe, batch["captions"][:1], settings)
     with torch.no_grad():
         truth = pipe.clip.image(batch["images"])

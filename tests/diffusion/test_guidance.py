@@ -34,15 +34,24 @@ def test_float32_from_half_precision():
 
 
 def test_interval_and_unused_branch():
-    guidance = Guidance(scale=4.0, interval=(100, 800))
-    assert [guidance.active(t) for t in (99, 100, 800, 801)] == [False, True, True, False]
-    assert Guidance(scale=4.0).active(999)
-    assert not Guidance(scale=1.0).active(500)
+    guidance = Guidance(scale=4.0, interval=(0.3, 5.0))
+    assert [guidance.active(s) for s in (0.29, 0.3, 5.0, 5.1)] == [False, True, True, False]
+    assert Guidance(scale=4.0).active(999.0)
+    assert Guidance(scale=4.0, interval=(0.0, float("inf"))).active(1e9)
+    assert not Guidance(scale=1.0).active(0.5)
     torch.testing.assert_close(guidance(COND, UNCOND, 3), guided(COND, UNCOND, 4.0, channels=3))
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"scale": -1.0}, {"interval": (5, 4)}, {"rescale": 1.1}, {"scale": float("nan")}]
+    "kwargs",
+    [
+        {"scale": -1.0},
+        {"scale": float("nan")},
+        {"interval": (5.0, 4.0)},
+        {"interval": (-1.0, 4.0)},
+        {"interval": (0.0, float("nan"))},
+        {"rescale": 1.1},
+    ],
 )
 def test_bad_guidance(kwargs):
     with pytest.raises(ValueError, match="guidance"):

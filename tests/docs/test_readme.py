@@ -31,6 +31,7 @@ SMALLER = {
     "evaluate clip": "-n 16",
     "evaluate composition": "-n 2 --trust --steps fast",
     "evaluate edits": "-n 2 --trust --theta 0.3 --invert-steps 2 --steps fast",
+    "evaluate fid": "-n 2 --steps fast",
     "data emoji": "--rows 1 --columns 2",
     "generate": "--prior-steps 2 --decoder-steps 2 --super-res-steps 1",
     "vary": "--decoder-steps 2 --super-res-steps 1",

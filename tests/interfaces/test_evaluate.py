@@ -55,6 +55,24 @@ def test_composition(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capt
     assert numbers["precision"] in ("fp32", "bf16")
 
 
+def test_fid(tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture) -> None:
+    report = tmp_path / "fid.json"
+    words = [
+        "evaluate", "fid", "--model", str(tiny_model), "-n", "3", "--size", "16", "--steps", "fast",
+        "--reuse", "1", "--guidance-interval", "0", "5", "-o", str(report),
+    ]  # fmt: skip
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "distance of 3 images to real ones" in said
+    assert "of as many other real ones" in said
+    numbers = json.loads(report.read_text())
+    assert numbers["fid"]["images"] == 3
+    assert numbers["fid"]["generated"] > 0
+    assert numbers["guidance_interval"] == [0.0, 5.0]
+    assert main([*words, "--data", str(captioned), "--clip", str(tiny_model)]) == 0
+    assert json.loads(report.read_text())["data"] == str(captioned)
+
+
 def test_edits(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -> None:
     report = tmp_path / "report.json"
     words = [
@@ -81,6 +99,9 @@ def test_edits(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -
         ("composition --judge {tmp}", "holds no judge"),
         ("composition --judge {judge} -n 0", "n is 0"),
         ("composition --judge {judge} --size 48", "16, 32 pixels"),
+        ("fid -n 1", "n is 1"),
+        ("fid --data none", "does not exist"),
+        ("fid --size 48", "16, 32 pixels"),
         ("composition --judge {judge} --world.max-objects 9", "max_objects is 9"),
         ("edits --judge {judge} -n 1", "n is 1"),
         ("edits --judge {judge} --theta 2", "θ is 2.0"),

@@ -106,6 +106,42 @@ def test_context_is_projected_once():
     assert len(projected) == len(set(projected)) > 1
 
 
+@pytest.mark.parametrize("widths", [(8,), (8, 12), (8, 12, 12)])
+def test_deep_features_are_those_of_the_step_that_computed_them(widths, monkeypatch):
+    network = randomise(UNet(adm_config(8, widths, 1, groups=4)))
+    x = torch.randn(3, 2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    steps = list(zip(x, (900, 500, 3), strict=True))
+    computed, given = [], []
+    network.mid_block.register_forward_hook(lambda *_: computed.append(1))
+    conditions = network.conditions([900, 500, 3], reuse=2)
+    got = [network.proceed(x, t, conditions) for x, t in steps]
+    assert len(computed) == 2
+    finest = network.up_blocks[-1]
+    ascend = finest.ascend
+    monkeypatch.setattr(finest, "ascend", lambda h, *rest: ascend(given.append(h) or h, *rest))
+    whole = [network(x, torch.tensor(t)) for x, t in steps]
+    for i in (0, 2):
+        torch.testing.assert_close(got[i], whole[i], atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(finest, "ascend", lambda _, *rest: ascend(given[0], *rest))
+    expected = network(x[1], torch.tensor(500))
+    torch.testing.assert_close(got[1], expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(got[1], whole[1], atol=1e-3)
+
+
+def test_features_are_computed_where_none_are_kept_for_a_sample():
+    network, batch = randomise(UNet(CONFIG)), inputs(CONFIG)
+    x = batch.pop("x")
+    del batch["t"]
+    both = network.conditions([900, 500, 3, 0], **batch, reuse=4)
+    first = both[:1]
+    for t, conditions, rows in ((900, first, 1), (500, both, 2)):  # at 500 one sample is new
+        whole = network(x[:rows], torch.tensor(t), **{k: v[:rows] for k, v in batch.items()})
+        got = network.proceed(x[:rows], t, conditions)
+        torch.testing.assert_close(got, whole, atol=1e-5, rtol=1e-5)
+    got = network.proceed(x, 3, both)
+    torch.testing.assert_close(network.proceed(x[:1], 3, first), got[:1], atol=1e-5, rtol=1e-5)
+
+
 def test_one_timestep_for_all_samples():
     network, batch = randomise(UNet(CONFIG)), inputs(CONFIG)
     batch["t"] = torch.tensor(7)

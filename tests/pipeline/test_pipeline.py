@@ -116,6 +116,8 @@ def test_generators(pipe: Pipeline) -> None:
         {"super_res_num_inference_steps": 3},
         {"sampler": "ddim"},
         {"sampler": "dpm++"},
+        {"guidance_interval": (0.3, 5.0)},
+        {"reuse": 2},
     ],
 )
 def test_everything_matters(pipe: Pipeline, change: dict[str, Any]) -> None:
@@ -293,6 +295,8 @@ def test_any_script_works(pipe: Pipeline, prompt: str) -> None:
         ({"output_type": "jpg"}, "'pil', 'np', 'pt'"),
         ({"size": 48}, "16, 32 pixels a side, not 48"),
         ({"steps": "slow"}, "unknown preset 'slow'"),
+        ({"guidance_interval": (5.0, 0.3)}, "the lower one first"),
+        ({"reuse": 0}, "at every 0-th step"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
         ({"decoder_num_inference_steps": 0}, "0 sampling steps"),
         ({"super_res_num_inference_steps": -3}, "-3 sampling steps"),

@@ -17,6 +17,8 @@ def test_sampling_refuses_what_there_is_not() -> None:
         Sampling(sampler="ddmp")
     with pytest.raises(ValueError, match="0 sampling steps"):
         Sampling(0)
+    with pytest.raises(ValueError, match="at every 0-th step"):
+        Sampling(reuse=0)
 
 
 def test_guidance_asks_for_both_branches_only_where_it_must() -> None:
@@ -28,11 +30,30 @@ def test_guidance_asks_for_both_branches_only_where_it_must() -> None:
 
     x = torch.zeros(2, 3)
     t = torch.tensor([5, 5])
-    assert torch.equal(guide(network, Guidance(1.0), 3)(x, t), x + 1)
-    assert torch.equal(guide(network, Guidance(0.0), 3)(x, t), x - 1)
-    assert torch.equal(guide(network, Guidance(3.0), 3)(x, t), x + 5)
-    assert torch.equal(guide(network, Guidance(3.0, interval=(0, 4)), 3)(x, t), x + 1)
+    assert torch.equal(guide(network, Guidance(1.0), (), 3)(x, t), x + 1)
+    assert torch.equal(guide(network, Guidance(0.0), (5,), 3)(x, t), x - 1)
+    assert torch.equal(guide(network, Guidance(3.0), (5,), 3)(x, t), x + 5)
+    assert torch.equal(guide(network, Guidance(3.0), (4, 6), 3)(x, t), x + 1)
     assert asked == [False, True, True, False]
+
+
+@pytest.mark.parametrize("beta_schedule", ["squaredcos_cap_v2", "linear"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_the_interval_of_guidance_is_one_of_noise_levels(sampler: str, beta_schedule: str) -> None:
+    process = Process(DiffusionConfig(beta_schedule=beta_schedule))
+
+    def guided(guidance: Guidance) -> frozenset[int]:
+        return process.guided(Sampling(25, sampler, guidance))
+
+    times = process.timesteps(Sampling(25, sampler)).tolist()
+    everything = (0.0, float("inf"))
+    assert guided(Guidance(3.0)) == guided(Guidance(3.0, everything)) == frozenset(times)
+    assert guided(Guidance(1.0, everything)) == frozenset()
+    some = guided(Guidance(3.0, (0.5, 4.0)))
+    alpha_bars = process.schedule.alpha_bar(torch.tensor(times)).tolist()
+    sigmas = [((1 - a) / a) ** 0.5 for a in alpha_bars]
+    assert some == {t for t, s in zip(times, sigmas, strict=True) if 0.5 <= s <= 4.0}
+    assert 0 < len(some) < 25
 
 
 def test_training_noise_follows_the_schedule() -> None:

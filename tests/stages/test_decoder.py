@@ -80,6 +80,59 @@ def test_a_scale_of_one_is_no_guidance_and_others_are(
     ).abs().max() > 1e-3
 
 
+def test_outside_the_interval_the_conditional_branch_alone_is_computed(
+    trained: tuple[DecoderStage, float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, rows = trained[0], []
+    proceed = stage.network.decoder.proceed
+    monkeypatch.setattr(
+        stage.network.decoder, "proceed", lambda x, *rest: rows.append(len(x)) or proceed(x, *rest)
+    )
+
+    def made(guidance: Guidance) -> Tensor:
+        rows.clear()
+        return sampled(stage, CAPTIONS, [1, 2], steps=8, guidance=guidance)
+
+    whole = made(Guidance(3.0))
+    assert rows == [4] * 8
+    assert torch.equal(made(Guidance(3.0, (0.0, float("inf")))), whole)
+    assert rows == [4] * 8
+    part = made(Guidance(3.0, (0.3, 5.0)))
+    # σ at t = 999, 856, 714, 571, 428, 285, 143, 0 is from 2e4 to 0.006.
+    assert rows == [2, 4, 4, 4, 4, 4, 2, 2]
+    assert (part - whole).abs().max() > 1e-3
+    plain = made(Guidance())
+    assert rows == [2] * 8
+    assert torch.equal(made(Guidance(1.0, (0.3, 5.0))), plain)
+    assert torch.equal(made(Guidance(3.0, (1e6, 1e7))), plain)  # nothing is within
+
+
+def test_deep_features_are_reused_in_both_branches(
+    trained: tuple[DecoderStage, float, float],
+) -> None:
+    stage, rows = trained[0], []
+    hook = stage.network.decoder.mid_block.register_forward_hook(
+        lambda _, __, output: rows.append(len(output))
+    )
+
+    def made(reuse: int, scale: float, interval: tuple[float, float] | None = None) -> Tensor:
+        rows.clear()
+        guidance = Guidance(scale, interval)
+        return sampled(stage, CAPTIONS, [1, 2], steps=8, guidance=guidance, reuse=reuse)
+
+    whole = made(1, 3.0)
+    assert rows == [4] * 8
+    assert (made(3, 3.0) - whole).abs().max() > 1e-3
+    assert rows == [4] * 3
+    # Where guidance begins, its second branch has nothing to reuse yet.
+    made(3, 3.0, (0.3, 5.0))
+    assert rows == [2, 4, 4, 2]
+    alone = made(3, 1.0)
+    assert rows == [2] * 3
+    assert (made(3, 1.0 + 1e-6) - alone).abs().mean() < 1e-3
+    hook.remove()
+
+
 def test_dropped_padding_changes_nothing(trained: tuple[DecoderStage, float, float]) -> None:
     stage = trained[0]
     text = stage.clip.text(CAPTIONS)

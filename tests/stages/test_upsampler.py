@@ -46,6 +46,26 @@ def test_it_learns_on_crops_and_works_at_full_size(
     torch.testing.assert_close(alone[0], a[1], atol=1e-4, rtol=1e-4)
 
 
+def test_deep_features_are_reused_but_not_in_tiles(
+    trained: tuple[UpsamplerStage, float, float],
+) -> None:
+    stage, computed = trained[0], []
+    hook = stage.network.mid_block.register_forward_hook(lambda *_: computed.append(1))
+    small = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def made(reuse: int, tile: int | None = None) -> Tensor:
+        computed.clear()
+        return stage.sample(small, Sampling(4, reuse=reuse), noise(1), size=(64, 64), tile=tile)
+
+    assert (made(2) - made(1)).abs().max() > 1e-3
+    assert len(computed) == 4
+    made(2)
+    assert len(computed) == 2
+    assert torch.equal(made(2, 32), made(1, 32))
+    assert len(computed) == 4 * 9
+    hook.remove()
+
+
 def test_the_blur_is_a_gaussian_of_unit_sum() -> None:
     point = torch.zeros(1, 2, 7, 7)
     point[:, :, 3, 3] = 1.0

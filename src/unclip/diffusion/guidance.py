@@ -19,8 +19,9 @@ class Guidance:
 
     Args:
         scale: 1 is the conditional model itself, 0 the unconditional one, above 1 exaggerates.
-        interval: (lowest, highest) timestep at which to guide, both included; elsewhere the
-            conditional model alone is used (Kynkäänniemi et al., arXiv 2404.07724). None: all.
+        interval: (lowest, highest) noise level σ = sqrt((1 - ᾱ) / ᾱ) at which to guide, both
+            included; elsewhere the conditional model alone is used (Kynkäänniemi et al., arXiv
+            2404.07724). σ, noise over signal, means the same in every schedule. None: all.
         rescale: φ in [0, 1], how far the guided output returns to the conditional one's standard
             deviation (Lin et al., arXiv 2305.08891, section 3.4).
 
@@ -29,7 +30,7 @@ class Guidance:
     """
 
     scale: float = 1.0
-    interval: tuple[int, int] | None = None
+    interval: tuple[float, float] | None = None
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
@@ -37,16 +38,17 @@ class Guidance:
             raise ValueError(
                 f"The guidance scale is {self.scale}; it must be 0 or more, and finite."
             )
-        if self.interval is not None and self.interval[0] > self.interval[1]:
+        if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1]:
             raise ValueError(
-                f"The guidance interval is {self.interval}; give the lower timestep first."
+                f"The guidance interval is {self.interval}; give two noise levels of 0 or "
+                "more, the lower one first."
             )
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"The guidance rescale is {self.rescale}; choose it in [0, 1].")
 
-    def active(self, t: int) -> bool:
-        """Whether timestep ``t`` needs the unconditional branch at all: without, half the cost."""
-        inside = self.interval is None or self.interval[0] <= t <= self.interval[1]
+    def active(self, sigma: float) -> bool:
+        """Whether noise level σ needs the unconditional branch at all: without, half the cost."""
+        inside = self.interval is None or self.interval[0] <= sigma <= self.interval[1]
         return inside and self.scale != 1
 
     def __call__(self, cond: Tensor, uncond: Tensor, channels: int) -> Tensor:

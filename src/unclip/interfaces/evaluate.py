@@ -1,4 +1,4 @@
-"""`unclip evaluate clip|composition|edits`: a model measured, as a table and as JSON."""
+"""`unclip evaluate clip|composition|fid|edits`: a model measured, as a table and as JSON."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,9 +12,10 @@ from unclip import __version__
 from unclip.config import suggest, to_mapping
 from unclip.data.emoji_scene import WorldConfig
 from unclip.interfaces.generate import check_folder, progress_bar
-from unclip.interfaces.options import parse
+from unclip.interfaces.options import Opening, parse
 
 if TYPE_CHECKING:
+    from unclip.data.sources import Source
     from unclip.evaluation.composition import Composition, Generate
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.request import Settings
@@ -45,75 +46,103 @@ class EvaluateClip:
     device: str = "auto"
 
 
-@dataclass(frozen=True)
-class EvaluateComposition:
+@dataclass(frozen=True, kw_only=True)
+class Measuring(Opening):
+    """Flags for images that are made of scenes to be measured."""
+
+    seed: int = 0
+    """Of the first image; each image has its own."""
+    steps: Literal["fast", "default", "paper"] = "default"
+    """Preset of samplers and steps."""
+    guidance: float | None = None
+    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
+    size: int | None = None
+    """Pixels of a side, one of the model's sizes; if left out, the largest, or for edits the
+    decoder's."""
+    world: WorldConfig = field(default_factory=lambda: WORLD)
+    """Which scenes of the built-in world."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """A .json file for the numbers and what they were measured with."""
+    batch_size: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generating(Measuring):
+    """Flags for images that are made for captions."""
+
+    prior_guidance: float | None = None
+    """Guidance scale of the prior; the model's own if left out."""
+    guidance_interval: tuple[float, float] | None = None
+    """Lowest and highest noise level σ at which to guide; the preset's if left out."""
+    prior: Literal["diffusion", "autoregressive"] | None = None
+    """Which prior draws the embeddings, where the model has both; its own choice if left out."""
+    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
+    """If left out, the preset's, or the model's own."""
+    reuse: int | None = None
+    """Compute deep features at every so many steps; the preset's if left out."""
+
+    def settings(self) -> "Settings":
+        """Those of the pipeline."""
+        from unclip.pipeline.request import Settings
+
+        return Settings(
+            self.steps,
+            prior_guidance_scale=self.prior_guidance,
+            decoder_guidance_scale=self.guidance,
+            guidance_interval=self.guidance_interval,
+            sampler=self.sampler,
+            reuse=self.reuse,
+            size=self.size,
+            prior=self.prior,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateComposition(Generating):
     """Generate images for captions of held-out scenes, and say how often they are right."""
 
-    model: str | None = None
-    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
     judge: Path | None = None
     """A folder with a judge; the bundled judge if left out."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 500
     """Scenes."""
-    seed: int = 0
-    """Of the first image; each image has its own."""
-    steps: Literal["fast", "default", "paper"] = "default"
-    guidance: float | None = None
-    """Guidance scale of the decoder; the model's own if left out."""
-    prior_guidance: float | None = None
-    prior: Literal["diffusion", "autoregressive"] | None = None
-    """Which prior draws the embeddings, where the model has both; its own choice if left out."""
-    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
-    size: int | None = None
-    """Pixels of a side, one of the model's sizes; the largest if left out."""
-    world: WorldConfig = field(default_factory=lambda: WORLD)
-    """Which scenes of the built-in world."""
     trust: bool = False
     """Report even if the judge errs in more than 3 % of real scenes."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A .json file for the numbers and what they were measured with."""
-    batch_size: int = 32
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
 
 
-@dataclass(frozen=True)
-class EvaluateEdits:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFid(Generating):
+    """Generate images for captions, and measure how far they are from real ones: the Fréchet
+    distance of their CLIP embeddings."""
+
+    data: str = "emoji:shapes"
+    """The built-in world (its held-out scenes), or a folder of captioned images (all of it)."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1000
+    """Images generated, and real ones; fewer give a larger distance."""
+    clip: Path | None = None
+    """A model folder whose CLIP measures, to compare models; the model's own if left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateEdits(Measuring):
     """Edit, vary and blend held-out scenes of one object, and say what the judge sees of it."""
 
-    model: str | None = None
-    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
     judge: Path | None = None
     """A folder with a judge; the bundled judge if left out."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 200
     """Scenes; each is edited in one attribute, the three in turn."""
     theta: tuple[float, ...] = (0.25, 0.35, 0.5)
     """How far edits go; of several, the table shows the best one for each attribute."""
-    seed: int = 0
-    """Of the first scene's fresh noise; each scene has its own."""
-    steps: Literal["fast", "default", "paper"] = "default"
-    """Preset of what does not start from inverted latents."""
     invert_steps: int = 50
     """Steps of the inversion, and of decoding what it found."""
-    guidance: float | None = None
-    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
-    size: int | None = None
-    """Pixels of a side, one of the model's sizes; the decoder's if left out."""
-    world: WorldConfig = field(default_factory=lambda: WORLD)
-    """Which scenes of the built-in world."""
     trust: bool = False
     """Report even if the judge errs in more than 3 % of real scenes."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A .json file for the numbers and what they were measured with."""
-    batch_size: int = 32
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
 
 
 def run(arguments: Sequence[str]) -> int:
     runs: dict[str, Callable[[Sequence[str]], int]] = {
         "clip": run_clip,
         "composition": run_composition,
+        "fid": run_fid,
         "edits": run_edits,
     }
     words = list(arguments)
@@ -129,7 +158,6 @@ def run(arguments: Sequence[str]) -> int:
 def run_clip(arguments: Sequence[str]) -> int:
     options = parse(EvaluateClip, "evaluate clip", arguments)
     _check_output(options.output)
-    from unclip.data.sources import open_source
     from unclip.evaluation.retrieval import clip_retrieval, world_zero_shot
     from unclip.models.folder import ModelFolder, bundled
     from unclip.models.hub import resolve_model
@@ -144,15 +172,8 @@ def run_clip(arguments: Sequence[str]) -> int:
     if clip.image_encoder is None:
         raise ValueError(f"{folder.path} has no image_encoder, so there is nothing to retrieve")
     size = options.size or _native_size(folder, clip.image_encoder.config.image_size)
+    source = _source(options.data, options.world, size)
     world = replace(options.world, size=max(32, size), split="held-out")
-    if options.data.split(":")[0] == "emoji":
-        given = ("size", "seed", "split", *(["kinds"] if ":" in options.data else []))
-        more = {key: value for key, value in to_mapping(world).items() if key not in given}
-        source = open_source(
-            options.data, size=world.size, seed=world.seed, split=world.split, world=more
-        )
-    else:
-        source = open_source(options.data, size=size, split="all")
     pools = max(1, min(PAIRS, len(source) // max(1, options.n)))
     found = clip_retrieval(clip, source, options.n, pools)
     report = {**_origin(options), "size": size, "retrieval": found.to_dict()}
@@ -179,20 +200,10 @@ def run_composition(arguments: Sequence[str]) -> int:
     from unclip.evaluation.composition import evaluate_model
     from unclip.evaluation.judge import load_judge
     from unclip.models.precision import name_of
-    from unclip.pipeline.pipeline import Pipeline
-    from unclip.pipeline.request import Settings
 
     judge = load_judge(options.judge)
-    pipe = Pipeline.from_pretrained(options.model, dtype=options.precision, device=options.device)
+    pipe, settings = options.open(), options.settings()
     judge.to(pipe.device)
-    settings = Settings(
-        options.steps,
-        prior_guidance_scale=options.prior_guidance,
-        decoder_guidance_scale=options.guidance,
-        sampler=options.sampler,
-        size=options.size,
-        prior=options.prior,
-    )
     with progress_bar(pipe.evaluations(settings) * options.n) as bar:
         generate = generator(pipe, settings, options.batch_size, bar.update)
         result = evaluate_model(
@@ -206,17 +217,58 @@ def run_composition(arguments: Sequence[str]) -> int:
     return 0
 
 
+def run_fid(arguments: Sequence[str]) -> int:
+    options = parse(EvaluateFid, "evaluate fid", arguments)
+    _check_output(options.output)
+    from unclip.evaluation.fid import evaluate_fid
+    from unclip.models.folder import ModelFolder
+    from unclip.models.precision import name_of
+    from unclip.stages.conditioning import FrozenCLIP
+
+    pipe, settings = options.open(), options.settings()
+    clip = pipe.clip
+    if options.clip is not None:
+        clip = FrozenCLIP.load(ModelFolder(options.clip)).to(pipe.device)
+    if clip.image_encoder is None:
+        raise ValueError("the model has no image_encoder to compare images with; give --clip DIR")
+    size = settings.size or pipe.sizes[-1]
+    source = _source(options.data, options.world, size)
+    with progress_bar(pipe.evaluations(settings) * options.n) as bar:
+        generate = generator(pipe, settings, options.batch_size, bar.update)
+        found = evaluate_fid(clip, generate, source, options.n, options.batch_size, options.seed)
+    report = {**_origin(options), "precision": name_of(pipe.dtype), "size": size}
+    rows = [(f"distance of {found.images} images to real ones", f"{found.generated:.4f}")]
+    if found.real is not None:
+        rows.append(("of as many other real ones to those", f"{found.real:.4f}"))
+    _tell(rows, {**report, "fid": found.to_dict()}, options.output)
+    return 0
+
+
+def _source(data: str, world: WorldConfig, size: int) -> "Source":
+    """Held-out scenes of the built-in world, or a folder, at `size` pixels (the world: 32 or more).
+
+    Raises:
+        ValueError: see `open_source`.
+    """
+    from unclip.data.sources import open_source
+
+    if data.split(":")[0] != "emoji":
+        return open_source(data, size=size, split="all")
+    given = ("size", "seed", "split", *(["kinds"] if ":" in data else []))
+    more = {key: value for key, value in to_mapping(world).items() if key not in given}
+    return open_source(data, size=max(32, size), seed=world.seed, split="held-out", world=more)
+
+
 def run_edits(arguments: Sequence[str]) -> int:
     options = parse(EvaluateEdits, "evaluate edits", arguments)
     _check_output(options.output)
     from unclip.evaluation.edits import evaluate_edits, images_made
     from unclip.evaluation.judge import load_judge
     from unclip.models.precision import name_of
-    from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.request import Settings
 
     judge = load_judge(options.judge)
-    pipe = Pipeline.from_pretrained(options.model, dtype=options.precision, device=options.device)
+    pipe = options.open()
     judge.to(pipe.device)
     settings = Settings(options.steps, decoder_guidance_scale=options.guidance, size=options.size)
     with progress_bar(images_made(options.n, options.theta)) as bar:

@@ -33,6 +33,9 @@ class Generate(Opening):
     """Guidance scale of the decoder; the model's own if left out."""
     prior_guidance: float | None = None
     """Guidance scale of the prior; the model's own if left out."""
+    guidance_interval: tuple[float, float] | None = None
+    """Lowest and highest noise level σ, noise over signal, at which to guide; "0 inf" is all. The
+    preset's if left out."""
     prior: Literal["diffusion", "autoregressive"] | None = None
     """Which prior draws the embedding, where the model has both; its own choice if left out."""
     prior_steps: int | None = None
@@ -42,6 +45,9 @@ class Generate(Opening):
     """For all stages; the preset's if left out."""
     eta: float | None = None
     """Stochasticity of DDIM, 0 to 1; the model's own if left out."""
+    reuse: int | None = None
+    """Compute deep features at every so many steps of decoder and upsampler, and reuse them in
+    between; 1 is every step. The preset's if left out."""
     size: int | None = None
     """Pixels of a side, one of the model's sizes; the largest if left out."""
     batch_size: int | None = None
@@ -70,6 +76,8 @@ def run(arguments: Sequence[str]) -> int:
         options.eta,
         options.size,
         prior=options.prior,
+        guidance_interval=options.guidance_interval,
+        reuse=options.reuse,
     )
     for prompt in prompts:
         unread = pipe.clip.tokenizer.dropped(prompt)

@@ -42,12 +42,18 @@ class Making(Opening):
     """Preset of samplers and steps."""
     guidance: float | None = None
     """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
+    guidance_interval: tuple[float, float] | None = None
+    """Lowest and highest noise level σ, noise over signal, at which to guide; "0 inf" is all. The
+    preset's if left out."""
     decoder_steps: int | None = None
     super_res_steps: int | None = None
     sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
     """If left out, ddim with inverted latents, else the preset's."""
     eta: float | None = None
     """Stochasticity of DDIM, 0 to 1; if left out, 0 with inverted latents, else the model's own."""
+    reuse: int | None = None
+    """Compute deep features at every so many steps of decoder and upsampler, and reuse them in
+    between; 1 is every step. If left out, 1 with inverted latents, else the preset's."""
     size: int | None = None
     """Pixels of a side, one of the model's sizes; the largest if left out."""
     batch_size: int | None = None
@@ -65,6 +71,8 @@ class Making(Opening):
             sampler=self.sampler,
             eta=self.eta,
             size=self.size,
+            guidance_interval=self.guidance_interval,
+            reuse=self.reuse,
         )
 
     def check(self, animated: bool = False) -> None:

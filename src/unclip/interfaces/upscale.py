@@ -33,6 +33,9 @@ class Upscale(Opening):
     """The preset's if left out."""
     eta: float | None = None
     """Stochasticity of DDIM, 0 to 1; the model's own if left out."""
+    reuse: int | None = None
+    """Compute deep features at every so many steps and reuse them in between; 1 is every step. The
+    preset's if left out."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,6 +54,7 @@ def run(arguments: Sequence[str]) -> int:
         sampler=options.sampler,
         eta=options.eta,
         size=options.size,
+        reuse=options.reuse,
     )
     started = time.perf_counter()
     with progress_bar(pipe.upscaling_steps(image, settings)) as bar:

@@ -54,7 +54,7 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """`x` (N, C, H, W), `emb` (N or 1, E) after its activation -> (N, C', H', W')."""
-        h = F.silu(self.norm1(x))
+        h = _silu(self.norm1(x))
         if self.resample == "up":
             h, x = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (h, x))
         elif self.resample == "down":
@@ -63,12 +63,11 @@ class ResnetBlock(nn.Module):
         shift = self.time_emb_proj(emb)[:, :, None, None]
         if self.scale_shift:
             scale, shift = shift.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         else:
-            h = self.norm2(h + shift)
-        h = self.conv2(self.dropout(F.silu(h)))
-        out: Tensor = h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
-        return out
+            h = self.norm2(_add(h, shift))
+        h = self.conv2(self.dropout(_silu(h)))
+        return _add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 @dataclass(frozen=True)
@@ -83,17 +82,37 @@ class Context:
         return Context(layers, None if self.mask is None else self.mask[rows])
 
 
+@dataclass
+class DeepFeatures:
+    """What the levels below the finest one last gave, for steps that do not compute them anew.
+
+    From step to step they change slowly (DeepCache: Ma et al., arXiv 2312.00858, section 3.2).
+    """
+
+    fresh: frozenset[int]  # the timesteps at which they are computed
+    last: Tensor | None = None  # (N, C, H, W), what the finest level of the way up begins with
+
+    def kept(self, t: int, count: int) -> Tensor | None:
+        """Those of the first `count` samples; None where they must be computed."""
+        if t in self.fresh or self.last is None or len(self.last) < count:
+            return None
+        return self.last[:count]
+
+
 @dataclass(frozen=True)
 class Conditions:
-    """All that the steps of one request share: its timesteps' embeddings and its context."""
+    """All that the steps of one request share: its timesteps' embeddings, its context and, where
+    they are reused, its deep features."""
 
     times: Mapping[int, Tensor]  # timestep -> (N or 1, E), with the time condition, activated
     context: Context | None
+    deep: DeepFeatures | None = None
 
     def __getitem__(self, rows: slice) -> "Conditions":
-        """Some of the samples, in the same memory."""
+        """Some of the samples, in the same memory; the first ones where features are reused."""
+        assert self.deep is None or not rows.start
         times = {t: emb[rows] if len(emb) > 1 else emb for t, emb in self.times.items()}
-        return Conditions(times, self.context and self.context[rows])
+        return Conditions(times, self.context and self.context[rows], self.deep)
 
 
 class Attention(nn.Module):
@@ -133,8 +152,7 @@ class Attention(nn.Module):
             self._heads(self.to_q(pixels)), self._heads(keys), self._heads(values), mask=mask
         )
         out = self.to_out[0](out.transpose(1, 2).flatten(2))  # (N, HW, C)
-        residual: Tensor = out.transpose(1, 2).view(x.shape)
-        return x + residual
+        return _add(out.transpose(1, 2).view(x.shape), x)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)  # (N, heads, tokens, C')
@@ -180,9 +198,12 @@ class DownLevel(Level):
         )
 
     def descend(self, skips: list[Tensor], emb: Tensor, context: Context | None) -> None:
-        """Continue from the last of `skips` and append every output."""
+        """Continue from the last of `skips` and append every output but the downsampled one."""
         for index in range(len(self.resnets)):
             skips.append(self.layer(index, skips[-1], emb, context))
+
+    def leave(self, skips: list[Tensor], emb: Tensor) -> None:
+        """Append the downsampled output, with which the next level begins."""
         for downsampler in self.downsamplers:
             skips.append(downsampler(skips[-1], emb))
 
@@ -282,11 +303,13 @@ class UNet(nn.Module):
         time_condition: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        reuse: int = 1,
     ) -> Conditions:
         """What `forward` computes anew at every step, though it could once: for `proceed`.
 
-        `timesteps` are those that will be asked for; the other arguments and the errors are those
-        of `forward`. Not differentiable.
+        `timesteps` are those that will be asked for, in their order; at every `reuse`-th of them
+        all is computed, at the others the finest level alone, which is an approximation. The other
+        arguments and the errors are those of `forward`. Not differentiable.
         """
         self._check_conditions(time_condition, context)
         embeddings = self.time_embedding(torch.tensor(timesteps)).split(1)
@@ -294,11 +317,13 @@ class UNet(nn.Module):
         return Conditions(
             {t: _activated(embedding, time_condition) for t, embedding in times},
             self._attended(context, context_mask),
+            DeepFeatures(frozenset(timesteps[::reuse])) if reuse > 1 else None,
         )
 
     def proceed(self, x: Tensor, t: int, conditions: Conditions) -> Tensor:
-        """`forward` for `x` (N, in_channels, H, W) at the timestep `t`, equal but for rounding."""
-        return self._run(x, conditions.times[t], conditions.context)
+        """`forward` for `x` (N, in_channels, H, W) at the timestep `t`, equal but for rounding
+        where no features are reused."""
+        return self._run(x, conditions.times[t], conditions.context, conditions.deep, t)
 
     def _attended(self, context: Tensor | None, mask: Tensor | None) -> Context | None:
         if context is None:
@@ -307,23 +332,46 @@ class UNet(nn.Module):
         layers = (module for module in self.modules() if isinstance(module, Attention))
         return Context({layer: layer.project_context(context) for layer in layers}, mask)
 
-    def _run(self, x: Tensor, emb: Tensor, context: Context | None) -> Tensor:
+    def _run(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        context: Context | None,
+        deep: DeepFeatures | None = None,
+        t: int = 0,
+    ) -> Tensor:
         multiple = self.config.downsampling
         if x.shape[-2] % multiple or x.shape[-1] % multiple:
             raise ValueError(
                 f"this U-Net takes heights and widths that are multiples of {multiple}, but the "
                 f"image is {x.shape[-1]}×{x.shape[-2]} pixels"
             )
+        finest_down, finest_up = self.down_blocks[0], self.up_blocks[-1]
+        assert isinstance(finest_down, DownLevel)
+        assert isinstance(finest_up, UpLevel)
         skips = [self.conv_in(x.to(self.conv_in.weight.dtype))]
-        for down in self.down_blocks:
+        finest_down.descend(skips, emb, context)
+        h = deep.kept(t, len(x)) if deep else None
+        if h is None:
+            finest_down.leave(skips, emb)
+            h = self._below(skips, emb, context)
+            if deep:
+                deep.last = h
+        h = finest_up.ascend(h, skips, emb, context)
+        out: Tensor = self.conv_out(_silu(self.conv_norm_out(h)))
+        return out.to(x.dtype)
+
+    def _below(self, skips: list[Tensor], emb: Tensor, context: Context | None) -> Tensor:
+        """All levels but the finest: from the last of `skips` to what its way up begins with."""
+        for down in self.down_blocks[1:]:
             assert isinstance(down, DownLevel)
             down.descend(skips, emb, context)
-        h = self.mid_block(skips[-1], emb, context)
-        for up in self.up_blocks:
+            down.leave(skips, emb)
+        h: Tensor = self.mid_block(skips[-1], emb, context)
+        for up in self.up_blocks[:-1]:
             assert isinstance(up, UpLevel)
             h = up.ascend(h, skips, emb, context)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
-        return out.to(x.dtype)
+        return h
 
     def _check_conditions(self, time_condition: Tensor | None, context: Tensor | None) -> None:
         for name, given, needed in (
@@ -332,6 +380,16 @@ class UNet(nn.Module):
         ):
             if (given is not None) != needed:
                 raise ValueError(f"this U-Net {'needs' if needed else 'takes no'} `{name}`")
+
+
+def _silu(x: Tensor) -> Tensor:
+    """Into the memory of `x`, which nobody else reads, where no gradient needs it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def _add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, likewise."""
+    return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 def _activated(emb: Tensor, time_condition: Tensor | None) -> Tensor:

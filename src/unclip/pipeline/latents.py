@@ -80,12 +80,13 @@ class Latents:
 
     def suiting(self, settings: Settings) -> Settings:
         """`settings`, where they leave it open, as latents lead back to their images: DDIM with
-        η = 0, no guidance, and the steps of the inversion."""
+        η = 0, no guidance, the steps of the inversion, and no feature reused."""
         suit = {
             "sampler": "ddim",
             "eta": 0.0,
             "decoder_guidance_scale": 1.0,
             "decoder_num_inference_steps": self.steps,
+            "reuse": 1,
         }
         return settings.with_values(
             {name: value for name, value in suit.items() if getattr(settings, name) is None}

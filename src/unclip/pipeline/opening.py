@@ -6,6 +6,7 @@ from typing import Self
 import torch
 
 from unclip.models.folder import ModelFolder, variants
+from unclip.models.packing import pack
 from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
@@ -84,6 +85,9 @@ class Parts:
             network.requires_grad_(False).eval()
             if model.offload is None:
                 network.to(device)
+        for stage in (prior, codes):
+            if stage is not None and model.offload is None:
+                pack(stage.network)  # their steps are products with few rows
         return parts
 
     @property

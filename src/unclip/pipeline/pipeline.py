@@ -19,12 +19,13 @@ from unclip.diffusion.prediction import Noise, Prediction
 from unclip.models.diffusion_prior import Prefix
 from unclip.models.folder import ModelFolder, bundled
 from unclip.models.hub import resolve_model
+from unclip.models.memory import kept_memory
 from unclip.models.offload import Offload, is_offloaded
 from unclip.models.precision import device_named, resolve
 from unclip.pipeline.latents import check_embeddings, check_noise
 from unclip.pipeline.manipulations import Manipulations
 from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts
-from unclip.pipeline.presets import preset
+from unclip.pipeline.presets import Way, preset
 from unclip.pipeline.request import (
     OUTPUT_TYPES,
     Output,
@@ -335,9 +336,10 @@ class Pipeline(Manipulations):
         if isinstance(generator, torch.Generator):
             batch = len(seeds)
         parts = []
-        for first in range(0, len(seeds), batch):
-            rows = slice(first, first + batch)
-            parts.append(make(rows, noise_for(generator, seeds, rows)))
+        with kept_memory(self.device):
+            for first in range(0, len(seeds), batch):
+                rows = slice(first, first + batch)
+                parts.append(make(rows, noise_for(generator, seeds, rows)))
         known: list[int | None] = [None] * len(seeds) if generator is not None else [*seeds]
         return Output(convert(torch.cat(parts), output_type), prompts, known)
 
@@ -405,19 +407,21 @@ class Pipeline(Manipulations):
 
     def sampling(self, stage: str, settings: Settings) -> Sampling:
         """How "prior", "decoder", "super_res" or "super_res_1024" is sampled: one setting for both
-        upsamplers, but a preset's steps for each."""
-        row = preset(settings.steps)
+        upsamplers, but a preset's way for each."""
+        way: Way = getattr(preset(settings.steps), stage)
         steps = getattr(settings, f"{stage.removesuffix('_1024')}_num_inference_steps")
-        steps = getattr(row, f"{stage}_steps") if steps is None else steps
+        steps = way.steps if steps is None else steps
         key = f"{stage}_guidance_scale"
         scale = getattr(settings, key, None)
         prior = self.prior_for(settings) if stage == "prior" else None
         if isinstance(prior, AutoregressivePriorStage):
             steps, key = prior.steps, f"autoregressive_{key}"
         scale = self.defaults.get(key, 1.0) if scale is None else scale
-        sampler = settings.sampler or row.sampler or self.defaults["sampler"]
+        sampler = settings.sampler or way.sampler or self.defaults["sampler"]
         eta = self.defaults["eta"] if settings.eta is None else settings.eta
-        return Sampling(steps, sampler, Guidance(scale), eta)
+        guidance = Guidance(scale, settings.guidance_interval or way.interval)
+        reuse = way.reuse if settings.reuse is None else settings.reuse
+        return Sampling(steps, sampler, guidance, eta, reuse)
 
     def _hook(self, callback: Callback | None, images: int, stage: str) -> Any:
         return _Hooks(self, callback, images)(stage)

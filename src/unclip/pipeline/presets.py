@@ -1,6 +1,6 @@
-"""How many steps each stage takes, by name; the published layout's values are the default.
+"""How each stage is sampled, by name; the published layout's values are the default.
 
-DPM-Solver++ and guidance are described in `diffusion/`; every value can be overridden by itself.
+docs/sampling.md describes the samplers and approximations; every value can be overridden by itself.
 """
 
 from dataclasses import dataclass
@@ -9,22 +9,42 @@ from unclip.config import suggest
 
 
 @dataclass(frozen=True)
-class Preset:
-    """Samplers and steps of prior, decoder and upsamplers; sampler None: the model's own."""
+class Way:
+    """How one stage is sampled.
 
-    sampler: str | None
-    prior_steps: int
-    decoder_steps: int
-    super_res_steps: int
-    super_res_1024_steps: int
+    Args:
+        steps: of the sampler.
+        sampler: None is the model's own.
+        interval: (lowest, highest) noise level σ at which to guide; None is all.
+        reuse: deep features of a U-Net are computed at every `reuse`-th step.
+    """
+
+    steps: int
+    sampler: str | None = None
+    interval: tuple[float, float] | None = None
+    reuse: int = 1
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How prior, decoder and both upsamplers are sampled."""
+
+    prior: Way
+    decoder: Way
+    super_res: Way
+    super_res_1024: Way
 
 
 PRESETS: dict[str, Preset] = {
-    #                 sampler  prior  decoder  upsampler  second
-    "fast":    Preset("dpm++", 8,     10,      3,         3),
-    "default": Preset(None,    25,    25,      7,         7),
-    "paper":   Preset(None,    64,    250,     27,        15),
-}  # fmt: skip
+    "fast": Preset(  # of `default`'s operations, a fifth or less
+        Way(8, "dpm++"),
+        Way(10, "dpm++", (0.3, 5.0), reuse=2),
+        Way(2, "dpm++", reuse=2),
+        Way(2, "dpm++", reuse=2),
+    ),
+    "default": Preset(Way(25), Way(25), Way(7), Way(7)),
+    "paper": Preset(Way(64), Way(250), Way(27), Way(15)),
+}
 
 
 def preset(name: str) -> Preset:

@@ -31,6 +31,10 @@ class Settings:
     `prior_num_candidates`: how many z_i the prior draws for an image, to keep the one closest to
     z_t; None is the model's own number, which is 1 where the folder does not say.
 
+    `guidance_interval`: the lowest and the highest noise level σ = sqrt((1 - ᾱ) / ᾱ) at which
+    diffusion prior and decoder are guided; (0, inf) is all. `reuse`: decoder and upsamplers compute
+    their deep features at every so many steps; 1 is all. Both are described in docs/sampling.md.
+
     `prior`: "diffusion" or "autoregressive"; None is the model's own choice, else the diffusion
     prior where there is one. An autoregressive one takes as many steps as z_i has codes.
     """
@@ -46,6 +50,8 @@ class Settings:
     size: int | None = None
     prior_num_candidates: int | None = None
     prior: str | None = None
+    guidance_interval: tuple[float, float] | None = None
+    reuse: int | None = None
 
     def __post_init__(self) -> None:
         if self.prior is not None and self.prior not in PRIORS:

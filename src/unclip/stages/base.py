@@ -1,6 +1,6 @@
 """What every stage is: trainable networks joined to their process, with `loss` and `sample`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -49,22 +49,31 @@ class Sampling:
     """How a stage is sampled.
 
     Args:
-        steps: number of network evaluations (of both guidance branches together).
+        steps: number of network evaluations (of both guidance branches together, where both are).
         sampler: "ddpm", "ddim" or "dpm++".
         guidance: classifier-free guidance.
         eta: DDIM's stochasticity, 0 to 1; other samplers ignore it.
+        reuse: k: a U-Net computes its deep levels at every k-th step and reuses what they gave in
+            between (DeepCache, arXiv 2312.00858), an approximation; 1 computes all. Priors have
+            none and ignore it.
     """
 
     steps: int = 25
     sampler: str = "ddpm"
     guidance: Guidance = field(default_factory=Guidance)
     eta: float = 0.0
+    reuse: int = 1
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.sampler!r}{suggest(self.sampler, SAMPLERS)}")
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps were asked for; take at least 1")
+        if self.reuse < 1:
+            raise ValueError(
+                f"features are to be computed at every {self.reuse}-th step; say 1 for every step, "
+                "or more to reuse them"
+            )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
 
@@ -88,6 +97,13 @@ class Process:
         # DPM-Solver++ takes its last step to the data itself, which from t = 0 would be a tiny one.
         spacing = SPACINGS["linspace" if sampling.sampler == "dpm++" else "unclip"]
         return spacing(len(self.schedule), sampling.steps)
+
+    def guided(self, sampling: Sampling) -> frozenset[int]:
+        """The timesteps among them that need both branches: where guidance is active."""
+        timesteps = self.timesteps(sampling)
+        sigmas = self.schedule.snr(timesteps).rsqrt().tolist()
+        pairs = zip(timesteps.tolist(), sigmas, strict=True)
+        return frozenset(t for t, sigma in pairs if sampling.guidance.active(sigma))
 
     def sample(
         self,
@@ -137,19 +153,23 @@ def check_channels(config: UNetConfig, inputs: int, process: DiffusionConfig, wh
 
 
 def guide(
-    network: Callable[[Tensor, int, bool], Tensor], guidance: Guidance, channels: int
+    network: Callable[[Tensor, int, bool], Tensor],
+    guidance: Guidance,
+    guided: Collection[int],
+    channels: int,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Classifier-free guidance around a network that can answer both branches in one batch.
 
     Args:
         network: (x, timestep, both) → raw output; with `both`, x is [x, x] and the output holds
             the conditional answers before the unconditional ones.
+        guided: the timesteps at which both are needed, see `Process.guided`.
         channels: C of the data, without learned variances.
     """
 
     def output(x: Tensor, t: Tensor) -> Tensor:
         step = shared_timestep(t)
-        if not guidance.active(step):
+        if step not in guided:
             return network(x, step, False)
         cond, uncond = network(torch.cat([x, x]), step, True).chunk(2)
         return guidance(cond, uncond, channels)

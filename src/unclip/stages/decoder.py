@@ -234,19 +234,20 @@ class DecoderStage:
         """The network, conditioned and guided, as samplers see it."""
         count, decoder, guidance = len(z_i), self.network.decoder, sampling.guidance
         timesteps = self.process.timesteps(sampling).tolist()
-        if any(map(guidance.active, timesteps)):
+        at = self.process.guided(sampling)
+        if at:
             text = text + (null or self.clip.text([""])).expand(count)
             absent = torch.arange(2 * count, device=z_i.device) >= count
             condition = self._condition(torch.cat([z_i, z_i]), text, absent)
         else:
             condition = self._condition(z_i, text, None)
-        both = decoder.conditions(timesteps, **condition)
+        both = decoder.conditions(timesteps, **condition, reuse=sampling.reuse)
         conditional = both[:count]
 
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
             return decoder.proceed(x, t, both if guided else conditional)
 
-        output = guide(network, guidance, 3)
+        output = guide(network, guidance, at, 3)
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
             return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)

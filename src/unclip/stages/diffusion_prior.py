@@ -151,7 +151,8 @@ class PriorStage:
             raise ValueError(f"the prior was asked for {candidates} candidates; ask for at least 1")
         timesteps = self.process.timesteps(sampling).tolist()
         prefixes = [self.prefix(text)]
-        if any(map(sampling.guidance.active, timesteps)):
+        at = self.process.guided(sampling)
+        if at:
             null = null or self.prefix(self.clip.text([""]))
             prefixes.append(null.expand(len(text)))
         both = self.network.continuation(prefixes, candidates, timesteps)
@@ -161,7 +162,7 @@ class PriorStage:
             return self.network.proceed(x, t, both if guided else conditional)
 
         width = self.network.config.embedding_dim
-        output = guide(network, sampling.guidance, width)
+        output = guide(network, sampling.guidance, at, width)
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
             return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)

@@ -172,9 +172,10 @@ class UpsamplerStage:
         with full_precision(small.device):
             upsampled = upsample_bicubic(small.float(), size)
         timesteps = self.process.timesteps(sampling).tolist()
-        conditions = self.network.conditions(timesteps)
         config = self.network.config
         tile = tile or tile_side(config, *size)
+        # Tiles would each need features of their own, the memory that they are there to save.
+        conditions = self.network.conditions(timesteps, reuse=1 if tile else sampling.reuse)
 
         def denoiser(x: Tensor, t: Tensor) -> Prediction:
             step = shared_timestep(t)

@@ -1,0 +1,63 @@
+"""Presets: what each stage gets from them, and what overrides them."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from unclip import Pipeline, Settings
+from unclip.diffusion.guidance import Guidance
+from unclip.pipeline.presets import PRESETS, Preset, Way
+from unclip.stages.base import Sampling
+
+ROW = Preset(Way(3, "dpm++"), Way(4, interval=(0.3, 5.0), reuse=2), Way(2, "ddpm", reuse=3), Way(1))
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path) -> Pipeline:
+    return Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu")
+
+
+def test_each_stage_is_sampled_as_its_row_says(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "fast", ROW)
+    monkeypatch.setitem(pipe.defaults, "sampler", "ddim")
+    settings = Settings("fast", prior_guidance_scale=2.0, decoder_guidance_scale=3.0)
+    assert pipe.sampling("prior", settings) == Sampling(3, "dpm++", Guidance(2.0))
+    decoder = Sampling(4, "ddim", Guidance(3.0, (0.3, 5.0)), reuse=2)
+    assert pipe.sampling("decoder", settings) == decoder
+    assert pipe.sampling("super_res", settings) == Sampling(2, "ddpm", reuse=3)
+    assert pipe.sampling("super_res_1024", settings) == Sampling(1, "ddim")
+    assert pipe.evaluations(settings) == 3 + 4 + 2
+
+
+def test_settings_override_the_preset(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "fast", ROW)
+    everything = (0.0, math.inf)
+    settings = Settings(
+        "fast", 5, 6, 7, 1.0, 3.0, "ddim", guidance_interval=everything, reuse=1
+    )  # fmt: skip
+    assert pipe.sampling("prior", settings) == Sampling(5, "ddim", Guidance(1.0, everything))
+    assert pipe.sampling("decoder", settings) == Sampling(6, "ddim", Guidance(3.0, everything))
+    assert pipe.sampling("super_res", settings) == Sampling(7, "ddim", Guidance(1.0, everything))
+    assert settings.changed()["reuse"] == 1
+
+
+def test_the_published_layouts_values_are_exact_and_the_default(pipe: Pipeline) -> None:
+    for stage, steps in (("prior", 25), ("decoder", 25), ("super_res", 7), ("super_res_1024", 7)):
+        for name in ("default", "paper"):
+            sampling = pipe.sampling(stage, Settings(name))
+            assert (sampling.guidance.interval, sampling.reuse) == (None, 1)
+            assert sampling.sampler == pipe.defaults["sampler"]
+        assert pipe.sampling(stage, Settings()).steps == steps
+
+
+def test_latents_reuse_nothing_unless_they_are_told_to() -> None:
+    import torch
+
+    from unclip.pipeline.latents import Latents
+
+    latents = Latents(torch.zeros(1, 4), torch.zeros(1, 3, 8, 8), 9)
+    assert latents.suiting(Settings("fast")).reuse == 1
+    assert latents.suiting(Settings("fast", reuse=2)).reuse == 2
