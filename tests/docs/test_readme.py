@@ -30,6 +30,7 @@ SMALLER = {
     "train upsampler": f"{_TRAINING} --data.size 64 --network.widths 16 32 --network.groups 8",
     "evaluate clip": "-n 16",
     "evaluate composition": "-n 2 --trust --steps fast",
+    "evaluate edits": "-n 2 --trust --theta 0.3 --invert-steps 2 --steps fast",
     "evaluate fid": "-n 2 --steps fast",
     "data emoji": "--rows 1 --columns 2",
     "generate": "--prior-steps 2 --decoder-steps 2 --super-res-steps 1",
@@ -88,7 +89,10 @@ def test_commands(elsewhere: Path, tiny_model: Path, capsys: pytest.CaptureFixtu
             assert all(re.search(rf"^{word}:", makefile, re.MULTILINE) for word in words)
             continue
         assert program == "unclip", f"the README's {command!r} is not known to this test"
-        if words[:2] == ["evaluate", "composition"] and not bundled("judge").is_dir():
+        if (
+            words[:2] in (["evaluate", "composition"], ["evaluate", "edits"])
+            and not bundled("judge").is_dir()
+        ):
             continue  # no judge is bundled yet
         words = with_model(smaller(words), tiny_model)
         assert main(words) == 0, (command, capsys.readouterr().err)
