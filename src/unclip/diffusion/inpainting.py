@@ -98,7 +98,7 @@ def inpaint(
         if callback is not None:
             callback(next(count), t, x, prediction)
 
-    runs = timesteps.split(jump if resamples > 1 else len(timesteps))
+    runs = torch.split(timesteps, jump if resamples > 1 else len(timesteps))
     ends = [*(int(run[0]) for run in runs[1:]), -1]
     for run, end in zip(runs, ends, strict=True):
         kept = float(schedule.alpha_bar(run[0]) / schedule.alpha_bar(end))  # of the variance

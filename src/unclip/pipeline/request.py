@@ -33,6 +33,9 @@ class Settings:
 
     `prior`: "diffusion" or "autoregressive"; None is the model's own choice, else the diffusion
     prior where there is one. An autoregressive one takes as many steps as z_i has codes.
+
+    `resamples`: of inpainting, how often the decoder's steps are gone through (RePaint's r); None
+    is 1 for a decoder with mask channels, else 5. The upsamplers' are gone through once.
     """
 
     steps: str = "default"
@@ -46,6 +49,7 @@ class Settings:
     size: int | None = None
     prior_num_candidates: int | None = None
     prior: str | None = None
+    resamples: int | None = None
 
     def __post_init__(self) -> None:
         if self.prior is not None and self.prior not in PRIORS:

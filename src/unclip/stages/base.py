@@ -68,6 +68,8 @@ class Sampling:
             raise ValueError(f"unknown sampler {self.sampler!r}{suggest(self.sampler, SAMPLERS)}")
         if self.steps < 1:
             raise ValueError(f"{self.steps} sampling steps were asked for; take at least 1")
+        if self.resamples < 1:
+            raise ValueError(f"{self.resamples} resamples were asked for; take at least 1")
 
 
 class Process:
