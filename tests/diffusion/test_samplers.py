@@ -253,6 +253,18 @@ def test_bad_timesteps(sampler, timesteps):
         )
 
 
+@pytest.mark.parametrize("sampler", [ddpm, ddim, partial(ddim, eta=0.5)])
+def test_sampling_can_stop_at_a_timestep(sampler):
+    """And go on from there; DPM-Solver++ forgets what it remembers of the steps before."""
+    x, t = torch.ones(2, 3), spacing_unclip(1000, 6)
+    whole = sampler(denoiser(SCHEDULE), x, SCHEDULE, t, noise_from(torch.Generator()))
+    noise = noise_from(torch.Generator())
+    half = sampler(denoiser(SCHEDULE), x, SCHEDULE, t[:3], noise, until=int(t[3]))
+    assert torch.equal(sampler(denoiser(SCHEDULE), half, SCHEDULE, t[3:], noise), whole)
+    with pytest.raises(ValueError, match="cannot end at 500"):
+        sampler(denoiser(SCHEDULE), x, SCHEDULE, torch.tensor([999, 500]), noise, until=500)
+
+
 def test_bad_eta_and_missing_noise():
     args = denoiser(SCHEDULE), torch.zeros(1, 3), SCHEDULE, spacing_unclip(1000, 2)
     for eta in (-0.1, 1.1, math.nan):

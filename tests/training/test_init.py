@@ -28,9 +28,13 @@ def origin(tiny_priors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path / "model"
 
 
-def train(stage: str, model: Path, run: Path, init: Path, size: int = 32) -> None:
+def train(stage: str, model: Path, run: Path, init: Path, size: int = 32, **network: bool) -> None:
     recipe = tiny_recipe(
-        stage, training={"steps": 1, "init": str(init)}, optimiser=STILL, data={"size": size}
+        stage,
+        network=network,
+        training={"steps": 1, "init": str(init)},
+        optimiser=STILL,
+        data={"size": size},
     )
     assert start(STAGES[stage], recipe, Where(model, run), "cpu") == 0
 
@@ -59,6 +63,25 @@ def test_clip_comes_along_unless_the_model_has_its_own(origin: Path, tmp_path: P
 def test_another_size_is_refused(origin: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"makes images of 32 pixels a side, but data\.size is 64"):
         train("decoder", tmp_path / "model", tmp_path / "run", origin, size=64)
+
+
+def test_mask_channels_are_added_to_a_decoder_and_not_taken_away(
+    origin: Path, tmp_path: Path
+) -> None:
+    model, further = tmp_path / "model", tmp_path / "further"
+    train("decoder", model, tmp_path / "run", origin, inpainting=True)
+    old, new = (
+        DecoderStage.load(ModelFolder(path), FrozenCLIP.load(ModelFolder(path)))
+        for path in (origin, model)
+    )
+    assert new.settings.inpainting
+    before, after = (s.network.decoder.state_dict() for s in (old, new))
+    kept = after["conv_in.weight"][:, :3]
+    torch.testing.assert_close(kept, before["conv_in.weight"], atol=1e-6, rtol=0)
+    assert after["conv_in.weight"][:, 3:].abs().max() < 1e-6
+    train("decoder", further, tmp_path / "run2", model, inpainting=True)
+    with pytest.raises(ValueError, match=r"has mask channels; add --network\.inpainting"):
+        train("decoder", tmp_path / "third", tmp_path / "run3", model)
 
 
 def test_a_clip_without_image_encoder_cannot_be_trained(origin: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Samplers: noise to data, each one short function over a ``Denoiser``.
 
 All take a descending (n,) tensor of training timesteps (``schedules.SPACINGS``) and step from each
-to the next, the last one to the data itself (ᾱ = 1), where no noise is added. Coefficients are
-computed between the timesteps visited, in float64; the state is float32 at least.
+to the next, the last one to the data itself (ᾱ = 1), where no noise is added, or to the timestep
+``until``. Coefficients are computed between the timesteps visited, in float64; the state is float32
+at least.
 
 Shapes: N batch, n sampling steps, ... the dimensions of one sample.
 """
@@ -34,6 +35,7 @@ class Sampler(Protocol):
         timesteps: Tensor,
         noise: Noise | None = None,
         *,
+        until: int = -1,
         callback: Callback | None = None,
     ) -> Tensor: ...
 
@@ -62,16 +64,21 @@ class Step:
         return torch.full((len(x),), self.t)  # (N,), on the CPU: to read it waits for no GPU
 
 
-def steps_between(schedule: Schedule, timesteps: Tensor) -> Iterator[Step]:
-    """The steps from each timestep to the next, the last one to the data (ᾱ = 1)."""
+def steps_between(schedule: Schedule, timesteps: Tensor, until: int = -1) -> Iterator[Step]:
+    """The steps from each timestep to the next, the last one to ``until``; -1 is the data, ᾱ = 1.
+
+    Only a step to the data is the ``last`` one.
+    """
     times = [int(t) for t in timesteps]
     if not times or any(a <= b for a, b in pairwise(times)):
         raise ValueError("Sampling timesteps must be one or more, in strictly descending order.")
     if times[0] >= len(schedule) or times[-1] < 0:
         raise ValueError(f"Sampling timesteps must lie between 0 and {len(schedule) - 1}.")
-    alpha_bars = schedule.alpha_bar(torch.tensor([*times, -1])).tolist()
+    if not -1 <= until < times[-1]:
+        raise ValueError(f"Sampling cannot end at {until}: its last timestep is {times[-1]}.")
+    alpha_bars = schedule.alpha_bar(torch.tensor([*times, until])).tolist()
     for i, t in enumerate(times):
-        yield Step(i, t, alpha_bars[i], alpha_bars[i + 1], last=i == len(times) - 1)
+        yield Step(i, t, alpha_bars[i], alpha_bars[i + 1], last=i == len(times) - 1 and until < 0)
 
 
 def noise_from(generators: torch.Generator | Sequence[torch.Generator]) -> Noise:
@@ -116,6 +123,7 @@ def ddpm(
     timesteps: Tensor,
     noise: Noise | None = None,
     *,
+    until: int = -1,
     callback: Callback | None = None,
 ) -> Tensor:
     """Ancestral sampling (Ho et al., arXiv 2006.11239, eq. 7; strided: arXiv 2102.09672, eq. 19).
@@ -134,7 +142,7 @@ def ddpm(
     """
     noise = _required(noise, "ddpm")
     x = at_least_float32(x)
-    for s in steps_between(schedule, timesteps):
+    for s in steps_between(schedule, timesteps, until):
         prediction = denoiser(x, s.times(x))
         on_x0 = math.sqrt(s.alpha_bar_prev) * s.beta / (1 - s.alpha_bar)
         on_x = math.sqrt(1 - s.beta) * (1 - s.alpha_bar_prev) / (1 - s.alpha_bar)
@@ -160,6 +168,7 @@ def ddim(
     timesteps: Tensor,
     noise: Noise | None = None,
     *,
+    until: int = -1,
     eta: float = 0.0,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -182,7 +191,7 @@ def ddim(
         raise ValueError(f"eta is {eta}; choose it between 0 (deterministic) and 1 (as DDPM).")
     draw = _required(noise, "ddim with eta > 0") if eta > 0 else None
     x = at_least_float32(x)
-    for s in steps_between(schedule, timesteps):
+    for s in steps_between(schedule, timesteps, until):
         prediction = denoiser(x, s.times(x))
         variance = eta**2 * s.posterior_variance
         on_eps = math.sqrt(max(1 - s.alpha_bar_prev - variance, 0.0))
@@ -202,6 +211,7 @@ def dpm_solver_pp_2m(
     timesteps: Tensor,
     noise: Noise | None = None,
     *,
+    until: int = -1,
     callback: Callback | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M), deterministic, order 2 (Lu et al., arXiv 2211.01095, algorithm 2).
@@ -224,7 +234,7 @@ def dpm_solver_pp_2m(
     x = at_least_float32(x)
     x0_before: Tensor | None = None
     h_before = math.nan
-    for s in steps_between(schedule, timesteps):
+    for s in steps_between(schedule, timesteps, until):
         prediction = denoiser(x, s.times(x))
         if s.last:
             x = prediction.x0

@@ -18,6 +18,7 @@ COMMANDS = {
     "vary": ("make variations of images", "vary"),
     "blend": ("make images between images", "blend"),
     "edit": ("change images towards a text", "edit"),
+    "inpaint": ("repaint a part of an image for a caption", "inpaint"),
     "probe": ("decode an image's principal components", "probe"),
     "invert": ("find the latents of an image", "invert"),
     "embed": ("embed images and texts with CLIP", "embed"),

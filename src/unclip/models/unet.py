@@ -8,7 +8,7 @@ and an upsampler a `UNet2DModel`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -324,6 +324,20 @@ class UNet(nn.Module):
         """`forward` for `x` (N, in_channels, H, W) at the timestep `t`, equal but for rounding
         where no features are reused."""
         return self._run(x, conditions.times[t], conditions.context, conditions.deep, t)
+
+    @torch.no_grad()
+    def widen(self, in_channels: int) -> None:
+        """Take more input channels behind those there are, with weights that start at zero.
+
+        The network's output stays what it was, whatever the new channels hold.
+        """
+        old = self.conv_in
+        assert in_channels > old.in_channels, (in_channels, old.in_channels)
+        weight = F.pad(old.weight, (0, 0, 0, 0, 0, in_channels - old.in_channels))
+        self.conv_in = nn.Conv2d(in_channels, old.out_channels, 3, padding=1)
+        self.conv_in.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.conv_in.bias = old.bias
+        self.config = replace(self.config, in_channels=in_channels)
 
     def _attended(self, context: Tensor | None, mask: Tensor | None) -> Context | None:
         if context is None:

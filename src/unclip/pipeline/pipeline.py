@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.models.diffusion_prior import Prefix
 from unclip.models.folder import ModelFolder, bundled
@@ -22,6 +23,7 @@ from unclip.models.hub import resolve_model
 from unclip.models.memory import kept_memory
 from unclip.models.offload import Offload, is_offloaded
 from unclip.models.precision import device_named, resolve
+from unclip.pipeline.inpainting import RESAMPLES, Box, Hole, plan_hole
 from unclip.pipeline.latents import check_embeddings, check_noise
 from unclip.pipeline.manipulations import Manipulations
 from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts
@@ -276,6 +278,62 @@ class Pipeline(Manipulations):
         return self._all(make, [""] * len(seeds), seeds, generator, output_type, batch_size)
 
     @torch.no_grad()
+    def inpaint(
+        self,
+        image: Image.Image,
+        prompt: str,
+        mask: Image.Image | None = None,
+        num_images_per_prompt: int = 1,
+        *,
+        boxes: Sequence[Box] = (),
+        seed: int = 0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        callback_on_step_end: Callback | None = None,
+        batch_size: int | None = None,
+        settings: Settings | None = None,
+        **overrides: Any,
+    ) -> Output:
+        """Repaint a part of an image for a caption, and keep the rest bit for bit.
+
+        z_i is the prior's for the caption. A decoder with mask channels sees what is known (GLIDE,
+        section 2.4); any other one is led to it by RePaint's resampling. See
+        `pipeline/inpainting.py` for sizes, and `diffusion/inpainting.py` for the algorithm.
+
+        Args:
+            image: a Pillow image of any mode, size and aspect; the results are of its size.
+            prompt: what it should show then.
+            mask: of the image's size; what is white (128 of 255 or brighter) is repainted.
+            boxes: (x0, y0, x1, y1) in pixels, repainted too; x1 and y1 are just outside.
+            settings, overrides: see `Settings`, `resamples` among them; the other arguments are
+                those of a call.
+
+        Raises:
+            ValueError: image, mask or boxes as in `plan_hole`; a prompt, number or setting that
+                makes no sense; a model without a prior.
+        """
+        settings = (settings or Settings()).with_values(overrides)
+        (caption,) = check_prompts([prompt])
+        count = check_count(num_images_per_prompt, 1)
+        (image,) = check_images([image])
+        self.inpainting_steps(settings)
+        hole = plan_hole(image, mask, boxes, settings.size or self.sizes[-1])
+
+        def make(rows: slice, noise: Noise) -> Tensor:
+            text = self.clip.text([caption] * len(range(count)[rows]))
+            hook = _Hooks(self, callback_on_step_end, len(text))
+            z_i = self.embed(text, noise, settings, hook("prior"))
+            return hole.filled(self._images(z_i, text, noise, settings, hook, hole=hole))
+
+        seeds = [seed + k for k in range(count)]
+        return self._all(make, [caption] * count, seeds, generator, output_type, batch_size)
+
+    def inpainting_steps(self, settings: Settings) -> int:
+        """Sampling steps of an image of `inpaint`, for progress bars; `ValueError` as there."""
+        decoder = self.sampling("decoder", settings)
+        return self.evaluations(settings) + (decoder.resamples - 1) * decoder.steps
+
+    @torch.no_grad()
     def upscale(
         self,
         image: Image.Image,
@@ -351,12 +409,16 @@ class Pipeline(Manipulations):
         settings: Settings,
         hook: "_Hooks",
         start: Tensor | None = None,
+        hole: Hole | None = None,
     ) -> Tensor:
-        """upsample(decode(z_i)): images (N, 3, H, W)."""
-        images = self.decode(z_i, text, noise, settings, hook("decoder"), start)
+        """upsample(decode(z_i)): images (N, 3, H, W), or what is repainted of one."""
+        known = hole.known(self.decoder.size, self.device) if hole else None
+        images = self.decode(z_i, text, noise, settings, hook("decoder"), start, known)
         for upsampler in self._upsamplers(settings.size):
+            images = hole.blended(images) if hole else images
+            known = hole.known(upsampler.size, self.device) if hole else None
             sampling = self.sampling(_stage_name(upsampler), settings)
-            images = upsampler.sample(images, sampling, noise, hook("super_res"))
+            images = upsampler.sample(images, sampling, noise, hook("super_res"), known=known)
         return images
 
     def embed(
@@ -399,10 +461,11 @@ class Pipeline(Manipulations):
         settings: Settings,
         callback: Any = None,
         start: Tensor | None = None,
+        known: Known | None = None,
     ) -> Tensor:
         """Images (N, 3, h, w) in [-1, 1] at the decoder's resolution: the decoder."""
         sampling = self.sampling("decoder", settings)
-        images = self.decoder.sample(z_i, text, sampling, noise, self.null, callback, start)
+        images = self.decoder.sample(z_i, text, sampling, noise, self.null, callback, start, known)
         return images.clamp(-1, 1)  # as the layout defines; most schedulers clip already
 
     def sampling(self, stage: str, settings: Settings) -> Sampling:
@@ -421,7 +484,11 @@ class Pipeline(Manipulations):
         eta = self.defaults["eta"] if settings.eta is None else settings.eta
         guidance = Guidance(scale, settings.guidance_interval or way.interval)
         reuse = way.reuse if settings.reuse is None else settings.reuse
-        return Sampling(steps, sampler, guidance, eta, reuse)
+        resamples = 1
+        if stage == "decoder":
+            own = 1 if self.decoder.settings.inpainting else RESAMPLES
+            resamples = own if settings.resamples is None else settings.resamples
+        return Sampling(steps, sampler, guidance, eta, reuse, resamples)
 
     def _hook(self, callback: Callback | None, images: int, stage: str) -> Any:
         return _Hooks(self, callback, images)(stage)

@@ -37,6 +37,9 @@ class Settings:
 
     `prior`: "diffusion" or "autoregressive"; None is the model's own choice, else the diffusion
     prior where there is one. An autoregressive one takes as many steps as z_i has codes.
+
+    `resamples`: of inpainting, how often the decoder's steps are gone through (RePaint's r); None
+    is 1 for a decoder with mask channels, else 5. The upsamplers' are gone through once.
     """
 
     steps: str = "default"
@@ -52,6 +55,7 @@ class Settings:
     prior: str | None = None
     guidance_interval: tuple[float, float] | None = None
     reuse: int | None = None
+    resamples: int | None = None
 
     def __post_init__(self) -> None:
         if self.prior is not None and self.prior not in PRIORS:

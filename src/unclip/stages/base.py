@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unclip.config import from_mapping, suggest
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.inpainting import Known, inpaint
 from unclip.diffusion.prediction import Denoiser, Noise
 from unclip.diffusion.samplers import SAMPLERS, Callback, Sampler, ddim
 from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule
@@ -56,6 +57,7 @@ class Sampling:
         reuse: k: a U-Net computes its deep levels at every k-th step and reuses what they gave in
             between (DeepCache, arXiv 2312.00858), an approximation; 1 computes all. Priors have
             none and ignore it.
+        resamples: of inpainting, see `diffusion/inpainting.py`; each costs all the steps.
     """
 
     steps: int = 25
@@ -63,6 +65,7 @@ class Sampling:
     guidance: Guidance = field(default_factory=Guidance)
     eta: float = 0.0
     reuse: int = 1
+    resamples: int = 1
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -76,6 +79,8 @@ class Sampling:
             )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
+        if self.resamples < 1:
+            raise ValueError(f"{self.resamples} resamples were asked for; take at least 1")
 
 
 class Process:
@@ -113,14 +118,23 @@ class Process:
         noise: Noise,
         callback: Callback | None = None,
         start: Tensor | None = None,
+        known: Known | None = None,
     ) -> Tensor:
-        """Run the sampler from `start` (N, …), or from fresh noise, shaped as `like` (N, …)."""
+        """Run the sampler from `start` (N, …), or from fresh noise, shaped as `like` (N, …).
+
+        What is `known` of the result is kept, and the rest is painted.
+        """
         timesteps = self.timesteps(sampling)
         sampler: Sampler = SAMPLERS[sampling.sampler]
         if sampling.sampler == "ddim":
             sampler = partial(ddim, eta=sampling.eta)
         x = noise(like) if start is None else start.to(like.device)
-        return sampler(denoiser, x, self.schedule, timesteps, noise, callback=callback)
+        if known is None:
+            return sampler(denoiser, x, self.schedule, timesteps, noise, callback=callback)
+        return inpaint(
+            sampler, denoiser, x, known, self.schedule, timesteps, noise,
+            resamples=sampling.resamples, callback=callback,
+        )  # fmt: skip
 
 
 def scheduler_json(config: DiffusionConfig) -> dict[str, Any]:

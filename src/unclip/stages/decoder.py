@@ -4,17 +4,21 @@ And the two that the paper compares it with, on the same networks: GLIDE, P(x | 
 learned null embedding is always in z_i's place; and the text-embedding decoder, which gets the
 caption's z_t there. Neither needs a prior.
 
+Any of them can have mask channels (`inpainting`; GLIDE, section 2.4): it then sees beside x_t what
+is known of the image. Without, `sample` still keeps what is known.
+
 Shapes: N images, C = 3 channels, H × W pixels at the decoder's resolution.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from unclip.config import from_mapping
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.inpainting import Known
 from unclip.diffusion.inversion import ending_in_data, invert
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
@@ -36,6 +40,7 @@ from unclip.stages.base import (
     scheduler_json,
 )
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+from unclip.stages.masks import CHANNELS, mask_channels, random_masks
 
 TEXT_ENCODER = "decoder_text_encoder"
 _NOTE = "_decoder"  # in the index: what the decoder is conditioned on, where it is not unCLIP's
@@ -61,12 +66,19 @@ class DecoderSettings:
     # published models, or a text Transformer's that is trained with the decoder, as in the paper.
     caption_tokens: Literal["clip", "own"] = "clip"
     text_layers: int = 4  # of the Transformer of its own, which else has the sizes of CLIP's
+    inpainting: bool = False  # mask channels; with `training.init`, they are added where need be
     loss: LossConfig = field(default_factory=LossConfig)
 
     @property
-    def note(self) -> dict[str, str]:
+    def note(self) -> dict[str, Any]:
         """What a model folder must say of a decoder beyond its networks."""
-        return {"condition": self.condition, "caption_tokens": self.caption_tokens}
+        keys = ("condition", "caption_tokens", "inpainting")
+        return {key: getattr(self, key) for key in keys}
+
+    @property
+    def in_channels(self) -> int:
+        """Of the U-Net: x_t, and what is known."""
+        return 3 + CHANNELS * self.inpainting
 
     @classmethod
     def noted(cls, folder: ModelFolder) -> Self:
@@ -113,6 +125,7 @@ class DecoderStage:
             size,
             settings.widths,
             settings.layers,
+            in_channels=settings.in_channels,
             out_channels=6,
             context_width=settings.context_width,
             attend_from=settings.attend_from,
@@ -152,8 +165,8 @@ class DecoderStage:
                     f"{getattr(wanted, key)}: they are not of one model"
                 )
         process = scheduler_from_json(folder, "decoder_scheduler")
-        check_channels(config, 3, process, str(folder.path / "decoder"))
         settings = DecoderSettings.noted(folder)
+        check_channels(config, settings.in_channels, process, str(folder.path / "decoder"))
         network = DecoderNetwork(
             folder.load("decoder", UNet, config, dtype),
             folder.load("text_proj", TextProjection, projection, dtype),
@@ -180,6 +193,9 @@ class DecoderStage:
         draws = torch.rand(len(z_i), generator=generator, device=z_i.device)
         x_t, t, noise = self.process.draw(images, generator)
         condition = self._condition(z_i, text, draws < self.settings.drop_image)
+        if self.settings.inpainting:
+            unknown = random_masks(len(images), self.size, generator)
+            x_t = torch.cat([x_t, mask_channels(images, unknown)], dim=1)
         output = self.network.decoder(x_t, t, **condition)
         process = self.process
         return diffusion_loss(
@@ -196,6 +212,7 @@ class DecoderStage:
         null: TextCondition | None = None,
         callback: Callback | None = None,
         start: Tensor | None = None,
+        known: Known | None = None,
     ) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] for z_i (N, D) and N captions.
 
@@ -204,13 +221,14 @@ class DecoderStage:
             null: the empty caption; encoded here if it is not given. Without guidance's condition
                 the decoder sees it and the learned null embedding.
             start: x_T (N, 3, H, W), as `invert` gives it; fresh noise if left out.
+            known: what is known of the images, on their device, and kept.
         """
-        denoiser = self._denoiser(z_i, text, sampling, null)
+        denoiser = self._denoiser(z_i, text, sampling, null, known)
         if start is not None:
             denoiser = ending_in_data(denoiser, self.process.schedule)
         like = torch.empty(len(z_i), 3, self.size, self.size, device=z_i.device)
         like = like.contiguous(memory_format=torch.channels_last)
-        return self.process.sample(denoiser, like, sampling, noise, callback, start)
+        return self.process.sample(denoiser, like, sampling, noise, callback, start, known)
 
     @torch.no_grad()
     def invert(
@@ -228,8 +246,18 @@ class DecoderStage:
         timesteps = process.timesteps(sampling)
         return invert(denoiser, images, process.schedule, timesteps, callback=callback)
 
+    def widen(self) -> None:
+        """Give a decoder without mask channels some, which it does not read yet."""
+        self.network.decoder.widen(3 + CHANNELS)
+        self.settings = replace(self.settings, inpainting=True)
+
     def _denoiser(
-        self, z_i: Tensor, text: TextCondition, sampling: Sampling, null: TextCondition | None
+        self,
+        z_i: Tensor,
+        text: TextCondition,
+        sampling: Sampling,
+        null: TextCondition | None,
+        known: Known | None = None,
     ) -> Denoiser:
         """The network, conditioned and guided, as samplers see it."""
         count, decoder, guidance = len(z_i), self.network.decoder, sampling.guidance
@@ -241,10 +269,15 @@ class DecoderStage:
             condition = self._condition(torch.cat([z_i, z_i]), text, absent)
         else:
             condition = self._condition(z_i, text, None)
-        both = decoder.conditions(timesteps, **condition, reuse=sampling.reuse)
+        reuse = sampling.reuse if known is None else 1  # inpainting goes back and forth
+        both = decoder.conditions(timesteps, **condition, reuse=reuse)
         conditional = both[:count]
 
+        beside = self._beside(known, z_i.device)
+
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
+            if beside is not None:
+                x = torch.cat([x, beside.to(x.dtype).repeat(len(x) // len(beside), 1, 1, 1)], dim=1)
             return decoder.proceed(x, t, both if guided else conditional)
 
         output = guide(network, guidance, at, 3)
@@ -253,6 +286,15 @@ class DecoderStage:
             return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)
 
         return denoiser
+
+    def _beside(self, known: Known | None, device: torch.device) -> Tensor | None:
+        """What the mask channels, if it has them, hold in sampling: (N or 1, 4, H, W)."""
+        if not self.settings.inpainting:
+            return None
+        if known is None:
+            unknown = torch.ones(1, 1, self.size, self.size, dtype=torch.bool, device=device)
+            known = Known(torch.zeros(1, 3, self.size, self.size, device=device), unknown)
+        return mask_channels(known.x0, known.unknown)
 
     def _embeddings(self, batch: Batch) -> Tensor:
         """What is in z_i's place in training (N, D)."""
@@ -278,12 +320,21 @@ class DecoderStage:
         return {"time_condition": time_condition, "context": context, "context_mask": mask}
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """Originals above what the decoder makes of their embeddings and captions."""
+        """Originals above what the decoder makes of their embeddings and captions.
+
+        With mask channels, also the originals without a square, and what it completes them to.
+        """
         images = batch["images"]
         text, z_i = self.clip.text(batch["captions"]), self._embeddings(batch)
-        sampling = Sampling(25, "ddim", Guidance(2.0))
-        made = self.sample(z_i, text, sampling, noise_from(generator))
-        return torch.stack([images, made])
+        sampling, noise = Sampling(25, "ddim", Guidance(2.0)), noise_from(generator)
+        rows = [images, self.sample(z_i, text, sampling, noise)]
+        if self.settings.inpainting:
+            unknown = torch.zeros_like(images[:1, :1], dtype=torch.bool)
+            unknown[..., self.size // 4 : -self.size // 4, self.size // 4 : -self.size // 4] = True
+            known = Known(images, unknown)
+            rows.append(images.masked_fill(unknown, 0))
+            rows.append(self.sample(z_i, text, sampling, noise, known=known))
+        return torch.stack(rows)
 
     def save(self, folder: ModelFolder) -> None:
         """decoder, text_proj, decoder_scheduler and, if it has one, decoder_text_encoder."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.diffusion.inpainting import Known
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
@@ -160,6 +161,7 @@ class UpsamplerStage:
         callback: Callback | None = None,
         size: tuple[int, int] | None = None,
         tile: int | None = None,
+        known: Known | None = None,
     ) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] from small ones (N, 3, h, w).
 
@@ -167,6 +169,7 @@ class UpsamplerStage:
             size: H and W, multiples of the network's downsampling; its own size if left out.
             tile: side of the tiles that each step is computed in, see `models/tiling.py`; chosen by
                 `tile_side` if left out, which tiles only what would take over 2 GiB in one piece.
+            known: what is known of the large images and kept; the small ones are to agree with it.
         """
         size = size or (self.size, self.size)
         with full_precision(small.device):
@@ -190,7 +193,8 @@ class UpsamplerStage:
             output = tiled(whole, both, tile, config.downsampling) if tile else whole(both)
             return to_prediction(output, x, t, self.process.schedule, self.process.config)
 
-        return self.process.sample(denoiser, torch.empty_like(upsampled), sampling, noise, callback)
+        like = torch.empty_like(upsampled)
+        return self.process.sample(denoiser, like, sampling, noise, callback, known=known)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, bicubic enlargements, and what the upsampler makes of the small images."""

@@ -123,6 +123,12 @@ def _adopt_decoder(settings: DecoderSettings, m: Materials, origin: ModelFolder)
             f"the decoder of {origin.path} takes caption tokens from "
             f"{stage.settings.caption_tokens!r}; set network.caption_tokens to that"
         )
+    if settings.inpainting and not stage.settings.inpainting:
+        stage.widen()
+    if stage.settings.inpainting and not settings.inpainting:
+        raise ValueError(
+            f"the decoder of {origin.path} has mask channels; add --network.inpainting"
+        )
     stage.settings = settings
     _check_size(stage.size, m, origin)
     return stage

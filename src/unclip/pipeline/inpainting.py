@@ -1,0 +1,176 @@
+"""Parts of any image repainted (GLIDE's edits): what is computed for it, and how it is put back.
+
+The rule for sizes: a square around what is to be repainted is cut out, as wide as twice its longer
+side, or as the model's images (the image's shorter side at most) where that is more, but no wider
+than the image is long. It is moved into the image as far as it can be; what still lies outside is
+unknown too. The square, scaled to each stage's resolution, is what that stage completes. The result
+is scaled back, and only its pixels under the mask are taken: all others are the input's, bit for
+bit.
+
+So that there is no seam, every stage is given the known pixels at its own resolution: what it
+paints continues them. Pixels of a stage that the mask covers in part are painted, and then mixed
+with what is known of them by area: the next stage sees the mean of both, and where a result is
+enlarged or reduced to the square, the border is as soft as one of the model's pixels.
+
+Shapes: N images, H × W pixels of the image, s of a side of the square, n of a stage's images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from unclip.data.transforms import to_rgb, to_tensor
+from unclip.diffusion.inpainting import Known
+from unclip.models.precision import full_precision
+from unclip.models.upsampler import upsample_bicubic
+
+RESAMPLES = 5
+"""RePaint's r where the decoder has no mask channels; RePaint's own is 10."""
+MOST_SIDE = 4096  # pixels of the square: 200 MB as floats, of which a handful are kept
+_NARROWEST = 8  # times the image's shorter side that the square may measure
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels from the image's upper left corner; x1 and y1 are just outside."""
+
+
+@dataclass(frozen=True)
+class Hole:
+    """What is repainted of an image, and the square that is computed for it.
+
+    Attributes:
+        image: (3, H, W) in [-1, 1].
+        mask: (H, W) boolean, True where it is repainted.
+        left, top: where the square begins; below 0 where it reaches outside.
+        side: s.
+    """
+
+    image: Tensor
+    mask: Tensor
+    left: int
+    top: int
+    side: int
+
+    def known(self, size: int, device: torch.device) -> Known:
+        """What is known of the square at a stage's resolution, (1, 3, n, n)."""
+        value, _ = self._fitted(size)
+        unknown = F.adaptive_max_pool2d(self._unknown()[None], size) > 0
+        return Known(value.to(device), unknown.to(device))
+
+    def blended(self, images: Tensor) -> Tensor:
+        """A stage's images (N, 3, n, n), with what is known of pixels that are so in part."""
+        value, share = self._fitted(images.shape[-1])
+        return torch.lerp(images, value.to(images), share.to(images))
+
+    def filled(self, images: Tensor) -> Tensor:
+        """The image (N, 3, H, W) with the last stage's images (N, 3, n, n) under the mask."""
+        images = self.blended(images.float())
+        if images.shape[-1] != self.side:
+            with full_precision(images.device):
+                images = upsample_bicubic(images, (self.side, self.side))
+        inside, cut = self._overlap()
+        whole = self.image.repeat(len(images), 1, 1, 1)
+        painted = images.cpu().clamp(-1, 1)[..., cut[0], cut[1]]
+        mask = self.mask[inside]
+        whole[..., inside[0], inside[1]] = torch.where(
+            mask, painted, whole[..., inside[0], inside[1]]
+        )
+        return whole
+
+    def _fitted(self, size: int) -> tuple[Tensor, Tensor]:
+        """The mean of what is known around each pixel, and how much that is: 0 to 1."""
+        share = 1 - self._unknown()
+        inside, cut = self._overlap()
+        square = torch.zeros(1, 3, self.side, self.side)
+        square[..., cut[0], cut[1]] = self.image[:, inside[0], inside[1]]
+        value, share = (
+            F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+            for x in (square * share, share[None])
+        )
+        return value / share.clamp(min=1e-6), share
+
+    def _unknown(self) -> Tensor:
+        """(1, s, s): 1 under the mask and outside the image, 0 elsewhere."""
+        inside, cut = self._overlap()
+        unknown = torch.ones(1, self.side, self.side)
+        unknown[:, cut[0], cut[1]] = self.mask[inside].float()
+        return unknown
+
+    def _overlap(self) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Rows and columns of the image that are in the square, and where they are in it."""
+        inside, cut = [], []
+        for start, length in zip((self.top, self.left), self.mask.shape, strict=True):
+            first, last = max(start, 0), min(start + self.side, length)
+            inside.append(slice(first, last))
+            cut.append(slice(first - start, last - start))
+        return (inside[0], inside[1]), (cut[0], cut[1])
+
+
+def plan_hole(
+    image: Image.Image, mask: Image.Image | None, boxes: Sequence[Box], size: int
+) -> Hole:
+    """The square for what `mask` and `boxes` say together.
+
+    Args:
+        image: of any mode, size and aspect.
+        mask: of the same size; what is at least half as bright as white (128 of 255) is repainted.
+            It may be white everywhere: then nothing is kept.
+        size: pixels of a side of the model's images.
+
+    Raises:
+        ValueError: neither mask nor box; a mask of another size or black everywhere; a box that is
+            none or reaches outside; a square that is too large, or mostly outside the image.
+    """
+    painted = _painted(image, mask, boxes)
+    rows, columns = (painted.any(dim=axis).nonzero() for axis in (1, 0))
+    spans = [(int(where[0]), int(where[-1]) + 1) for where in (rows, columns)]
+    longer, shorter = max(image.size), min(image.size)
+    side = min(max(2 * max(end - start for start, end in spans), min(size, shorter)), longer)
+    if side > _NARROWEST * shorter or side > MOST_SIDE:
+        raise ValueError(
+            f"what is to be repainted of {image.width} × {image.height} pixels needs a square of "
+            f"{side}; {MOST_SIDE} at most are computed, and {_NARROWEST} times the image's shorter "
+            "side: repaint smaller parts"
+        )
+    starts = []
+    for (start, end), length in zip(spans, painted.shape, strict=True):
+        middle = (start + end - side) // 2
+        starts.append(
+            min(max(middle, 0), length - side) if side <= length else (length - side) // 2
+        )
+    return Hole(to_tensor(image), painted, starts[1], starts[0], side)
+
+
+def _painted(image: Image.Image, mask: Image.Image | None, boxes: Sequence[Box]) -> Tensor:
+    """(H, W) boolean, True where a mask or a box says so."""
+    width, height = image.size
+    if mask is None and not boxes:
+        raise ValueError("nothing says what to repaint: give a mask, or a box x0,y0,x1,y1")
+    painted = torch.zeros(height, width, dtype=torch.bool)
+    if mask is not None:
+        if not isinstance(mask, Image.Image):
+            raise ValueError(f"a mask must be a Pillow image, not {type(mask).__name__}")
+        if mask.size != image.size:
+            raise ValueError(
+                f"the mask has {mask.width} × {mask.height} pixels and the image "
+                f"{width} × {height}; make them equal"
+            )
+        painted |= torch.from_numpy(np.array(to_rgb(mask).convert("L"))) >= 128
+        if not painted.any():
+            raise ValueError("the mask is black everywhere: what is white in it is repainted")
+    for box in boxes:
+        words = ",".join(map(str, box))
+        if len(box) != 4 or not all(isinstance(x, int) for x in box):
+            raise ValueError(f"a box is four whole numbers x0,y0,x1,y1, not {words}")
+        x0, y0, x1, y1 = box
+        if x0 >= x1 or y0 >= y1:
+            raise ValueError(f"the box {words} holds no pixel: x0 < x1 and y0 < y1 must hold")
+        if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+            raise ValueError(
+                f"the box {words} reaches outside the image, which has {width} × {height} pixels"
+            )
+        painted[y0:y1, x0:x1] = True
+    return painted

@@ -1,0 +1,52 @@
+"""What a decoder with mask channels sees of an image, and the masks that it is trained on.
+
+GLIDE (Nichol et al., arXiv 2112.10741, section 2.4): "random regions of training examples are
+erased, and the remaining portions are fed into the model along with a mask channel". Which regions
+it does not say.
+
+Shapes: N images, H × W pixels.
+"""
+
+import torch
+from torch import Tensor
+
+CHANNELS = 4
+"""Of what is fed in beside x_t: RGB and the mask."""
+_NOTHING_KNOWN = 0.25  # of the masks erase all, so that the decoder still makes whole images
+
+
+def mask_channels(images: Tensor, unknown: Tensor) -> Tensor:
+    """What is known of images (N, 3, H, W), 0 elsewhere, and the mask, 1 where nothing is known.
+
+    `unknown` (N or 1, 1, H, W) is boolean. Returns (N, 4, H, W); with all unknown, `images` are not
+    read.
+    """
+    return torch.cat(
+        [images.masked_fill(unknown, 0), unknown.expand_as(images[:, :1]).to(images.dtype)], dim=1
+    )
+
+
+def random_masks(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Masks (count, 1, size, size) on the generator's device, True where an image is erased.
+
+    A quarter erase everything; the others are half boxes with sides of 20 to 80 % of the image's,
+    half strokes through four points, 10 to 30 % wide.
+    """
+    device = generator.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator, device=device)
+
+    middles = (torch.arange(size, device=device) + 0.5) / size
+    pixels = torch.stack(torch.meshgrid(middles, middles, indexing="ij"), dim=-1)  # (H, W, 2)
+    sides = 0.2 + 0.6 * uniform(1, 1, 2)
+    corner = uniform(1, 1, 2) * (1 - sides)
+    box = ((pixels >= corner) & (pixels < corner + sides)).all(dim=-1)  # (N, H, W)
+    points, radius = uniform(4, 1, 1, 2), 0.05 + 0.1 * uniform(1, 1)
+    start, along = points[:, :-1], points.diff(dim=1)  # three straight pieces: (N, 3, 1, 1, 2)
+    way = ((pixels - start) * along).sum(-1) / along.square().sum(-1).clamp(min=1e-12)
+    nearest = start + way.clamp(0, 1)[..., None] * along  # (N, 3, H, W, 2)
+    stroke = ((pixels - nearest).norm(dim=-1) < radius[:, None]).any(dim=1)
+    kind = uniform(1, 1)
+    erased = torch.where(kind < (1 + _NOTHING_KNOWN) / 2, box, stroke) | (kind < _NOTHING_KNOWN)
+    return erased[:, None]
