@@ -34,6 +34,7 @@ from tests.parity.test_networks import theirs_and_ours
 from unclip import Pipeline
 from unclip.models.decoder import DECODERS
 from unclip.models.diffusion_prior import PRIORS, DiffusionPrior
+from unclip.models.int8 import check_int8, to_int8
 from unclip.models.precision import DTYPES, device_named, name_of
 from unclip.models.unet import UNet
 from unclip.models.upsampler import UPSAMPLERS
@@ -285,15 +286,7 @@ def measured(part: str, s: Setting, repeats: int, limits: dict[str, float]) -> d
         with FlopCounterMode(display=False) as counter:
             ours = pair.ours()
         gap = difference(ours, pair.theirs()) if pair.compared else None
-        seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for _ in range(repeats):
-            for who, run in (("ours", pair.ours), ("theirs", pair.theirs)):
-                synchronise(s.device)
-                began = time.perf_counter()
-                run()
-                synchronise(s.device)
-                seconds[who].append((time.perf_counter() - began) / steps)
-    mine, other = (statistics.median(seconds[who]) for who in ("ours", "theirs"))
+        mine, other = timed((pair.ours, pair.theirs), s, repeats, steps)
     operations = counter.get_total_flops() / steps
     row: dict[str, Any] = {
         "precision": s.precision,
@@ -308,7 +301,42 @@ def measured(part: str, s: Setting, repeats: int, limits: dict[str, float]) -> d
     if pair.network is not None:
         read = sum(p.numel() * p.element_size() for p in pair.network.parameters())
         row["of_bandwidth"] = read / mine / limits["bandwidth"]
+        if part != "training" and has_int8(s.device):
+            row |= in_int8(pair, ours, s, repeats)
     return row
+
+
+def timed(
+    runs: Sequence[Callable[[], Tensor]], s: Setting, repeats: int, steps: int
+) -> list[float]:
+    """Median seconds a step of each, in turn."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, taken in zip(runs, seconds, strict=True):
+            synchronise(s.device)
+            began = time.perf_counter()
+            run()
+            synchronise(s.device)
+            taken.append((time.perf_counter() - began) / steps)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def has_int8(device: torch.device) -> bool:
+    try:
+        check_int8(device)
+    except ValueError:
+        return False
+    return True
+
+
+@torch.no_grad()
+def in_int8(pair: Pair, exact: Tensor, s: Setting, repeats: int) -> dict[str, float]:
+    """Ours again with its blocks in 8 bits, the rest in the row's precision: time and error."""
+    assert pair.network is not None
+    to_int8(pair.network)
+    error = difference(pair.ours(), exact)
+    (seconds,) = timed([pair.ours], s, repeats, s.steps)
+    return {"int8": seconds, "int8_difference": error}
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -330,15 +358,19 @@ def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
     unit = "s an image or batch" if part == "image" else "ms a step"
     scale = 1 if part == "image" else 1e3
     print(f"\n{part}: {unit}; percentages are of the measured matrix peak and bandwidth")
+    print("int8: unclip with its blocks in 8 bits, and its mean error in standard deviations")
     print(
         f"{'':<6}{'batch':>6}{'unclip':>12}{'diffusers':>12}{'ratio':>8}{'matrix':>8}{'memory':>8}"
+        f"{'int8':>12}{'error':>8}"
     )
     for row in rows:
         memory = f"{row['of_bandwidth']:.0%}" if "of_bandwidth" in row else "-"
+        int8 = f"{scale * row['int8']:.2f}" if "int8" in row else "-"
+        error = f"{row['int8_difference']:.1%}" if "int8" in row else "-"
         print(
             f"{row['precision']:<6}{row['batch']:>6}{scale * row['ours']:>12.2f}"
             f"{scale * row['theirs']:>12.2f}{row['ratio']:>8.2f}{row['of_matrix_peak']:>8.0%}"
-            f"{memory:>8}"
+            f"{memory:>8}{int8:>12}{error:>8}"
         )
 
 

@@ -73,7 +73,7 @@ class EvaluateComposition:
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .json file for the numbers and what they were measured with."""
     batch_size: int = 32
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     device: str = "auto"
 
 

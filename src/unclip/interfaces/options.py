@@ -23,7 +23,8 @@ class Opening:
 
     model: str | None = None
     """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    """The faster of fp32 and bf16 if left out; int8, for CPUs only, is an approximation."""
     device: str = "auto"
     offload: bool = False
     """Keep one component's weights in memory at a time, for small machines; slower."""

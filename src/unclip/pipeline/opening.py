@@ -6,6 +6,8 @@ from typing import Self
 import torch
 
 from unclip.models.folder import ModelFolder, variants
+from unclip.models.int8 import to_int8
+from unclip.models.precision import fastest_dtype
 from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
@@ -60,9 +62,16 @@ class Parts:
     def open(cls, model: ModelFolder, dtype: torch.dtype, device: torch.device) -> Self:
         """Read every component of a model folder.
 
+        Args:
+            dtype: with int8, what is not in 8 bits is in the machine's faster floating-point type.
+
         Raises:
             ValueError: what is missing, damaged or does not fit, in one sentence.
         """
+        in_int8 = dtype == torch.int8
+        if in_int8 and model.offload is not None:
+            raise ValueError("int8 weights are made once, at opening: open it without offload")
+        dtype = fastest_dtype(device.type) if in_int8 else dtype
         kind = check_index(model)
         clip = FrozenCLIP.load(model, dtype).to(device)
         draws = kind == TEXT_TO_IMAGE
@@ -84,7 +93,15 @@ class Parts:
             network.requires_grad_(False).eval()
             if model.offload is None:
                 network.to(device)
+        for network in parts.denoisers if in_int8 else []:
+            to_int8(network)
         return parts
+
+    @property
+    def denoisers(self) -> list[torch.nn.Module]:
+        """What computes at every step: `networks`, of the decoder's the U-Net alone."""
+        return [self.decoder.network.decoder if n is self.decoder.network else n
+                for n in self.networks]  # fmt: skip
 
     @property
     def networks(self) -> list[torch.nn.Module]:
