@@ -38,6 +38,7 @@ from unclip.models.int8 import check_int8, to_int8
 from unclip.models.precision import DTYPES, device_named, name_of
 from unclip.models.unet import UNet
 from unclip.models.upsampler import UPSAMPLERS
+from unclip.pipeline.opening import compile_steps
 
 SIZES = {"tiny": "tiny", "small": "small", "full": "karlo"}
 IMAGES = {
@@ -65,6 +66,7 @@ class Pair:
     ours: Callable[[], Tensor]
     theirs: Callable[[], Tensor]
     network: nn.Module | None  # ours, whose weights every step reads; None: several networks
+    peer: nn.Module | None = None
     compared: bool = True
 
 
@@ -131,7 +133,7 @@ def prior(s: Setting) -> Pair:
         ]
         return torch.stack(made)
 
-    return Pair(run_ours, run_theirs, ours)
+    return Pair(run_ours, run_theirs, ours, peer)
 
 
 def decoder(s: Setting) -> Pair:
@@ -165,7 +167,7 @@ def decoder(s: Setting) -> Pair:
         ]
         return torch.stack(made)
 
-    return Pair(run_ours, run_theirs, ours)
+    return Pair(run_ours, run_theirs, ours, peer)
 
 
 def upsampler(s: Setting) -> Pair:
@@ -186,7 +188,7 @@ def upsampler(s: Setting) -> Pair:
         steps = zip(xs, s.timesteps(), strict=True)
         return torch.stack([peer(x.to(s.dtype), t).sample for x, t in steps])
 
-    return Pair(run_ours, run_theirs, ours)
+    return Pair(run_ours, run_theirs, ours, peer)
 
 
 def image(s: Setting) -> Pair:
@@ -223,7 +225,7 @@ def image(s: Setting) -> Pair:
         made = peer(prompts, generator=seeded(), output_type="np", **steps).images
         return torch.from_numpy(made).permute(0, 3, 1, 2) * 2 - 1
 
-    return Pair(run_ours, run_theirs, None, s.precision == "fp32")
+    return Pair(run_ours, run_theirs, None, compared=s.precision == "fp32")
 
 
 def _networks(pipe: Pipeline) -> list[nn.Module]:
@@ -301,6 +303,8 @@ def measured(part: str, s: Setting, repeats: int, limits: dict[str, float]) -> d
     if pair.network is not None:
         read = sum(p.numel() * p.element_size() for p in pair.network.parameters())
         row["of_bandwidth"] = read / mine / limits["bandwidth"]
+        if part != "training" and s.device.type == "cuda":
+            row |= compiled(pair, s, repeats)
         if part != "training" and has_int8(s.device):
             row |= in_int8(pair, ours, s, repeats)
     return row
@@ -319,6 +323,21 @@ def timed(
             synchronise(s.device)
             taken.append((time.perf_counter() - began) / steps)
     return [statistics.median(taken) for taken in seconds]
+
+
+@torch.no_grad()
+def compiled(pair: Pair, s: Setting, repeats: int) -> dict[str, float]:
+    """Both again, compiled: seconds a step without the compilation, the ratio, what differs."""
+    assert isinstance(pair.network, UNet | DiffusionPrior)
+    assert pair.peer is not None
+    compile_steps(pair.network)
+    pair.peer.compile()
+    gap = difference(pair.ours(), pair.theirs())  # compiles
+    mine, other = timed((pair.ours, pair.theirs), s, repeats, s.steps)
+    return {
+        "compiled": mine, "theirs_compiled": other, "compiled_ratio": other / mine,
+        "compiled_difference": gap,
+    }  # fmt: skip
 
 
 def has_int8(device: torch.device) -> bool:
@@ -372,6 +391,12 @@ def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
             f"{scale * row['theirs']:>12.2f}{row['ratio']:>8.2f}{row['of_matrix_peak']:>8.0%}"
             f"{memory:>8}{int8:>12}{error:>8}"
         )
+        if "compiled" in row:
+            print(
+                f"  both compiled {scale * row['compiled']:>8.2f}"
+                f"{scale * row['theirs_compiled']:>12.2f}{row['compiled_ratio']:>8.2f}; unclip "
+                f"compiled against diffusers as it comes {row['theirs'] / row['compiled']:.2f}"
+            )
 
 
 def last_line(part: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -420,11 +445,16 @@ def main() -> int:
         peak_memory=memory,
     )  # fmt: skip
     print(f"added to {RESULTS.relative_to(ROOT)}")
-    wrong = [r for r in rows if r["difference"] and not r["difference"] < TOLERANCE[r["precision"]]]
-    for row in wrong:
+    wrong = [
+        (row, row[key])
+        for row in rows
+        for key in ("difference", "compiled_difference")
+        if row.get(key) and not row[key] < TOLERANCE[row["precision"]]
+    ]
+    for row, gap in wrong:
         print(
-            f"the results differ in {row['precision']} at batch {row['batch']}: by "
-            f"{row['difference']:.2g} of their standard deviation",
+            f"the results differ in {row['precision']} at batch {row['batch']}: by {gap:.2g} of "
+            "their standard deviation",
             file=sys.stderr,
         )
     print(last_line(part, rows))

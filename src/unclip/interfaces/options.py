@@ -28,6 +28,8 @@ class Opening:
     device: str = "auto"
     offload: bool = False
     """Keep one component's weights in memory at a time, for small machines; slower."""
+    compile: bool = False
+    """Compile the networks' steps with torch, for many images on a GPU: the first take minutes."""
     revision: str | None = None
     """Branch, tag or commit of a model on the Hub."""
     variant: str | None = None
@@ -44,6 +46,7 @@ class Opening:
             dtype=self.precision,
             device=self.device,
             offload=self.offload,
+            compile=self.compile,
         )
 
 

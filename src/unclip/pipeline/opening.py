@@ -5,9 +5,11 @@ from typing import Self
 
 import torch
 
+from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.models.folder import ModelFolder, variants
 from unclip.models.int8 import to_int8
 from unclip.models.precision import fastest_dtype
+from unclip.models.unet import UNet
 from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
@@ -103,12 +105,54 @@ class Parts:
         return [self.decoder.network.decoder if n is self.decoder.network else n
                 for n in self.networks]  # fmt: skip
 
+    def compile(self) -> None:
+        """Have torch compile what priors by diffusion and U-Nets compute at every step.
+
+        Captions are then of one length, padding included. A network is compiled when it is first
+        used, again for the first other number of images, and from then on for any number; one
+        sample alone can be a third case.
+
+        Raises:
+            ValueError: torch cannot compile here.
+        """
+        check_compiler(self.clip.device)
+        self.clip.trims = False
+        for network in self.denoisers:
+            if isinstance(network, UNet | DiffusionPrior):
+                compile_steps(network)
+
     @property
     def networks(self) -> list[torch.nn.Module]:
         """Priors, decoder and upsamplers."""
         priors = [stage.network for stage in (self.prior, self.autoregressive_prior) if stage]
         upsamplers = [network for stage in self.upsamplers for network in stage.networks]
         return [*priors, self.decoder.network, *upsamplers]
+
+
+def compile_steps(network: UNet | DiffusionPrior) -> None:
+    """Compile what `proceed` computes, in place; what it looks up stays outside, where it is plain
+    Python that would be compiled anew for every timestep."""
+    import torch._dynamo
+
+    # Of all networks of a class together: three each, for several networks and pipelines.
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 64)
+    setattr(network, "_run", torch.compile(network._run))  # noqa: B010
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small: what compilers need is missing on many machines.
+
+    Raises:
+        ValueError: torch cannot compile for the device.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"torch cannot compile for the device {device} here ({reason}): open without compile"
+        ) from None
 
 
 def needed_components(model: ModelFolder, kind: str) -> list[str]:

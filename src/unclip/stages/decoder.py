@@ -244,6 +244,7 @@ class DecoderStage:
         conditional = both[:count]
 
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
+            x = x.contiguous(memory_format=torch.channels_last)  # at every step alike
             return decoder.proceed(x, t, both if guided else conditional)
 
         output = guide(network, guidance, 3)
