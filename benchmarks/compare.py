@@ -43,11 +43,13 @@ from tests.parity.test_networks import theirs_and_ours
 from unclip import Pipeline
 from unclip.models.decoder import DECODERS
 from unclip.models.diffusion_prior import PRIORS, DiffusionPrior
+from unclip.models.int8 import check_int8, to_int8
 from unclip.models.memory import kept_memory
-from unclip.models.packing import pack
+from unclip.models.packing import PackedLinear, pack
 from unclip.models.precision import DTYPES, device_named, name_of
 from unclip.models.unet import UNet
 from unclip.models.upsampler import UPSAMPLERS
+from unclip.pipeline.opening import compile_steps
 
 SIZES = {"tiny": "tiny", "small": "small", "full": "karlo"}
 IMAGES = {
@@ -74,7 +76,9 @@ class Pair:
 
     ours: Callable[[], Tensor]
     theirs: Callable[[], Tensor]
-    weights: int | None  # bytes of ours, which every step reads; None: several networks
+    network: nn.Module | None  # ours; None: several networks
+    weights: int = 0  # bytes of it, which every step reads
+    peer: nn.Module | None = None
     compared: bool = True
 
 
@@ -148,7 +152,7 @@ def prior(s: Setting) -> Pair:
         ]
         return torch.stack(made)
 
-    return Pair(run_ours, run_theirs, weights)
+    return Pair(run_ours, run_theirs, ours, weights, peer)
 
 
 def decoder(s: Setting) -> Pair:
@@ -182,7 +186,7 @@ def decoder(s: Setting) -> Pair:
         ]
         return torch.stack(made)
 
-    return Pair(run_ours, run_theirs, size_of(ours))
+    return Pair(run_ours, run_theirs, ours, size_of(ours), peer)
 
 
 def upsampler(s: Setting) -> Pair:
@@ -203,7 +207,7 @@ def upsampler(s: Setting) -> Pair:
         steps = zip(xs, s.timesteps(), strict=True)
         return torch.stack([peer(x.to(s.dtype), t).sample for x, t in steps])
 
-    return Pair(run_ours, run_theirs, size_of(ours))
+    return Pair(run_ours, run_theirs, ours, size_of(ours), peer)
 
 
 def image(s: Setting) -> Pair:
@@ -240,7 +244,7 @@ def image(s: Setting) -> Pair:
         made = peer(prompts, generator=seeded(), output_type="np", **steps).images
         return torch.from_numpy(made).permute(0, 3, 1, 2) * 2 - 1
 
-    return Pair(run_ours, run_theirs, None, s.precision == "fp32")
+    return Pair(run_ours, run_theirs, None, compared=s.precision == "fp32")
 
 
 def _networks(pipe: Pipeline) -> list[nn.Module]:
@@ -303,17 +307,7 @@ def measured(part: str, s: Setting, repeats: int, limits: dict[str, float]) -> d
         with operation_counter() as counter:
             ours = pair.ours()
         gap = difference(ours, pair.theirs()) if pair.compared else None
-        seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for _ in range(repeats):
-            for who, run in (("ours", pair.ours), ("theirs", pair.theirs)):
-                keeps = who == "ours" and part != "training"  # as pipelines do
-                with kept_memory(s.device) if keeps else nullcontext():
-                    synchronise(s.device)
-                    began = time.perf_counter()
-                    run()
-                    synchronise(s.device)
-                    seconds[who].append((time.perf_counter() - began) / steps)
-    mine, other = (statistics.median(seconds[who]) for who in ("ours", "theirs"))
+        mine, other = timed((pair.ours, pair.theirs), s, repeats, steps)
     operations = counter.get_total_flops() / steps
     row: dict[str, Any] = {
         "precision": s.precision,
@@ -325,9 +319,76 @@ def measured(part: str, s: Setting, repeats: int, limits: dict[str, float]) -> d
         "operations": operations,
         "of_matrix_peak": operations / mine / limits[s.precision],
     }
-    if pair.weights is not None:
+    if pair.network is not None:
         row["of_bandwidth"] = pair.weights / mine / limits["bandwidth"]
+        if part != "training" and s.device.type == "cuda":
+            row |= compiled(pair, s, repeats)
+        if part != "training" and has_int8(s.device):
+            row |= in_int8(pair, ours, s, repeats)
     return row
+
+
+def timed(
+    runs: Sequence[Callable[[], Tensor]], s: Setting, repeats: int, steps: int
+) -> list[float]:
+    """Median seconds a step of each, in turn; where it samples, the first one, ours, keeps its
+    memory, as pipelines do."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, taken in zip(runs, seconds, strict=True):
+            keeps = taken is seconds[0] and not torch.is_grad_enabled()
+            with kept_memory(s.device) if keeps else nullcontext():
+                synchronise(s.device)
+                began = time.perf_counter()
+                run()
+                synchronise(s.device)
+                taken.append((time.perf_counter() - began) / steps)
+    return [statistics.median(taken) for taken in seconds]
+
+
+@torch.no_grad()
+def compiled(pair: Pair, s: Setting, repeats: int) -> dict[str, float]:
+    """Both again, compiled: seconds a step without the compilation, the ratio, what differs."""
+    assert isinstance(pair.network, UNet | DiffusionPrior)
+    assert pair.peer is not None
+    compile_steps(pair.network)
+    pair.peer.compile()
+    gap = difference(pair.ours(), pair.theirs())  # compiles
+    mine, other = timed((pair.ours, pair.theirs), s, repeats, s.steps)
+    return {
+        "compiled": mine, "theirs_compiled": other, "compiled_ratio": other / mine,
+        "compiled_difference": gap,
+    }  # fmt: skip
+
+
+def has_int8(device: torch.device) -> bool:
+    try:
+        check_int8(device)
+    except ValueError:
+        return False
+    return True
+
+
+def unpack(network: nn.Module) -> None:
+    """What `pack` has replaced, as it was."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, PackedLinear):
+                weight = child.weight.to_dense()
+                linear = nn.Linear(*weight.T.shape, child.bias is not None, "meta")
+                linear.weight, linear.bias = nn.Parameter(weight, False), child.bias
+                setattr(module, name, linear)
+
+
+@torch.no_grad()
+def in_int8(pair: Pair, exact: Tensor, s: Setting, repeats: int) -> dict[str, float]:
+    """Ours again with its blocks in 8 bits, the rest in the row's precision: time and error."""
+    assert pair.network is not None
+    unpack(pair.network)
+    to_int8(pair.network)
+    error = difference(pair.ours(), exact)
+    (seconds,) = timed([pair.ours], s, repeats, s.steps)
+    return {"int8": seconds, "int8_difference": error}
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -349,16 +410,26 @@ def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
     unit = "s an image or batch" if part == "image" else "ms a step"
     scale = 1 if part == "image" else 1e3
     print(f"\n{part}: {unit}; percentages are of the measured matrix peak and bandwidth")
+    print("int8: unclip with its blocks in 8 bits, and its mean error in standard deviations")
     print(
         f"{'':<6}{'batch':>6}{'unclip':>12}{'diffusers':>12}{'ratio':>8}{'matrix':>8}{'memory':>8}"
+        f"{'int8':>12}{'error':>8}"
     )
     for row in rows:
         memory = f"{row['of_bandwidth']:.0%}" if "of_bandwidth" in row else "-"
+        int8 = f"{scale * row['int8']:.2f}" if "int8" in row else "-"
+        error = f"{row['int8_difference']:.1%}" if "int8" in row else "-"
         print(
             f"{row['precision']:<6}{row['batch']:>6}{scale * row['ours']:>12.2f}"
             f"{scale * row['theirs']:>12.2f}{row['ratio']:>8.2f}{row['of_matrix_peak']:>8.0%}"
-            f"{memory:>8}"
+            f"{memory:>8}{int8:>12}{error:>8}"
         )
+        if "compiled" in row:
+            print(
+                f"  both compiled {scale * row['compiled']:>8.2f}"
+                f"{scale * row['theirs_compiled']:>12.2f}{row['compiled_ratio']:>8.2f}; unclip "
+                f"compiled against diffusers as it comes {row['theirs'] / row['compiled']:.2f}"
+            )
 
 
 def last_line(part: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -407,11 +478,16 @@ def main() -> int:
         peak_memory=memory,
     )  # fmt: skip
     print(f"added to {RESULTS.relative_to(ROOT)}")
-    wrong = [r for r in rows if r["difference"] and not r["difference"] < TOLERANCE[r["precision"]]]
-    for row in wrong:
+    wrong = [
+        (row, row[key])
+        for row in rows
+        for key in ("difference", "compiled_difference")
+        if row.get(key) and not row[key] < TOLERANCE[row["precision"]]
+    ]
+    for row, gap in wrong:
         print(
-            f"the results differ in {row['precision']} at batch {row['batch']}: by "
-            f"{row['difference']:.2g} of their standard deviation",
+            f"the results differ in {row['precision']} at batch {row['batch']}: by {gap:.2g} of "
+            "their standard deviation",
             file=sys.stderr,
         )
     print(last_line(part, rows))

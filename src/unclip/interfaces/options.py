@@ -23,10 +23,13 @@ class Opening:
 
     model: str | None = None
     """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    """The faster of fp32 and bf16 if left out; int8, for CPUs only, is an approximation."""
     device: str = "auto"
     offload: bool = False
     """Keep one component's weights in memory at a time, for small machines; slower."""
+    compile: bool = False
+    """Compile the networks' steps with torch, for many images on a GPU: the first take minutes."""
     revision: str | None = None
     """Branch, tag or commit of a model on the Hub."""
     variant: str | None = None
@@ -43,6 +46,7 @@ class Opening:
             dtype=self.precision,
             device=self.device,
             offload=self.offload,
+            compile=self.compile,
         )
 
 

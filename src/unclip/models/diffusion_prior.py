@@ -324,12 +324,15 @@ class DiffusionPrior(nn.Module):
 
         Equal to it but for rounding, at three tokens instead of S. Not differentiable.
         """
-        tokens = self._step_tokens(x, continuation.times[t])
-        tokens = tokens.reshape(len(continuation.mask), -1, tokens.shape[-1])  # (N, 3 M, W)
-        for block, *cache in zip(
-            self.transformer_blocks, continuation.keys, continuation.values, strict=True
-        ):
-            tokens = block(tokens, continuation.mask, tuple(cache))
+        return self._run(
+            x, continuation.times[t], continuation.keys, continuation.values, continuation.mask
+        )
+
+    def _run(self, x: Tensor, time: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        tokens = self._step_tokens(x, time)
+        tokens = tokens.reshape(len(mask), -1, tokens.shape[-1])  # (N, 3 M, W)
+        for block, *cache in zip(self.transformer_blocks, keys, values, strict=True):
+            tokens = block(tokens, mask, tuple(cache))
         return self._output(tokens.view(len(x), STEP_TOKENS, -1)[:, -1]).to(x.dtype)
 
     def _prefix_tokens(self, text_embeddings: Tensor, text_hidden_states: Tensor) -> Tensor:

@@ -5,8 +5,12 @@ import time
 
 import torch
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")  # fp16 for sampling only: training underflows in it
+from unclip.models.int8 import check_int8
+
+# fp16 and int8 are for sampling only: training underflows in the one, the other has no gradients.
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NAMED = {**DTYPES, "int8": torch.int8}
 _TIMED = (torch.float32, torch.bfloat16)
 
 
@@ -24,17 +28,23 @@ def device_named(name: str) -> torch.device:
 
 
 def resolve(precision: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The data type that `precision`, one of `PRECISIONS` or a type itself, means on `device`."""
+    """The data type that `precision`, one of `PRECISIONS` or a type itself, means on `device`.
+
+    Raises:
+        ValueError: it is none of them, or int8 where that is not fast.
+    """
     if isinstance(precision, torch.dtype):
-        precision = next((n for n, t in DTYPES.items() if t == precision), str(precision))
+        precision = next((n for n, t in _NAMED.items() if t == precision), str(precision))
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    return fastest_dtype(device.type) if precision == "auto" else DTYPES[precision]
+    if precision == "int8":
+        check_int8(device)
+    return fastest_dtype(device.type) if precision == "auto" else _NAMED[precision]
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """The name, "fp32", "bf16" or "fp16", of a data type that `resolve` gave."""
-    return next(name for name, known in DTYPES.items() if known == dtype)
+    """The name, "fp32", "bf16", "fp16" or "int8", of a data type that `resolve` gave."""
+    return next(name for name, known in _NAMED.items() if known == dtype)
 
 
 def full_precision(device: torch.device) -> torch.autocast:

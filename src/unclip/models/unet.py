@@ -293,7 +293,7 @@ class UNet(nn.Module):
         """
         self._check_conditions(time_condition, context)
         emb = _activated(self.time_embedding(t), time_condition)
-        return self._run(x, emb, self._attended(context, context_mask))
+        return self._run(x, emb, self._attended(context, context_mask))[0]
 
     @torch.no_grad()
     def conditions(
@@ -323,7 +323,12 @@ class UNet(nn.Module):
     def proceed(self, x: Tensor, t: int, conditions: Conditions) -> Tensor:
         """`forward` for `x` (N, in_channels, H, W) at the timestep `t`, equal but for rounding
         where no features are reused."""
-        return self._run(x, conditions.times[t], conditions.context, conditions.deep, t)
+        deep = conditions.deep
+        kept = deep.kept(t, len(x)) if deep else None
+        out, below = self._run(x, conditions.times[t], conditions.context, kept)
+        if deep and kept is None:
+            deep.last = below
+        return out
 
     @torch.no_grad()
     def widen(self, in_channels: int) -> None:
@@ -347,13 +352,9 @@ class UNet(nn.Module):
         return Context({layer: layer.project_context(context) for layer in layers}, mask)
 
     def _run(
-        self,
-        x: Tensor,
-        emb: Tensor,
-        context: Context | None,
-        deep: DeepFeatures | None = None,
-        t: int = 0,
-    ) -> Tensor:
+        self, x: Tensor, emb: Tensor, context: Context | None, below: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The output, and what the levels below the finest gave for it, if it is not given."""
         multiple = self.config.downsampling
         if x.shape[-2] % multiple or x.shape[-1] % multiple:
             raise ValueError(
@@ -365,15 +366,12 @@ class UNet(nn.Module):
         assert isinstance(finest_up, UpLevel)
         skips = [self.conv_in(x.to(self.conv_in.weight.dtype))]
         finest_down.descend(skips, emb, context)
-        h = deep.kept(t, len(x)) if deep else None
-        if h is None:
+        if below is None:
             finest_down.leave(skips, emb)
-            h = self._below(skips, emb, context)
-            if deep:
-                deep.last = h
-        h = finest_up.ascend(h, skips, emb, context)
+            below = self._below(skips, emb, context)
+        h = finest_up.ascend(below, skips, emb, context)
         out: Tensor = self.conv_out(_silu(self.conv_norm_out(h)))
-        return out.to(x.dtype)
+        return out.to(x.dtype), below
 
     def _below(self, skips: list[Tensor], emb: Tensor, context: Context | None) -> Tensor:
         """All levels but the finest: from the last of `skips` to what its way up begins with."""

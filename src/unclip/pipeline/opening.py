@@ -5,8 +5,12 @@ from typing import Self
 
 import torch
 
+from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.models.folder import ModelFolder, variants
+from unclip.models.int8 import to_int8
 from unclip.models.packing import pack
+from unclip.models.precision import fastest_dtype
+from unclip.models.unet import UNet
 from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
@@ -61,9 +65,16 @@ class Parts:
     def open(cls, model: ModelFolder, dtype: torch.dtype, device: torch.device) -> Self:
         """Read every component of a model folder.
 
+        Args:
+            dtype: with int8, what is not in 8 bits is in the machine's faster floating-point type.
+
         Raises:
             ValueError: what is missing, damaged or does not fit, in one sentence.
         """
+        in_int8 = dtype == torch.int8
+        if in_int8 and model.offload is not None:
+            raise ValueError("int8 weights are made once, at opening: open it without offload")
+        dtype = fastest_dtype(device.type) if in_int8 else dtype
         kind = check_index(model)
         clip = FrozenCLIP.load(model, dtype).to(device)
         draws = kind == TEXT_TO_IMAGE
@@ -85,10 +96,37 @@ class Parts:
             network.requires_grad_(False).eval()
             if model.offload is None:
                 network.to(device)
-        for stage in (prior, codes):
-            if stage is not None and model.offload is None:
-                pack(stage.network)  # their steps are products with few rows
+        for network in parts.denoisers if in_int8 else []:
+            to_int8(network)
         return parts
+
+    @property
+    def denoisers(self) -> list[torch.nn.Module]:
+        """What computes at every step: `networks`, of the decoder's the U-Net alone."""
+        return [self.decoder.network.decoder if n is self.decoder.network else n
+                for n in self.networks]  # fmt: skip
+
+    def pack(self) -> None:
+        """Lay out the weights of the priors for their steps, which are products with few rows."""
+        for prior in (self.prior, self.autoregressive_prior):
+            if prior is not None:
+                pack(prior.network)
+
+    def compile(self) -> None:
+        """Have torch compile what priors by diffusion and U-Nets compute at every step.
+
+        Captions are then of one length, padding included. A network is compiled when it is first
+        used, again for the first other number of images, and from then on for any number; one
+        sample alone can be a third case.
+
+        Raises:
+            ValueError: torch cannot compile here.
+        """
+        check_compiler(self.clip.device)
+        self.clip.trims = False
+        for network in self.denoisers:
+            if isinstance(network, UNet | DiffusionPrior):
+                compile_steps(network)
 
     @property
     def networks(self) -> list[torch.nn.Module]:
@@ -96,6 +134,32 @@ class Parts:
         priors = [stage.network for stage in (self.prior, self.autoregressive_prior) if stage]
         upsamplers = [network for stage in self.upsamplers for network in stage.networks]
         return [*priors, self.decoder.network, *upsamplers]
+
+
+def compile_steps(network: UNet | DiffusionPrior) -> None:
+    """Compile what `proceed` computes, in place; what it looks up stays outside, where it is plain
+    Python that would be compiled anew for every timestep."""
+    import torch._dynamo
+
+    # Of all networks of a class together: three each, for several networks and pipelines.
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 64)
+    setattr(network, "_run", torch.compile(network._run))  # noqa: B010
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small: what compilers need is missing on many machines.
+
+    Raises:
+        ValueError: torch cannot compile for the device.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"torch cannot compile for the device {device} here ({reason}): open without compile"
+        ) from None
 
 
 def needed_components(model: ModelFolder, kind: str) -> list[str]:

@@ -20,6 +20,7 @@ from unclip.diffusion.prediction import Noise, Prediction
 from unclip.models.diffusion_prior import Prefix
 from unclip.models.folder import ModelFolder, bundled
 from unclip.models.hub import resolve_model
+from unclip.models.int8 import is_int8
 from unclip.models.memory import kept_memory
 from unclip.models.offload import Offload, is_offloaded
 from unclip.models.precision import device_named, resolve
@@ -102,6 +103,7 @@ class Pipeline(Manipulations):
         dtype: str | torch.dtype = "auto",
         device: str = "auto",
         offload: bool = False,
+        compile: bool = False,
     ) -> Self:
         """Open a model folder of the published layout, for captions or for image variations.
 
@@ -111,22 +113,31 @@ class Pipeline(Manipulations):
             revision: branch, tag or commit on the Hub.
             variant: which weights are read where there are several, e.g. "fp16".
             dtype: "auto" (what this machine computes fastest), "fp32", "bf16" or "fp16", or the
-                torch data type.
+                torch data type; on a CPU also "int8", an approximation (`models/int8.py`).
             device: "auto" (a GPU if there is one), "cpu", "cuda", …
             offload: keep the weights of one component in memory at a time, and read them anew for
                 every image, for machines that the whole model does not fit into.
+            compile: have `torch.compile` compile the steps of priors and U-Nets, for GPUs: the
+                first images take minutes. Images differ by rounding only.
 
         Raises:
             ValueError: what is missing, damaged or does not fit, in one sentence.
         """
         place = device_named(device)
         precision = resolve(dtype, place)
+        if compile and (offload or precision == torch.int8):
+            other = "offload" if offload else "int8"
+            raise ValueError(f"{other} and compile do not go together: open without one of them")
         if folder is None:
             path = bundled("model")
         else:
             path = resolve_model(folder, revision, variant, CLASSES)
         model = ModelFolder(path, variant, Offload(place) if offload else None)
         parts = Parts.open(model, precision, place)
+        if compile:
+            parts.compile()
+        else:
+            parts.pack()
         return cls(
             parts.clip,
             parts.prior,
@@ -144,6 +155,8 @@ class Pipeline(Manipulations):
 
     @property
     def dtype(self) -> torch.dtype:
+        if is_int8(self.decoder.network):
+            return torch.int8
         return next(self.decoder.network.parameters()).dtype
 
     @property
@@ -157,11 +170,13 @@ class Pipeline(Manipulations):
         diffusers opens the folder too, once its loader is mended (docs/published_models.md).
 
         Raises:
-            ValueError: the model is offloaded; the folder cannot be written, or the disk is full:
-                nothing is left then, unless the folder was there before: its components are
-                replaced one by one.
+            ValueError: the model is offloaded or in int8; the folder cannot be written, or the disk
+                is full: nothing is left then, unless the folder was there before: its components
+                are replaced one by one.
         """
         folder = Path(folder)
+        if self.dtype == torch.int8:
+            raise ValueError("a model in int8 cannot be saved; open it in another precision")
         if is_offloaded(self.decoder.network) or is_offloaded(self.clip.text_encoder):
             raise ValueError("an offloaded model is not all in memory; open it without offload")
         partial = folder if folder.exists() else folder.with_name(f".{folder.name}.new")

@@ -85,6 +85,7 @@ class FrozenCLIP:
         self.image_encoder = image_encoder.requires_grad_(False).eval() if image_encoder else None
         self.processor = processor
         self.device = torch.device("cpu")  # where the towers compute
+        self.trims = True  # captions to the longest of a batch; else all are of one length
 
     @classmethod
     def load(cls, folder: ModelFolder, dtype: torch.dtype | None = None) -> Self:
@@ -150,7 +151,8 @@ class FrozenCLIP:
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> TextCondition:
         """Encode captions; padding beyond the longest of them is dropped (it is masked anyway)."""
-        tokens = self.tokenizer(captions).trimmed().to(self.device)
+        tokens = self.tokenizer(captions).to(self.device)
+        tokens = tokens.trimmed() if self.trims else tokens
         z_t, hidden = self.text_encoder(tokens.ids)
         return TextCondition(z_t.float(), hidden.float(), tokens.mask, tokens.ids)
 

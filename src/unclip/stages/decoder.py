@@ -278,6 +278,7 @@ class DecoderStage:
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
             if beside is not None:
                 x = torch.cat([x, beside.to(x.dtype).repeat(len(x) // len(beside), 1, 1, 1)], dim=1)
+            x = x.contiguous(memory_format=torch.channels_last)  # at every step alike
             return decoder.proceed(x, t, both if guided else conditional)
 
         output = guide(network, guidance, at, 3)
