@@ -7,6 +7,7 @@ import pytest
 
 from unclip import Pipeline, Settings
 from unclip.diffusion.guidance import Guidance
+from unclip.pipeline.inpainting import RESAMPLES
 from unclip.pipeline.presets import PRESETS, Preset, Way
 from unclip.stages.base import Sampling
 
@@ -25,7 +26,7 @@ def test_each_stage_is_sampled_as_its_row_says(
     monkeypatch.setitem(pipe.defaults, "sampler", "ddim")
     settings = Settings("fast", prior_guidance_scale=2.0, decoder_guidance_scale=3.0)
     assert pipe.sampling("prior", settings) == Sampling(3, "dpm++", Guidance(2.0))
-    decoder = Sampling(4, "ddim", Guidance(3.0, (0.3, 5.0)), reuse=2)
+    decoder = Sampling(4, "ddim", Guidance(3.0, (0.3, 5.0)), reuse=2, resamples=RESAMPLES)
     assert pipe.sampling("decoder", settings) == decoder
     assert pipe.sampling("super_res", settings) == Sampling(2, "ddpm", reuse=3)
     assert pipe.sampling("super_res_1024", settings) == Sampling(1, "ddim")
@@ -39,7 +40,8 @@ def test_settings_override_the_preset(pipe: Pipeline, monkeypatch: pytest.Monkey
         "fast", 5, 6, 7, 1.0, 3.0, "ddim", guidance_interval=everything, reuse=1
     )  # fmt: skip
     assert pipe.sampling("prior", settings) == Sampling(5, "ddim", Guidance(1.0, everything))
-    assert pipe.sampling("decoder", settings) == Sampling(6, "ddim", Guidance(3.0, everything))
+    decoder = Sampling(6, "ddim", Guidance(3.0, everything), resamples=RESAMPLES)
+    assert pipe.sampling("decoder", settings) == decoder
     assert pipe.sampling("super_res", settings) == Sampling(7, "ddim", Guidance(1.0, everything))
     assert settings.changed()["reuse"] == 1
 
