@@ -61,10 +61,10 @@ Intervals are 95 % (Wilson).
 ## Limits
 
 Read the table: what it says of shapes, relations and binding is what you will see. CLIP and prior
-know what a caption asks for; the decoder, which draws it, is small. Single objects are nearly always
-right, two of them mostly; which of two has which colour, and where each stands, is right about as
-often as not. Small objects, more than
-two of them, textures, styles and emoji are outside its world altogether.
+know what a caption asks for; the decoder, which draws it, is small. Single objects are nearly
+always right, two of them mostly; which of two has which colour is right about as often as not, and
+where each stands less often. Small objects, more than two of them, textures, styles and emoji are
+outside its world altogether.
 """
 
 

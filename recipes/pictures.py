@@ -34,12 +34,13 @@ SCENES = {
 GENERATED = 'generate "a blue triangle on a white background" --seed 7 -o out/pictures/triangle.png'
 # File in IMAGES: the command that writes it.
 PICTURES = {
-    "variations.png": "vary out/pictures/star.png out/pictures/circle.png out/pictures/triangle.png"
-    " -n 5 -o docs/images/variations.png",
+    "variations.png": "vary out/pictures/heart.png out/pictures/circle.png"
+    " out/pictures/triangle.png -n 5 -o docs/images/variations.png",
     "blend.png": "blend out/pictures/star.png out/pictures/crescent.png --invert --frames 7"
     " -o docs/images/blend.png",
-    "edit-colour.png": 'edit out/pictures/star.png out/pictures/circle.png --from "a photo"'
-    ' --to "a blue shape" --theta 0.5 --frames 6 -o docs/images/edit-colour.png',
+    "edit-colour.png": 'edit out/pictures/heart.png --from "an orange heart on a green background"'
+    ' --to "a pink heart on a green background" --theta 0.5 --frames 6'
+    " -o docs/images/edit-colour.png",
     "edit-scene.png": 'edit out/pictures/heart.png --from "an orange heart on a green background"'
     ' --to "an orange heart at night" --theta 0.5 --frames 6 -o docs/images/edit-scene.png',
     "probe.png": "probe out/pictures/circle.png -o docs/images/probe.png",
