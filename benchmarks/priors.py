@@ -23,6 +23,8 @@ from unclip.data.emoji import World
 from unclip.evaluation.composition import Composition, evaluate_model, held_out
 from unclip.evaluation.judge import load_judge
 from unclip.interfaces.evaluate import WORLD, generator
+from unclip.models.folder import ModelFolder, bundled
+from unclip.pipeline.opening import Parts
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.request import PRIORS, Settings, noise_for
 from unclip.training.stages import STAGES
@@ -63,10 +65,11 @@ def embeddings(pipe: Pipeline, captions: list[str], settings: Settings) -> Tenso
     return torch.cat(made)
 
 
-def row(pipe: Pipeline, kind: str, recipe: Any, batch: dict[str, Any], judge: Any) -> list[str]:
-    """One prior's numbers, as cells."""
+def row(
+    pipe: Pipeline, kind: str, stage: Any, recipe: Any, batch: dict[str, Any], judge: Any
+) -> list[str]:
+    """One prior's numbers, as cells; `stage` is the prior as it is trained, not packed."""
     settings = Settings(prior=kind)
-    stage: Any = pipe.prior_for(settings)
     training = training_operations(stage, recipe, batch)
     with torch.no_grad(), operation_counter() as counter:
         embeddings(pipe, batch["captions"][:1], settings)
@@ -95,6 +98,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     pipe = Pipeline.from_pretrained(options.model, dtype="fp32", device=options.device)
+    folder = ModelFolder(Path(options.model) if options.model else bundled("model"))
+    trained = Parts.open(folder, torch.float32, pipe.device)
     judge = load_judge(None).to(pipe.device)
     world = held_out(replace(WORLD, size=max(32, pipe.decoder.size)))
     batch = scenes(world, max(options.n, _PROBE), pipe.decoder.size)
@@ -102,10 +107,14 @@ def main() -> None:
     head = ["prior", "parameters", "training, PFLOP", "sampling, GFLOP", "cosine to z_i",
             "cosine, centred", *SHOWN]  # fmt: skip
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    stages = {
+        "diffusion": ("prior", trained.prior),
+        "autoregressive": ("ar-prior", trained.autoregressive_prior),
+    }
     for kind, file in zip(PRIORS, options.recipes, strict=True):
-        stage = {"diffusion": "prior", "autoregressive": "ar-prior"}[kind]
-        recipe = resolve(STAGES[stage], Path(file))
-        print(f"| {' | '.join(row(pipe, kind, recipe, batch, judge))} |", flush=True)
+        name, stage = stages[kind]
+        recipe = resolve(STAGES[name], Path(file))
+        print(f"| {' | '.join(row(pipe, kind, stage, recipe, batch, judge))} |", flush=True)
 
 
 if __name__ == "__main__":

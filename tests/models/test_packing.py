@@ -25,6 +25,16 @@ def test_it_computes_what_the_plain_layer_does(
     )
 
 
+def test_what_comes_in_has_the_plain_layers_gradient() -> None:
+    plain = nn.Linear(24, 10).requires_grad_(False)
+    packed, gradients = PackedLinear(plain), []
+    for layer in (plain, packed):
+        x = torch.linspace(-1, 1, 48).view(2, 24).requires_grad_()
+        layer(x).square().sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients)
+
+
 def test_only_linear_layers_are_replaced_and_the_state_stays() -> None:
     network = nn.Sequential(
         nn.Linear(4, 6), nn.LayerNorm(6), nn.ModuleList([nn.Linear(6, 3), nn.Embedding(5, 2)])

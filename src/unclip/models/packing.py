@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _PACKED = (torch.float32, torch.bfloat16)
 
@@ -16,7 +17,7 @@ _PACKED = (torch.float32, torch.bfloat16)
 class PackedLinear(nn.Module):
     """`nn.Linear` for sampling on a CPU: the same up to rounding, and the same in a state dict.
 
-    The weight has no gradient and does not follow `to`.
+    The weight is never trained and does not follow `to`; what comes in has gradients.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -25,6 +26,8 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled():
+            return F.linear(x, self.weight.to_dense(), self.bias)
         out = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return cast(Tensor, out)
 
