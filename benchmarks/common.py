@@ -32,7 +32,7 @@ def synchronise(device: torch.device) -> None:
 def matrix_peak(device: torch.device) -> dict[torch.dtype, float]:
     """Operations a second in products of square matrices, the most that networks can hope for."""
     if device.type == "cpu":
-        return matmul_speeds(1024)
+        return matmul_speeds(2048)
     n, speeds = 8192, {}
     for dtype in DTYPES.values():
         a = torch.randn(n, n, device=device, dtype=dtype)
