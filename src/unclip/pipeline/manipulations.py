@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unclip.data.transforms import ImageProcessor, square, to_tensor
 from unclip.diffusion.guidance import Guidance
+from unclip.models.memory import kept_memory
 from unclip.models.pca import Components, Moments
 from unclip.pipeline.latent_space import (
     check_thetas,
@@ -109,10 +110,11 @@ class Manipulations:
         sampling = Sampling(num_inference_steps, "ddim", Guidance(1.0))
         batch = self.batch_size_for(batch_size)
         parts: list[Tensor] = []
-        for z_i, x in zip(torch.split(z_all, batch), torch.split(squares, batch), strict=True):
-            hook = self._hook(callback_on_step_end, len(x), "inversion")
-            text = self.null.expand(len(x))
-            parts.append(self.decoder.invert(x.to(z_i.device), z_i, text, sampling, hook).cpu())
+        with kept_memory(z_all.device):
+            for z_i, x in zip(torch.split(z_all, batch), torch.split(squares, batch), strict=True):
+                hook = self._hook(callback_on_step_end, len(x), "inversion")
+                text, x = self.null.expand(len(x)), x.to(z_i.device)
+                parts.append(self.decoder.invert(x, z_i, text, sampling, hook).cpu())
         return Latents(z_all.cpu(), torch.cat(parts), num_inference_steps, self.fingerprint)
 
     def reconstruct(self, latents: Latents, **arguments: Any) -> Output:
