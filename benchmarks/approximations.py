@@ -5,7 +5,8 @@ python benchmarks/approximations.py [--model DIR] [-n 100] [--only NAME ...] [--
 Every variant makes images for the captions of the same held-out scenes from the same seeds. Of
 them: composition by the judge with 95 % intervals; FID, the Fréchet distance to the real scenes in
 CLIP's embeddings; and, for variants that draw no noise after the first, how near they are to DDIM
-with many steps from the same noise, as PSNR and as the cosine of CLIP's embeddings. Approximations
+with many steps from the same noise, as PSNR and as the cosine of CLIP's embeddings, where "many
+steps" is among the variants. Approximations
 are changes of "ddim", which is deterministic, so that what is changed is one thing. Operations are
 counted on one image, seconds are medians of single images with all variants in turn. Prints a
 Markdown table and appends one JSON object to benchmarks/results/results.jsonl. With the bundled
@@ -160,14 +161,15 @@ def measure(
             real.add(truth, pipe.clip.image(truth), judge)
             captions = [scene.caption for scene in part]
             reference: tuple[Tensor, Tensor] | None = None
-            for one in made.values():  # the reference comes first
+            for name, one in made.items():  # the reference, if it is there, comes first
                 generate = generator(pipe, one.settings, options.batch_size, bar.update)
                 images = generate(captions, options.seed + len(scenes)).to(pipe.device)
                 z_i = pipe.clip.image(images)
                 one.add(images, z_i, judge)
                 if one.near and reference is not None:
                     one.compare(images, z_i, reference)
-                reference = reference or (images, z_i)
+                if name == MANY:
+                    reference = images, z_i
             scenes += part
     for _, truth in batches(world, options.n, options.batch_size, first=options.n):
         others.add(pipe.clip.image(truth.to(pipe.device)))
@@ -265,8 +267,7 @@ def main() -> None:
     judge = load_judge(options.judge).to(pipe.device)
     made = {}
     for name in names:
-        # The reference is needed by all others that are deterministic.
-        if options.only is None or name in options.only or name == MANY:
+        if options.only is None or name in options.only:
             settings = Settings(name, eta=0.0 if name in still else None)
             near = is_deterministic(pipe, settings)
             made[name] = Made(settings, near, Moments(pipe.clip.width))

@@ -45,7 +45,7 @@ from unclip.models.decoder import DECODERS
 from unclip.models.diffusion_prior import PRIORS, DiffusionPrior
 from unclip.models.int8 import check_int8, to_int8
 from unclip.models.memory import kept_memory
-from unclip.models.packing import PackedLinear, pack
+from unclip.models.packing import PackedLinear, bytes_of, pack
 from unclip.models.precision import DTYPES, device_named, name_of
 from unclip.models.unet import UNet
 from unclip.models.upsampler import UPSAMPLERS
@@ -114,17 +114,11 @@ class Setting:
         return torch.arange(CONTEXT, device=self.device) < lengths[:, None]
 
 
-def size_of(network: nn.Module) -> int:
-    """Bytes of its weights."""
-    return sum(p.numel() * p.element_size() for p in network.parameters())
-
-
 def prior(s: Setting) -> Pair:
     """Guided steps, the prefix included; x is given at each step, so that errors do not add up."""
     config = PRIORS[SIZES[s.size]]
     peer, ours = s.networks(config, DiffusionPrior)
     assert isinstance(ours, DiffusionPrior)
-    weights = size_of(ours)
     pack(ours)  # as a pipeline on a CPU does
     width, mask = config.embedding_dim, s.mask()
     z_t, hidden = s.randn(2 * s.batch, width, seed=1), s.randn(2 * s.batch, CONTEXT, width, seed=2)
@@ -152,7 +146,7 @@ def prior(s: Setting) -> Pair:
         ]
         return torch.stack(made)
 
-    return Pair(run_ours, run_theirs, ours, weights, peer)
+    return Pair(run_ours, run_theirs, ours, bytes_of(ours), peer)
 
 
 def decoder(s: Setting) -> Pair:
@@ -186,7 +180,7 @@ def decoder(s: Setting) -> Pair:
         ]
         return torch.stack(made)
 
-    return Pair(run_ours, run_theirs, ours, size_of(ours), peer)
+    return Pair(run_ours, run_theirs, ours, bytes_of(ours), peer)
 
 
 def upsampler(s: Setting) -> Pair:
@@ -207,7 +201,7 @@ def upsampler(s: Setting) -> Pair:
         steps = zip(xs, s.timesteps(), strict=True)
         return torch.stack([peer(x.to(s.dtype), t).sample for x, t in steps])
 
-    return Pair(run_ours, run_theirs, ours, size_of(ours), peer)
+    return Pair(run_ours, run_theirs, ours, bytes_of(ours), peer)
 
 
 def image(s: Setting) -> Pair:
@@ -290,7 +284,7 @@ def training(s: Setting) -> Pair:
 
     run_ours = loop(ours, lambda: ours(with_format, t, **named), fused=True)
     run_theirs = loop(peer, lambda: peer(x, t, context, class_labels=condition).sample)
-    return Pair(run_ours, run_theirs, size_of(ours))
+    return Pair(run_ours, run_theirs, None)
 
 
 PARTS = {

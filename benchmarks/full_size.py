@@ -11,7 +11,6 @@ for the peer. The folder is kept with --folder, and used again if it is there.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from unclip.models.packing import bytes_of
 
 PROMPT = "a high-resolution photograph of a big red frog on a green leaf"
 PARTS = ("prior", "decoder", "super_res")
@@ -98,7 +99,9 @@ def _random(key: str, like: torch.Tensor, generator: torch.Generator) -> torch.T
 
 def gigabytes() -> float:
     """Peak memory of this process so far (resident, mapped files included)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    return int(status["VmHWM"].split()[0]) * 1024 / 1e9  # ru_maxrss begins with the parent's
 
 
 def run_ours(folder: Path, steps: list[int], offload: bool) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def run_ours(folder: Path, steps: list[int], offload: bool) -> dict[str, Any]:
         super_res_num_inference_steps=steps[2],
         callback_on_step_end=lambda _, i, t, state: clock.tick(state["stage"]),
     )
-    weights = sum(p.numel() * p.element_size() for n in pipe_networks(pipe) for p in n.parameters())
+    weights = sum(map(bytes_of, pipe_networks(pipe)))
     return result | clock.times() | {"peak": gigabytes(), "weights": weights / 1e9}
 
 
@@ -151,8 +154,7 @@ def run_peer(folder: Path, steps: list[int], offload: bool) -> dict[str, Any]:
         decoder_num_inference_steps=steps[1],
         super_res_num_inference_steps=steps[2],
     )
-    networks = [c for c in pipe.components.values() if isinstance(c, nn.Module)]
-    weights = sum(p.numel() * p.element_size() for n in networks for p in n.parameters())
+    weights = sum(bytes_of(c) for c in pipe.components.values() if isinstance(c, nn.Module))
     return result | clock.times() | {"peak": gigabytes(), "weights": weights / 1e9}
 
 

@@ -90,6 +90,20 @@ def test_edits(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -
     assert numbers["theta"] == [0.3, 0.5]
 
 
+def test_inpainting(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -> None:
+    report = tmp_path / "report.json"
+    words = [
+        "evaluate", "inpainting", "--model", str(tiny_model), "--judge", str(judge), "-n", "2",
+        "--steps", "fast", "--resamples", "1", "--trust", "-o", str(report),
+    ]  # fmt: skip
+    assert main(words) == 0
+    assert "jump at the border" in capsys.readouterr().out
+    numbers = json.loads(report.read_text())
+    assert numbers["object"]["total"] == numbers["scenes"] == 2
+    assert numbers["resamples"] == 1
+    assert numbers["seam"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -107,6 +121,10 @@ def test_edits(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -
         ("edits --judge {judge} --theta 2", "θ is 2.0"),
         ("edits --judge {judge} --size 48", "16, 32 pixels"),
         ("edits --judge {judge} -n 4", "the judge gets only"),
+        ("inpainting --judge {judge} -n 0", "0 scenes were asked for"),
+        ("inpainting --judge {judge} -n 4", "the judge gets only"),
+        ("inpainting --judge {judge} --size 48", "16, 32 pixels"),
+        ("inpainting --judge {judge} --resamples 0", "resamples"),
     ],
 )
 def test_bad_requests(

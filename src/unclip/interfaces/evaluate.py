@@ -1,10 +1,10 @@
-"""`unclip evaluate clip|composition|fid|edits`: a model measured, as a table and as JSON."""
+"""`unclip evaluate WHAT`: a model measured, as a table and as JSON."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -12,7 +12,7 @@ from unclip import __version__
 from unclip.config import suggest, to_mapping
 from unclip.data.emoji_scene import WorldConfig
 from unclip.interfaces.generate import check_folder, progress_bar
-from unclip.interfaces.options import Opening, parse
+from unclip.interfaces.options import Prompted, Sampled, parse
 
 if TYPE_CHECKING:
     from unclip.data.sources import Source
@@ -47,18 +47,9 @@ class EvaluateClip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring(Opening):
+class Measuring(Sampled):
     """Flags for images that are made of scenes to be measured."""
 
-    seed: int = 0
-    """Of the first image; each image has its own."""
-    steps: Literal["fast", "default", "paper"] = "default"
-    """Preset of samplers and steps."""
-    guidance: float | None = None
-    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
-    size: int | None = None
-    """Pixels of a side, one of the model's sizes; if left out, the largest, or for edits the
-    decoder's."""
     world: WorldConfig = field(default_factory=lambda: WORLD)
     """Which scenes of the built-in world."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -67,38 +58,7 @@ class Measuring(Opening):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generating(Measuring):
-    """Flags for images that are made for captions."""
-
-    prior_guidance: float | None = None
-    """Guidance scale of the prior; the model's own if left out."""
-    guidance_interval: tuple[float, float] | None = None
-    """Lowest and highest noise level σ at which to guide; the preset's if left out."""
-    prior: Literal["diffusion", "autoregressive"] | None = None
-    """Which prior draws the embeddings, where the model has both; its own choice if left out."""
-    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
-    """If left out, the preset's, or the model's own."""
-    reuse: int | None = None
-    """Compute deep features at every so many steps; the preset's if left out."""
-
-    def settings(self) -> "Settings":
-        """Those of the pipeline."""
-        from unclip.pipeline.request import Settings
-
-        return Settings(
-            self.steps,
-            prior_guidance_scale=self.prior_guidance,
-            decoder_guidance_scale=self.guidance,
-            guidance_interval=self.guidance_interval,
-            sampler=self.sampler,
-            reuse=self.reuse,
-            size=self.size,
-            prior=self.prior,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateComposition(Generating):
+class EvaluateComposition(Measuring, Prompted):
     """Generate images for captions of held-out scenes, and say how often they are right."""
 
     judge: Path | None = None
@@ -110,7 +70,7 @@ class EvaluateComposition(Generating):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateFid(Generating):
+class EvaluateFid(Measuring, Prompted):
     """Generate images for captions, and measure how far they are from real ones: the Fréchet
     distance of their CLIP embeddings."""
 
@@ -138,12 +98,32 @@ class EvaluateEdits(Measuring):
     """Report even if the judge errs in more than 3 % of real scenes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateInpainting(Measuring, Prompted):
+    """Hide one of the two objects of held-out scenes, repaint it for the scene's caption, and say
+    what the judge sees, and how far the image jumps at the border."""
+
+    judge: Path | None = None
+    """A folder with a judge; the bundled judge if left out."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 200
+    """Scenes."""
+    resamples: int | None = None
+    """How often RePaint goes through the decoder's steps; if left out, 5, or 1 with mask
+    channels."""
+    trust: bool = False
+    """Report even if the judge errs in more than 3 % of real scenes."""
+
+    def settings(self) -> "Settings":
+        return replace(super().settings(), resamples=self.resamples)
+
+
 def run(arguments: Sequence[str]) -> int:
     runs: dict[str, Callable[[Sequence[str]], int]] = {
         "clip": run_clip,
         "composition": run_composition,
         "fid": run_fid,
         "edits": run_edits,
+        "inpainting": run_inpainting,
     }
     words = list(arguments)
     if not words or words[0] in ("-h", "--help"):
@@ -265,16 +245,14 @@ def run_edits(arguments: Sequence[str]) -> int:
     from unclip.evaluation.edits import evaluate_edits, images_made
     from unclip.evaluation.judge import load_judge
     from unclip.models.precision import name_of
-    from unclip.pipeline.request import Settings
 
     judge = load_judge(options.judge)
     pipe = options.open()
     judge.to(pipe.device)
-    settings = Settings(options.steps, decoder_guidance_scale=options.guidance, size=options.size)
     with progress_bar(images_made(options.n, options.theta)) as bar:
         result = evaluate_edits(
-            pipe, judge, options.world, options.n, options.theta, options.invert_steps, settings,
-            options.batch_size, options.seed, options.trust, bar.update,
+            pipe, judge, options.world, options.n, options.theta, options.invert_steps,
+            options.settings(), options.batch_size, options.seed, options.trust, bar.update,
         )  # fmt: skip
     report = {**_origin(options), "precision": name_of(pipe.dtype), **result.to_dict()}
     rows: list[tuple[str, ...]] = [("edit", "start", "θ", "changed", "others kept", "both")]
@@ -290,6 +268,27 @@ def run_edits(arguments: Sequence[str]) -> int:
     for what, kept in (("variation", result.variations), ("blend", result.ends)):
         rows += [(f"{what}, {key}", *map(str, rates.values())) for key, rates in kept.items()]
     _tell(rows, report, options.output)
+    return 0
+
+
+def run_inpainting(arguments: Sequence[str]) -> int:
+    options = parse(EvaluateInpainting, "evaluate inpainting", arguments)
+    _check_output(options.output)
+    from unclip.evaluation.judge import load_judge
+    from unclip.evaluation.repainting import evaluate_inpainting
+    from unclip.models.precision import name_of
+
+    judge = load_judge(options.judge)
+    pipe, settings = options.open(), options.settings()
+    judge.to(pipe.device)
+    with progress_bar(pipe.inpainting_steps(settings) * options.n) as bar:
+        result = evaluate_inpainting(
+            pipe, judge, options.world, options.n, settings, options.seed, options.trust, bar.update
+        )
+    report = {**_origin(options), "precision": name_of(pipe.dtype), "scenes": options.n}
+    rows = [(name, str(rate)) for name, rate in result.rates().items()]
+    rows.append(("jump at the border", f"{result.seam:.1f} of 255; true: {result.true_seam:.1f}"))
+    _tell(rows, {**report, **result.to_dict()}, options.output)
     return 0
 
 

@@ -7,78 +7,37 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from unclip import __version__
-from unclip.interfaces.options import Opening, parse
+from unclip.interfaces.options import Prompted, parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(Opening):
+class Generate(Prompted):
     """Make images for captions."""
 
     prompts: tyro.conf.Positional[tuple[str, ...]]
     """What the images should show."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """Images for each prompt."""
-    seed: int = 0
-    """Of the first image; image k has seed + k."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """A folder, or a .png file; several images in one file become a labelled sheet."""
-    steps: Literal["fast", "default", "paper"] = "default"
-    """Preset of samplers and steps."""
-    guidance: float | None = None
-    """Guidance scale of the decoder; the model's own if left out."""
-    prior_guidance: float | None = None
-    """Guidance scale of the prior; the model's own if left out."""
-    guidance_interval: tuple[float, float] | None = None
-    """Lowest and highest noise level σ, noise over signal, at which to guide; "0 inf" is all. The
-    preset's if left out."""
-    prior: Literal["diffusion", "autoregressive"] | None = None
-    """Which prior draws the embedding, where the model has both; its own choice if left out."""
-    prior_steps: int | None = None
-    decoder_steps: int | None = None
-    super_res_steps: int | None = None
-    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
-    """For all stages; the preset's if left out."""
-    eta: float | None = None
-    """Stochasticity of DDIM, 0 to 1; the model's own if left out."""
-    reuse: int | None = None
-    """Compute deep features at every so many steps of decoder and upsampler, and reuse them in
-    between; 1 is every step. The preset's if left out."""
-    size: int | None = None
-    """Pixels of a side, one of the model's sizes; the largest if left out."""
-    batch_size: int | None = None
-    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
 
 
 def run(arguments: Sequence[str]) -> int:
     options = parse(Generate, "generate", arguments)
     started = time.perf_counter()
     from unclip.models.precision import name_of
-    from unclip.pipeline.request import Settings, check_count, check_prompts
+    from unclip.pipeline.request import check_count, check_prompts
 
     prompts = check_prompts(options.prompts)
     count = check_count(options.n, len(prompts))
     check_output(options.output)
-    pipe = options.open()
+    pipe, settings = options.open(), options.settings()
     opened = time.perf_counter()
-    settings = Settings(
-        options.steps,
-        options.prior_steps,
-        options.decoder_steps,
-        options.super_res_steps,
-        options.prior_guidance,
-        options.guidance,
-        options.sampler,
-        options.eta,
-        options.size,
-        prior=options.prior,
-        guidance_interval=options.guidance_interval,
-        reuse=options.reuse,
-    )
     for prompt in prompts:
         unread = pipe.clip.tokenizer.dropped(prompt)
         if unread:

@@ -11,7 +11,7 @@ import tyro
 
 from unclip.interfaces.generate import progress_bar
 from unclip.interfaces.making import Making, open_images, write
-from unclip.interfaces.options import parse
+from unclip.interfaces.options import Prompted, parse
 
 if TYPE_CHECKING:
     from unclip.pipeline.inpainting import Box
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(Making):
+class Inpaint(Making, Prompted):
     """Repaint what is white in a mask, or in a box, for a caption; the rest is kept bit for bit.
 
     The mask is a picture of the image's size; 128 of 255 or brighter is repainted, and transparent

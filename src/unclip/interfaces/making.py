@@ -10,70 +10,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from unclip import __version__
 from unclip.interfaces.generate import check_file, check_folder, is_file, progress_bar
-from unclip.interfaces.options import Opening
+from unclip.interfaces.options import Sampled
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from unclip.pipeline.latents import Latents
     from unclip.pipeline.pipeline import Pipeline
-    from unclip.pipeline.request import Settings
 
 ANIMATIONS = (".gif", ".apng")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Making(Opening):
-    """Flags for how images are made, and where they are written."""
+class Making(Sampled):
+    """Flags for how images are made from images, and where they are written."""
 
-    seed: int = 0
-    """Of the first image; image k of each has seed + k."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """A folder, or a .png file; several images in one file become a labelled sheet."""
     sheet: Path | None = None
     """Write a labelled contact sheet too, a .png file."""
-    steps: Literal["fast", "default", "paper"] = "default"
-    """Preset of samplers and steps."""
-    guidance: float | None = None
-    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
-    guidance_interval: tuple[float, float] | None = None
-    """Lowest and highest noise level σ, noise over signal, at which to guide; "0 inf" is all. The
-    preset's if left out."""
-    decoder_steps: int | None = None
-    super_res_steps: int | None = None
-    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
-    """If left out, ddim with inverted latents, else the preset's."""
-    eta: float | None = None
-    """Stochasticity of DDIM, 0 to 1; if left out, 0 with inverted latents, else the model's own."""
-    reuse: int | None = None
-    """Compute deep features at every so many steps of decoder and upsampler, and reuse them in
-    between; 1 is every step. If left out, 1 with inverted latents, else the preset's."""
-    size: int | None = None
-    """Pixels of a side, one of the model's sizes; the largest if left out."""
-    batch_size: int | None = None
-    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
-
-    def settings(self) -> "Settings":
-        """Those of the pipeline."""
-        from unclip.pipeline.request import Settings
-
-        return Settings(
-            steps=self.steps,
-            decoder_num_inference_steps=self.decoder_steps,
-            super_res_num_inference_steps=self.super_res_steps,
-            decoder_guidance_scale=self.guidance,
-            sampler=self.sampler,
-            eta=self.eta,
-            size=self.size,
-            guidance_interval=self.guidance_interval,
-            reuse=self.reuse,
-        )
 
     def check(self, animated: bool = False) -> None:
         """Refuse outputs that cannot be written, before the work."""

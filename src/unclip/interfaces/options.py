@@ -1,17 +1,18 @@
-"""Flags to dataclasses, through tyro, and those that name a model; what does not parse becomes one
-sentence.
+"""Flags to dataclasses, through tyro, and those that commands share: which model, and how it is
+sampled. What does not parse becomes one sentence.
 """
 
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.request import Settings
 
 T = TypeVar("T")
 _FRAME, _RULES = "╭╮╰╯│ ", "─-"  # tyro draws with ASCII where the terminal is not UTF-8
@@ -47,6 +48,69 @@ class Opening:
             device=self.device,
             offload=self.offload,
             compile=self.compile,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Opening):
+    """Flags for how images are drawn from their embeddings."""
+
+    seed: int = 0
+    """Of the first image; the others count on."""
+    steps: Literal["fast", "default", "paper"] = "default"
+    """Preset of samplers and steps."""
+    guidance: float | None = None
+    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
+    guidance_interval: tuple[float, float] | None = None
+    """Lowest and highest noise level σ, noise over signal, at which to guide; "0 inf" is all. The
+    preset's if left out."""
+    decoder_steps: int | None = None
+    super_res_steps: int | None = None
+    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
+    """For all stages; if left out, ddim with inverted latents, else the preset's."""
+    eta: float | None = None
+    """Stochasticity of DDIM, 0 to 1; if left out, 0 with inverted latents, else the model's own."""
+    reuse: int | None = None
+    """Compute deep features at every so many steps of decoder and upsampler, and reuse them in
+    between; 1 is every step. If left out, 1 with inverted latents, else the preset's."""
+    size: int | None = None
+    """Pixels of a side, one of the model's sizes; the largest if left out."""
+    batch_size: int | None = None
+    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
+
+    def settings(self) -> "Settings":
+        """Those of the pipeline."""
+        from unclip.pipeline.request import Settings
+
+        return Settings(
+            steps=self.steps,
+            decoder_num_inference_steps=self.decoder_steps,
+            super_res_num_inference_steps=self.super_res_steps,
+            decoder_guidance_scale=self.guidance,
+            sampler=self.sampler,
+            eta=self.eta,
+            size=self.size,
+            guidance_interval=self.guidance_interval,
+            reuse=self.reuse,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompted(Sampled):
+    """Flags for how images are drawn from captions."""
+
+    prior: Literal["diffusion", "autoregressive"] | None = None
+    """Which prior draws the embedding, where the model has both; its own choice if left out."""
+    prior_steps: int | None = None
+    prior_guidance: float | None = None
+    """Guidance scale of the prior; the model's own if left out."""
+
+    def settings(self) -> "Settings":
+        return replace(
+            super().settings(),
+            prior=self.prior,
+            prior_num_inference_steps=self.prior_steps,
+            prior_guidance_scale=self.prior_guidance,
         )
 
 

@@ -35,6 +35,13 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     finally:
         mallopt(_MMAP_THRESHOLD, _USUAL_MMAP)
         mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
+        give_back()
+
+
+def give_back() -> None:
+    """Have the C library give back what is free."""
+    library = _glibc()
+    if library is not None:
         library.malloc_trim(0)
 
 

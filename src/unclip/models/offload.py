@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from unclip.models.memory import give_back
+
 
 class Offload:
     """Holds the weights of the network that computed last, and of no other.
@@ -35,6 +37,7 @@ class Offload:
             return
         if self.resident is not None:
             self.resident.to("meta")
+            give_back()  # or both are in memory while images are made, which keeps it
         self.resident = None
         channels_last = {name for name, p in network.named_parameters() if _is_channels_last(p)}
         self._read[network]()

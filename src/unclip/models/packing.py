@@ -38,6 +38,13 @@ class PackedLinear(nn.Module):
         destination[f"{prefix}weight"] = self.weight.to_dense()
 
 
+def bytes_of(network: nn.Module) -> int:
+    """Of its weights in memory, whether they are packed or not."""
+    weights: list[Tensor] = [*network.parameters()]
+    weights += [m.weight for m in network.modules() if isinstance(m, PackedLinear)]
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
 def pack(network: nn.Module) -> None:
     """Replace the linear layers of `network`, where that is possible: on CPUs with oneDNN."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]

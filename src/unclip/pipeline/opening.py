@@ -8,6 +8,7 @@ import torch
 from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.models.folder import ModelFolder, variants
 from unclip.models.int8 import to_int8
+from unclip.models.memory import give_back
 from unclip.models.packing import pack
 from unclip.models.precision import fastest_dtype
 from unclip.models.unet import UNet
@@ -111,6 +112,7 @@ class Parts:
         for prior in (self.prior, self.autoregressive_prior):
             if prior is not None:
                 pack(prior.network)
+        give_back()  # the weights as they were
 
     def compile(self) -> None:
         """Have torch compile what priors by diffusion and U-Nets compute at every step.
