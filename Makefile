@@ -8,7 +8,7 @@ COMPARED := bench-prior bench-decoder bench-upsampler bench-image bench-training
 SIZE ?= small
 SCENES ?= 100
 
-.PHONY: demo pictures test lint types bench bench-approximations $(COMPARED) gpu clean
+.PHONY: demo pictures test lint types bench bench-approximations plots $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -48,6 +48,10 @@ bench: $(DEV)
 # Samplers and approximations of the bundled model: quality and cost (docs/sampling.md).
 bench-approximations: $(DEV)
 	$(BIN)/python benchmarks/approximations.py -n $(SCENES)
+
+# Plots for docs/ of what was measured here last.
+plots: $(DEV)
+	$(BIN)/python benchmarks/plot.py
 
 # One part against diffusers' with the same weights, e.g. `make bench-prior SIZE=full`.
 $(COMPARED): $(DEV)

@@ -1,4 +1,4 @@
-"""benchmarks/approximations.py on a tiny model: what it counts, and its table."""
+"""benchmarks/approximations.py on a tiny model: what it counts, its table, and plots of it."""
 
 import json
 from collections.abc import Iterator
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from unclip import Pipeline, Settings
 from unclip.evaluation.judge import Judge, JudgeConfig
@@ -81,3 +83,29 @@ def test_the_table(
     assert -1 <= fast["cosine"] <= 1
     assert fast["fid"] > 0
     assert fast["composition"]["scenes"] == 3
+    import plot
+
+    monkeypatch.setattr(plot, "RESULTS", tmp_path / "results.jsonl")
+    assert not plot.speed("small", tmp_path / "speed.png")
+    assert plot.approximations(tmp_path / "approximations.png")
+    with Image.open(tmp_path / "approximations.png") as image:
+        assert len(image.convert("L").getcolors()) > 10
+
+
+def test_a_plot_of_speeds(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what `compare.py` writes; parts that were not measured, and int8, may be missing."""
+    import common
+    import plot
+
+    monkeypatch.setattr(plot, "RESULTS", tmp_path / "results.jsonl")
+    times = {"fp32": (1.0, 4.0), "bf16": (0.5, 2.0)}
+    rows = [
+        {"precision": precision, "batch": batch, "ours": ours, "theirs": theirs}
+        for precision, (ours, theirs) in times.items()
+        for batch in (1, 4)
+    ]
+    for part in ("prior", "upsampler"):
+        common.record(torch.device("cpu"), part=part, size="small", rows=rows)
+    assert plot.speed("small", tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").stat().st_size > 1000
+    assert not plot.speed("full", tmp_path / "none.png")

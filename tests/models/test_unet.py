@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unclip.models.decoder import DECODERS
-from unclip.models.layers import sinusoidal_embedding
+from unclip.models.layers import GroupNorm, sinusoidal_embedding
 from unclip.models.unet import UNet
 from unclip.models.unet_config import DOWN, DOWN_ATTENTION, MID, UNetConfig, adm_config
 from unclip.models.upsampler import UPSAMPLERS
@@ -267,3 +267,26 @@ def test_unconditional_keys():
 def test_notes_are_ignored():
     keys = with_keys(CONFIG, _diffusers_version="0.12.0", _name_or_path="./here")
     assert UNetConfig.from_json(keys) == CONFIG
+
+
+@pytest.mark.parametrize(("channels", "size"), [(128, 16), (64, 32), (512, 8)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_group_norm_in_bf16(channels, size, channels_last):
+    """Small groups of few pixels, which are computed in fp32, and others: the plain formula."""
+    torch.manual_seed(0)
+    norm = GroupNorm(16, channels)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(2, channels, size, size).bfloat16()
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    rounded = [p.detach().bfloat16().double()[None, :, None, None] for p in norm.parameters()]
+    norm = norm.bfloat16()
+    with torch.no_grad():
+        out = norm(x)
+    groups = x.double().reshape(2, 16, -1)
+    scale = (groups.var(dim=-1, correction=0) + norm.eps).rsqrt()[..., None]
+    plain = ((groups - groups.mean(dim=-1, keepdim=True)) * scale).reshape(x.shape)
+    assert out.dtype == torch.bfloat16
+    assert out.is_contiguous(memory_format=torch.channels_last) or not channels_last
+    torch.testing.assert_close(out.double(), plain * rounded[0] + rounded[1], atol=0.02, rtol=0.01)

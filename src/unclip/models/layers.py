@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Json = dict[str, Any]
-_SHORT = 256  # keys
+_SHORT = 512  # keys
+_FEW_CHANNELS, _FEW_PIXELS = 16, 1024  # in a group, in an image: where torch has a slow kernel
 
 
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
@@ -75,14 +76,21 @@ def attention(
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation, in fp32 where a CPU trains under autocast.
+    """Group normalisation, in fp32 where a CPU is slower with bf16 on channels-last tensors.
 
-    Its backward pass in bf16 on channels-last tensors takes three times fp32's there.
+    The backward pass takes three times fp32's there, and so does the forward pass of small images
+    in groups of few channels: 8 × 128 × 16 × 16, 8 channels each, 0.50 ms; with the casts 0.16.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.requires_grad and torch.is_autocast_enabled("cpu"):
-            x = x.float()
+        if x.device.type != "cpu":
+            return super().forward(x)
+        if x.requires_grad and torch.is_autocast_enabled("cpu"):
+            return super().forward(x.float())
+        few = x.shape[1] // self.num_groups < _FEW_CHANNELS and x[0, 0].numel() < _FEW_PIXELS
+        if x.dtype == torch.bfloat16 and few:
+            weight, bias = self.weight.float(), self.bias.float()
+            return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
         return super().forward(x)
 
 
