@@ -1,6 +1,6 @@
 """A model of the published size: opened, and one image made, against the peer's modules.
 
-python benchmarks/full_size.py [--steps 25 25 7] [--offload] [--folder DIR] [--skip-peer]
+python benchmarks/full_size.py [--steps 25 25 7] [--offload] [--int8] [--folder DIR] [--skip-peer]
 
 Writes a folder with random weights and the published configurations (6.6 GB in bf16 and 13.2 GB in
 fp32 on disk: as published, fp32), opens it with unclip and with diffusers, each in a process of its
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +106,12 @@ def gigabytes() -> float:
     return int(status["VmHWM"].split()[0]) * 1024 / 1e9  # ru_maxrss begins with the parent's
 
 
-def run_ours(folder: Path, steps: list[int], offload: bool) -> dict[str, Any]:
+def run_ours(folder: Path, steps: list[int], **opening: Any) -> dict[str, Any]:
     from unclip import Pipeline
     from unclip.models.precision import name_of
 
     began = time.perf_counter()
-    pipe = Pipeline.from_pretrained(folder, offload=offload)
+    pipe = Pipeline.from_pretrained(folder, **opening)
     loaded = time.perf_counter()
     result = {"load": loaded - began, "load_peak": gigabytes(), "precision": name_of(pipe.dtype)}
     clock = _Clock()
@@ -130,7 +132,7 @@ def pipe_networks(pipe: Any) -> list[nn.Module]:
     return [pipe.clip.text_encoder, *stages, *upsamplers]
 
 
-def run_peer(folder: Path, steps: list[int], offload: bool) -> dict[str, Any]:
+def run_peer(folder: Path, steps: list[int]) -> dict[str, Any]:
     """diffusers as it comes, in fp32, with the two lines that let its loader find its own class."""
     import diffusers
     from diffusers.pipelines.deprecated import unclip
@@ -174,36 +176,46 @@ class _Clock:
         return {**self.spent, "image": time.perf_counter() - self.began}
 
 
-def measured(who: str, folder: Path, steps: list[int], offload: bool) -> dict[str, Any]:
-    """Run one side in a process of its own."""
+def measured(who: str, folder: Path, steps: list[int]) -> dict[str, Any]:
+    """Run one of `RUNS` in a process of its own."""
     words = [sys.executable, __file__, "--as", who, "--folder", str(folder), "--steps"]
-    words += [*map(str, steps), *(["--offload"] if offload else [])]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([*words, *map(str, steps)], stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+RUNS: dict[str, Callable[[Path, list[int]], dict[str, Any]]] = {
+    "unclip": run_ours,
+    "unclip --offload": partial(run_ours, offload=True),
+    "unclip in int8": partial(run_ours, dtype="int8"),
+    "diffusers": run_peer,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs=3, default=[25, 25, 7], help="of each part")
     parser.add_argument("--offload", action="store_true", help="measure unclip's --offload as well")
+    parser.add_argument("--int8", action="store_true", help="measure --precision int8 as well")
     parser.add_argument("--folder", type=Path, help="where the model is written, or lies")
     parser.add_argument("--skip-peer", action="store_true")
-    parser.add_argument("--as", dest="who", choices=["ours", "peer"], help=argparse.SUPPRESS)
+    parser.add_argument("--as", dest="who", choices=RUNS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.who:
-        run = run_ours if arguments.who == "ours" else run_peer
-        print(json.dumps(run(arguments.folder, arguments.steps, arguments.offload)))
+        print(json.dumps(RUNS[arguments.who](arguments.folder, arguments.steps)))
         return
+    left_out = {
+        "unclip --offload": not arguments.offload,
+        "unclip in int8": not arguments.int8,
+        "diffusers": arguments.skip_peer,
+    }
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary) / "model"
         if not (folder / "model_index.json").exists():
             write(folder)
-        runs = {"unclip": measured("ours", folder, arguments.steps, False)}
-        if arguments.offload:
-            runs["unclip --offload"] = measured("ours", folder, arguments.steps, True)
-        if not arguments.skip_peer:
-            runs["diffusers"] = measured("peer", folder, arguments.steps, False)
+        runs = {
+            who: measured(who, folder, arguments.steps) for who in RUNS if not left_out.get(who)
+        }
     table(runs, arguments.steps)
 
 
@@ -222,7 +234,10 @@ def table(runs: dict[str, dict[str, Any]], steps: list[int]) -> None:
     if "diffusers" in runs:
         peer = runs["diffusers"]
         print(f"peak memory of the image:  {ours['peak'] / peer['peak']:.2f} × diffusers'")
-        print(f"time of the image:         diffusers takes {peer['image'] / ours['image']:.2f} ×")
+        for who, run in runs.items():
+            if run is not peer:
+                ratio = peer["image"] / run["image"]
+                print(f"time of the image:         diffusers takes {ratio:.2f} × {who}'s")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import nn
 
 from unclip import Pipeline
 from unclip.models.memory import kept_memory
-from unclip.models.packing import PackedLinear, pack
+from unclip.models.packing import PackedLinear, bytes_of, pack
 
 
 @pytest.mark.parametrize("rows", [(1,), (6,), (2, 3), (40,)])
@@ -40,7 +40,10 @@ def test_only_linear_layers_are_replaced_and_the_state_stays() -> None:
         nn.Linear(4, 6), nn.LayerNorm(6), nn.ModuleList([nn.Linear(6, 3), nn.Embedding(5, 2)])
     )
     before = {name: value.clone() for name, value in network.state_dict().items()}
+    size = bytes_of(network)
+    assert size == 4 * sum(value.numel() for value in before.values())
     pack(network)
+    assert bytes_of(network) == size
     kinds = [type(module) for module in network.modules() if not list(module.children())]
     assert kinds == [PackedLinear, nn.LayerNorm, PackedLinear, nn.Embedding]
     after = network.state_dict()

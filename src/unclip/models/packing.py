@@ -39,9 +39,10 @@ class PackedLinear(nn.Module):
 
 
 def bytes_of(network: nn.Module) -> int:
-    """Of its weights in memory, whether they are packed or not."""
-    weights: list[Tensor] = [*network.parameters()]
-    weights += [m.weight for m in network.modules() if isinstance(m, PackedLinear)]
+    """Of its weights in memory, those too that are laid out for a kernel, here or in int8."""
+    others = (getattr(module, "weight", None) for module in network.modules())
+    laid_out = [w for w in others if isinstance(w, Tensor) and not isinstance(w, nn.Parameter)]
+    weights = [*network.parameters(), *laid_out]
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
