@@ -1,6 +1,6 @@
 """Each sampler and approximation alone, and the presets: what it costs, and what it does to images.
 
-python benchmarks/approximations.py [--model DIR] [-n 100] [--only NAME ...] [--repeats 5]
+python benchmarks/approximations.py [--model DIR] [-n 100] [--size PIXELS] [--only NAME ...]
 
 Every variant makes images for the captions of the same held-out scenes from the same seeds. Of
 them: composition by the judge with 95 % intervals; FID, the Fréchet distance to the real scenes in
@@ -103,9 +103,10 @@ class Made:
 
 
 def samplings(pipe: Pipeline, settings: Settings) -> dict[str, Sampling]:
-    """How each stage that the model has is sampled."""
+    """How each stage is sampled that makes images of this size."""
+    used = len(pipe.upsamplers) if settings.size is None else pipe.sizes.index(settings.size)
     stages = ["prior"] if pipe.decoder.needs_prior else []
-    stages += ["decoder", *("super_res", "super_res_1024")[: len(pipe.upsamplers)]]
+    stages += ["decoder", *("super_res", "super_res_1024")[:used]]
     return {stage: pipe.sampling(stage, settings) for stage in stages}
 
 
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=100, help="held-out scenes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants; all if left out")
     parser.add_argument("--list", action="store_true", help="print their names, and stop")
+    parser.add_argument("--size", type=int, help="of the images; the model's largest if left out")
     parser.add_argument("--many", nargs=3, type=int, default=(64, 250, 27), metavar="STEPS",
                         help="of prior, decoder and upsampler in the reference")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="single images that are timed")
@@ -268,10 +270,11 @@ def main() -> None:
     made = {}
     for name in names:
         if options.only is None or name in options.only:
-            settings = Settings(name, eta=0.0 if name in still else None)
+            settings = Settings(name, eta=0.0 if name in still else None, size=options.size)
             near = is_deterministic(pipe, settings)
             made[name] = Made(settings, near, Moments(pipe.clip.width))
-    world = held_out(replace(WORLD, size=max(32, pipe.sizes[-1])))
+    size = options.size or pipe.sizes[-1]
+    world = held_out(replace(WORLD, size=max(32, size)))
     with torch.no_grad():
         known = measure(pipe, judge, made, world, options)
         rows = [numbers(name, one, pipe, known) for name, one in made.items()]
@@ -279,13 +282,13 @@ def main() -> None:
     distance = frechet_distance(known["others"], known["real"].moments)
     real = {"composition": composition.to_dict(), "fid": distance}
     print(
-        f"{options.n} held-out scenes, {name_of(pipe.dtype)} on {pipe.device}; PSNR and cosine: to "
-        f'"{MANY}" from the same noise; FID of real scenes: to as many others\n'
+        f"{options.n} held-out scenes at {size} px, {name_of(pipe.dtype)} on {pipe.device}; PSNR "
+        f'and cosine: to "{MANY}" from the same noise; FID of real scenes: to as many others\n'
     )
-    print(table(rows, real, operations(pipe, Settings("default"))))
+    print(table(rows, real, operations(pipe, Settings("default", size=options.size))))
     record(
-        pipe.device, part="approximations", model=pipe.name, n=options.n, seed=options.seed,
-        precision=name_of(pipe.dtype), rows=rows, real=real,
+        pipe.device, part="approximations", model=pipe.name, n=options.n, size=size,
+        seed=options.seed, precision=name_of(pipe.dtype), rows=rows, real=real,
     )  # fmt: skip
     print(f"\nadded to {RESULTS.relative_to(ROOT)}")
 

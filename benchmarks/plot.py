@@ -29,11 +29,10 @@ BARS = {  # (precision, whose): name, colour
 }
 
 
-def newest(**wanted: Any) -> Row | None:
-    """The last measurement with these values."""
+def measured(**wanted: Any) -> list[Row]:
+    """Measurements with these values, the newest last."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    measured = (json.loads(line) for line in reversed(lines))
-    return next((m for m in measured if wanted.items() <= m.items()), None)
+    return [row for row in map(json.loads, lines) if wanted.items() <= row.items()]
 
 
 def caption(row: Row) -> str:
@@ -44,12 +43,12 @@ def caption(row: Row) -> str:
 
 def speed(size: str, file: Path) -> bool:
     """How many times as fast as diffusers' default each part is, one sample at a time."""
-    found = {part: row for part in PARTS if (row := newest(part=part, size=size))}
+    found = {part: rows[-1] for part in PARTS if (rows := measured(part=part, size=size))}
     if not found:
         return False
     figure, axes = pyplot.subplots(1, len(found), figsize=(3.6 * len(found), 3), squeeze=False)
-    for axis, (part, measured) in zip(axes[0], found.items(), strict=True):
-        rows = {row["precision"]: row for row in reversed(measured["rows"])}  # the first batch size
+    for axis, (part, newest) in zip(axes[0], found.items(), strict=True):
+        rows = {row["precision"]: row for row in reversed(newest["rows"])}  # the first batch size
         bars = {
             bar: rows["fp32"]["theirs"] / rows[bar[0]][bar[1]]
             for bar in BARS
@@ -64,36 +63,38 @@ def speed(size: str, file: Path) -> bool:
     axes[0][0].set_ylabel("times as fast")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(f"Steps of one sample, {size} size: {caption(measured)}", fontsize=9)
+    figure.suptitle(f"Steps of one sample, {size} size: {caption(newest)}", fontsize=9)
     figure.tight_layout(rect=(0, 0.14, 1, 1))
     figure.savefig(file, dpi=110)
     return True
 
 
 def approximations(file: Path) -> bool:
-    """Scenes that are exactly right over what an image costs."""
-    measured = newest(part="approximations")
-    if measured is None:
+    """Scenes that are exactly right over what an image costs, for each size of images."""
+    found = {row["size"]: row for row in measured(part="approximations")}
+    if not found:
         return False
-    figure, axis = pyplot.subplots(figsize=(8, 4.5))
-    for row in measured["rows"]:
-        exact = row["composition"]["exact"]
-        low, high = exact["interval"]
-        value, cost = 100 * exact["accuracy"], row["operations"] / 1e9
-        reach = [[max(0, value - 100 * low)], [max(0, 100 * high - value)]]
-        preset = row["variant"] in ("fast", "default", "paper")
-        colour = "#e6550d" if preset else "#3182bd"
-        axis.errorbar(
-            cost, value, reach, fmt="o", color=colour, ecolor="#d9d9d9",
-            markersize=6 if preset else 3.5,
-        )  # fmt: skip
-        axis.annotate(
-            row["variant"], (cost, value), xytext=(4, 3), textcoords="offset points",
-            fontsize=9 if preset else 6, color=colour,
-        )  # fmt: skip
-    axis.set(xscale="log", xlabel="GFLOP an image", ylabel="scenes exactly right, %")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(f"{measured['n']} held-out scenes, 95 % intervals: {measured['date'][:10]}")
+    figure, axes = pyplot.subplots(1, len(found), figsize=(7 * len(found), 4.5), squeeze=False)
+    for axis, (size, newest) in zip(axes[0], sorted(found.items()), strict=True):
+        for row in newest["rows"]:
+            exact = row["composition"]["exact"]
+            low, high = exact["interval"]
+            value, cost = 100 * exact["accuracy"], row["operations"] / 1e9
+            reach = [[max(0, value - 100 * low)], [max(0, 100 * high - value)]]
+            preset = row["variant"] in ("fast", "default", "paper")
+            colour = "#e6550d" if preset else "#3182bd"
+            axis.errorbar(
+                cost, value, reach, fmt="o", color=colour, ecolor="#d9d9d9",
+                markersize=6 if preset else 3.5,
+            )  # fmt: skip
+            axis.annotate(
+                row["variant"], (cost, value), xytext=(4, 3), textcoords="offset points",
+                fontsize=9 if preset else 6, color=colour,
+            )  # fmt: skip
+        axis.set(xscale="log", xlabel="GFLOP an image", ylabel="scenes exactly right, %")
+        axis.spines[["top", "right"]].set_visible(False)
+        title = f"{size} px, {newest['n']} held-out scenes, 95 % intervals; {newest['date'][:10]}"
+        axis.set_title(title, fontsize=9)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     return True

@@ -66,7 +66,7 @@ def test_the_table(
         [
             "approximations.py", "--model", str(tiny_model), "--judge", str(tmp_path / "judge"),
             "-n", "3", "--batch-size", "2", "--repeats", "1", "--many", "3", "4", "2",
-            "--only", "many steps", "fast", "super res ddim 2",
+            "--only", "many steps", "fast", "super res ddim 2", "--size", "32",
         ],
     )  # fmt: skip
     script.main()

@@ -30,7 +30,7 @@ from unclip.pipeline.inpainting import Box
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.request import Settings
 
-_MARGIN = 1 / GRID  # around the hidden object, so that nothing of it is left
+_MARGIN = 4 / GRID  # around the hidden object: it may come back a little larger, or elsewhere
 
 
 @dataclass(frozen=True)
