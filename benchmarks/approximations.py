@@ -70,7 +70,8 @@ def deterministic_variants(many: tuple[int, int, int]) -> dict[str, Preset]:
         for n in counts:
             name = f"{stage} dpm++ {n}".replace("_", " ")
             variants[name] = ddim_but(**{stage: Way(n, "dpm++")})
-    for low, high in ((0.0, 5.0), (0.3, math.inf), (0.3, 5.0), (0.5, 3.0)):
+    intervals = ((0.0, 5.0), (0.3, math.inf), (0.3, 5.0), (0.5, 3.0), (1.0, math.inf))
+    for low, high in intervals:
         guided = {s: replace(getattr(DDIM, s), interval=(low, high)) for s in ("prior", "decoder")}
         variants[f"guidance {low:g} to {high:g}"] = ddim_but(**guided)
     for k in (2, 3):

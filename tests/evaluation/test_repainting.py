@@ -81,7 +81,8 @@ def test_a_jump_is_that_across_the_border() -> None:
     image = torch.zeros(3, 8, 8)
     image[:, 2:5, 3:6] = 7
     assert jump(image, (3, 2, 6, 5)) == 7
-    assert jump(image, (0, 0, 8, 2)) == pytest.approx(7 * 3 / 8)  # one side: row 1 to row 2
+    assert jump(image, (0, 0, 8, 2)) == 0  # one side, row 1 to row 2: 7 at three of eight pixels
+    assert jump(image, (3, 2, 6, 3)) == 7  # at five of eight
     assert jump(image, (0, 5, 3, 8)) == 0
     assert math.isnan(jump(image, (0, 0, 8, 8)))
 

@@ -43,7 +43,9 @@ class Repainting:
         kept: those with the other object as it was, shape and colour.
         background: those with the background as it was.
         exact: those with both objects, no other one, and the background.
-        seam: mean jump between neighbouring pixels across the border, in grey levels (0 to 255).
+        seam: jump between neighbouring pixels across the border, in grey levels (0 to 255): the
+            median along the border, so that an object that reaches it does not count, then the
+            mean over the scenes.
         true_seam: the same of the true scenes.
     """
 
@@ -97,22 +99,23 @@ def hidden_scenes(world: World, size: int) -> Iterator[tuple[Scene, Box]]:
 
 
 def jump(image: Tensor, box: Box) -> float:
-    """Mean absolute difference of (3, H, W) between the pixels at both sides of a box's border.
+    """Median over a box's border of the difference between the pixels at its two sides.
 
-    Where the box ends at the image's edge there is no border. NaN if there is none at all.
+    The image is (3, H, W), the difference absolute and the mean of the three channels'. Where the
+    box ends at the image's edge there is no border. NaN if there is none at all.
     """
     x0, y0, x1, y1 = box
     height, width = image.shape[1:]
     across = [
-        (image[:, y, x0:x1] - image[:, y - 1, x0:x1]).abs().flatten()
+        (image[:, y, x0:x1] - image[:, y - 1, x0:x1]).abs().mean(dim=0)
         for y in (y0, y1)
         if 0 < y < height
     ] + [
-        (image[:, y0:y1, x] - image[:, y0:y1, x - 1]).abs().flatten()
+        (image[:, y0:y1, x] - image[:, y0:y1, x - 1]).abs().mean(dim=0)
         for x in (x0, x1)
         if 0 < x < width
     ]
-    return float(torch.cat(across).mean()) if across else float("nan")
+    return float(torch.cat(across).median()) if across else float("nan")
 
 
 def score_repainted(
