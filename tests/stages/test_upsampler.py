@@ -1,6 +1,7 @@
 """The upsampler's stage: blurred small images, crops, and full size."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,17 @@ def test_the_condition_is_the_blurred_small_image(
     small = torch.nn.functional.avg_pool2d(images, 2)
     expected = upsample_bicubic(blur(small, 0.6), (32, 32))
     torch.testing.assert_close(seen[0][:, 3:], expected)
+
+    stage.settings = replace(stage.settings, blur_probability=0.5)
+    sharp, kinds = upsample_bicubic(small, (32, 32)), []
+    for seed in range(8):
+        stage.loss({"images": images}, torch.Generator().manual_seed(seed))
+        for made, clean, soft in zip(seen.pop()[:, 3:], sharp, expected, strict=True):
+            assert torch.equal(made, clean) != torch.equal(made, soft)
+            kinds.append(torch.equal(made, soft))
+    assert 0.2 < sum(kinds) / len(kinds) < 0.8
+    with pytest.raises(ValueError, match="blur_probability is 2"):
+        UpsamplerSettings(blur_probability=2)
 
 
 def test_the_second_upsampler_learns_from_degraded_crops(tmp_path: Path) -> None:

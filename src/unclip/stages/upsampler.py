@@ -51,8 +51,15 @@ class UpsamplerSettings:
     # second one's BSR, which the data workers do (`data/degradations.py`).
     degradation: Literal["blur", "bsr"] = "blur"
     blur_sigma: float = 0.6  # of the Gaussian, pixels
+    # Of each small image being blurred. The paper seems to blur all, and a network that has seen
+    # nothing else oversharpens what is sharp; Ho et al. (arXiv 2106.15282) blur half of them.
+    blur_probability: float = 1.0
     strength: float = 1.0  # of BSR, 0 to 1
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.blur_probability <= 1:
+            raise ValueError(f"blur_probability is {self.blur_probability}; choose from 0 to 1")
 
 
 class UpsamplerStage:
@@ -141,7 +148,7 @@ class UpsamplerStage:
                 x0, condition = images, upsample_bicubic(small, (side, side))
             else:
                 small = F.interpolate(images, size=side // self.settings.factor, mode="area")
-                upsampled = upsample_bicubic(blur(small, self.settings.blur_sigma), (side, side))
+                upsampled = upsample_bicubic(self._blurred(small, generator), (side, side))
                 pair = torch.cat([images, upsampled], dim=1)  # (N, 6, H, W): cropped alike
                 crops = random_crops(pair, side // self.settings.crop, generator)
                 x0, condition = crops.chunk(2, dim=1)
@@ -195,6 +202,14 @@ class UpsamplerStage:
 
         like = torch.empty_like(upsampled)
         return self.process.sample(denoiser, like, sampling, noise, callback, known=known)
+
+    def _blurred(self, small: Tensor, generator: torch.Generator) -> Tensor:
+        """Each of the images with the settings' probability, the others as they are."""
+        blurred = blur(small, self.settings.blur_sigma)
+        if self.settings.blur_probability == 1:
+            return blurred
+        drawn = torch.rand(len(small), 1, 1, 1, generator=generator, device=generator.device)
+        return torch.where(drawn < self.settings.blur_probability, blurred, small)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, bicubic enlargements, and what the upsampler makes of the small images."""
