@@ -1,6 +1,7 @@
 """Presets: what each stage gets from them, and what overrides them."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,18 @@ def test_settings_override_the_preset(pipe: Pipeline, monkeypatch: pytest.Monkey
     assert pipe.sampling("decoder", settings) == decoder
     assert pipe.sampling("super_res", settings) == Sampling(7, "ddim", Guidance(1.0, everything))
     assert settings.changed()["reuse"] == 1
+
+
+def test_a_preset_gives_upsamplers_that_predict_noise_two_steps(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "fast", replace(ROW, super_res=Way(1, "ddim")))
+    assert pipe.sampling("super_res", Settings("fast")).steps == 1
+    process = pipe.upsamplers[0].process
+    noisy = replace(process.config, prediction_type="epsilon")
+    monkeypatch.setattr(process, "config", noisy)
+    assert pipe.sampling("super_res", Settings("fast")).steps == 2
+    assert pipe.sampling("super_res", Settings("fast", super_res_num_inference_steps=1)).steps == 1
 
 
 def test_the_published_layouts_values_are_exact_and_the_default(pipe: Pipeline) -> None:

@@ -488,7 +488,7 @@ class Pipeline(Manipulations):
         upsamplers, but a preset's way for each."""
         way: Way = getattr(preset(settings.steps), stage)
         steps = getattr(settings, f"{stage.removesuffix('_1024')}_num_inference_steps")
-        steps = way.steps if steps is None else steps
+        steps = max(way.steps, self._least_steps(stage)) if steps is None else steps
         key = f"{stage}_guidance_scale"
         scale = getattr(settings, key, None)
         prior = self.prior_for(settings) if stage == "prior" else None
@@ -504,6 +504,12 @@ class Pipeline(Manipulations):
             own = 1 if self.decoder.settings.inpainting else RESAMPLES
             resamples = own if settings.resamples is None else settings.resamples
         return Sampling(steps, sampler, guidance, eta, reuse, resamples)
+
+    def _least_steps(self, stage: str) -> int:
+        """Of a preset: see `Way.steps`."""
+        named = (one for one in self.upsamplers if _stage_name(one) == stage)
+        predicts_noise = any(one.process.config.prediction_type == "epsilon" for one in named)
+        return 2 if predicts_noise else 1
 
     def _hook(self, callback: Callback | None, images: int, stage: str) -> Any:
         return _Hooks(self, callback, images)(stage)
