@@ -77,7 +77,7 @@ def deterministic_variants(many: tuple[int, int, int]) -> dict[str, Preset]:
     for k in (2, 3):
         variants[f"decoder reuse {k}"] = ddim_but(decoder=replace(DDIM.decoder, reuse=k))
         variants[f"super res reuse {k}"] = ddim_but(super_res=replace(DDIM.super_res, reuse=k))
-    for n in (2, 3, 4):
+    for n in (1, 2, 3):
         variants[f"super res ddim {n}"] = ddim_but(super_res=Way(n, "ddim"))
     return variants
 
