@@ -22,7 +22,7 @@ $(DEV): $(CORE)
 # A labelled sheet of 4 captions × 4 seeds by the bundled model.
 demo: $(CORE)
 	$(BIN)/unclip generate -n 4 --output out/demo.png \
-	  "a red circle on a white background" \
+	  "a blue triangle on a white background" \
 	  "a yellow star above a blue square at night" \
 	  "a purple heart left of an orange triangle on a green background" \
 	  "a large pink hexagon by the sea"
