@@ -1,7 +1,7 @@
 """A scene built by repeated edits, as in GLIDE (arXiv 2112.10741, figure 3).
 
-A first caption is drawn; then one box after the other is repainted for a caption of its own, and
-everything outside the box stays as it was. The sheet shows every step, and what is repainted.
+A first caption is drawn; then one box after the other is repainted for the caption of what the image
+shows then, and everything outside the box stays as it was. The sheet shows every step, and what is repainted.
 
 python examples/scene_by_edits.py --out out/examples
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 from unclip import Pipeline
 from unclip.pipeline.images import contact_sheet
 
-FIRST = "a red circle on a white background"
-SCENE = [  # x0, y0, x1, y1 in eighths of the image's side, and the caption that is painted there
-    ((5, 0, 8, 3), "a blue square on a white background"),
-    ((0, 5, 3, 8), "a yellow star on a white background"),
-    ((5, 5, 8, 8), "a green triangle on a white background"),
+FIRST = "a yellow star above a blue square at night"
+SCENE = [  # x0, y0, x1, y1 in eighths of the image's side, and what the whole image shows then
+    ((0, 0, 8, 4), "a red heart above a blue square at night"),
+    ((0, 4, 8, 8), "a red heart above a green triangle at night"),
+    ((0, 0, 8, 4), "a white cross above a green triangle at night"),
 ]
 
 

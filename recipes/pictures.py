@@ -47,7 +47,14 @@ PICTURES = {
     "inversion.png": "invert out/pictures/star.png out/pictures/heart.png out/pictures/triangle.png"
     " -o out/pictures/latents.safetensors --sheet docs/images/inversion.png",
 }
-PRIORS = ["a red circle", "a yellow star at night", "a blue heart on a pink background"]
+# File in IMAGES: the example that writes it, and its arguments.
+EXAMPLES = {
+    "priors.png": (
+        "compare_priors.py",
+        ["a red circle", "a yellow star at night", "a blue heart on a pink background"],
+    ),
+    "scene.png": ("scene_by_edits.py", []),
+}
 
 
 def make(more: Callable[[str], Sequence[str]] = lambda command: []) -> None:
@@ -71,11 +78,12 @@ def make(more: Callable[[str], Sequence[str]] = lambda command: []) -> None:
         _reduce(IMAGES / name)
 
 
-def make_priors() -> None:
-    """Both priors side by side, by the example that compares them."""
-    script = Path(__file__).parents[1] / "examples" / "compare_priors.py"
-    runpy.run_path(str(script))["main"]([*PRIORS, "--out", str(IMAGES)])
-    _reduce(IMAGES / "priors.png")
+def make_example(name: str, *more: str) -> None:
+    """Write the picture that one of the examples makes."""
+    script, words = EXAMPLES[name]
+    path = Path(__file__).parents[1] / "examples" / script
+    runpy.run_path(str(path))["main"]([*words, "--out", str(IMAGES), *more])
+    _reduce(IMAGES / name)
 
 
 def _reduce(path: Path) -> None:
@@ -90,6 +98,7 @@ def _reduce(path: Path) -> None:
 
 if __name__ == "__main__":
     make()
+    make_example("scene.png")
     index = ModelFolder(bundled("model")).index()
     if {"prior", "autoregressive_prior"} <= set(index):
-        make_priors()
+        make_example("priors.png")

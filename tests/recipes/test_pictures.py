@@ -48,9 +48,14 @@ def test_they_are_made(
         assert path.stat().st_size < pictures.MOST_BYTES
         if name != "inversion.png":
             assert read_info(path)["command"][0] == line.split()[0]
-    monkeypatch.setattr(pictures, "PRIORS", ["a red star"])
-    pictures.make_priors()
-    assert (tmp_path / "docs" / "images" / "priors.png").is_file()
+    monkeypatch.setitem(pictures.EXAMPLES, "priors.png", ("compare_priors.py", ["a red star"]))
+    pictures.make_example("priors.png")
+    pictures.make_example("scene.png", "--steps", "2", "--resamples", "1")
+    text = (ROOT / "docs" / "manipulations.md").read_text(encoding="utf-8")
+    text += (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    for name in pictures.EXAMPLES:
+        assert (tmp_path / "docs" / "images" / name).is_file()
+        assert f"](images/{name})" in text
 
 
 def test_a_picture_that_is_too_large_is_refused(
