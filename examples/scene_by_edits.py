@@ -1,7 +1,8 @@
 """A scene built by repeated edits, as in GLIDE (arXiv 2112.10741, figure 3).
 
-A first caption is drawn; then one box after the other is repainted for the caption of what the image
-shows then, and everything outside the box stays as it was. The sheet shows every step, and what is repainted.
+A first caption is drawn; then one box after the other is repainted for the caption of what the
+image shows then, and everything outside the box stays as it was. The sheet shows every step, and
+what is repainted.
 
 python examples/scene_by_edits.py --out out/examples
 """
