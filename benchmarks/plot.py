@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("agg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 
 from common import RESULTS, ROOT
 
@@ -88,10 +88,14 @@ def approximations(file: Path) -> bool:
                 markersize=6 if preset else 3.5,
             )  # fmt: skip
             axis.annotate(
-                row["variant"], (cost, value), xytext=(4, 3), textcoords="offset points",
-                fontsize=9 if preset else 6, color=colour,
+                row["variant"], (cost, value), xytext=(2, 4), textcoords="offset points",
+                rotation=50, fontsize=9 if preset else 6, color=colour,
             )  # fmt: skip
         axis.set(xscale="log", xlabel="GFLOP an image", ylabel="scenes exactly right, %")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.margins(x=0.12)
         axis.spines[["top", "right"]].set_visible(False)
         title = f"{size} px, {newest['n']} held-out scenes, 95 % intervals; {newest['date'][:10]}"
         axis.set_title(title, fontsize=9)
