@@ -6,11 +6,11 @@ Every variant makes images for the captions of the same held-out scenes from the
 them: composition by the judge with 95 % intervals; FID, the Fréchet distance to the real scenes in
 CLIP's embeddings; and, for variants that draw no noise after the first, how near they are to DDIM
 with many steps from the same noise, as PSNR and as the cosine of CLIP's embeddings, where "many
-steps" is among the variants. Approximations
-are changes of "ddim", which is deterministic, so that what is changed is one thing. Operations are
-counted on one image, seconds are medians of single images with all variants in turn. Prints a
-Markdown table and appends one JSON object to benchmarks/results/results.jsonl. With the bundled
-model all variants take 4 TFLOP a scene: hours for 100 scenes on a CPU. FID wants thousands.
+steps" is among the variants. Approximations are changes of "ddim", which is deterministic, so that
+what is changed is one thing. Operations are counted on one image, seconds are medians of single
+images with all variants in turn. Prints a Markdown table and appends one JSON object to
+benchmarks/results/results.jsonl. With the bundled model all variants take 4 TFLOP a scene: an hour
+for 100 scenes on one core. FID wants thousands.
 
 Variants are rows of the table of presets (src/unclip/pipeline/presets.py), with η = 0 where they
 are meant to be deterministic; docs/sampling.md explains them.

@@ -444,7 +444,9 @@ def main() -> int:
     parser.add_argument(
         "--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"]
     )
-    parser.add_argument("--batch", nargs="+", type=int, help="one or more")
+    parser.add_argument(
+        "--batch", nargs="+", type=int, help="1 and 4 if left out; of training 4 and 16"
+    )
     parser.add_argument("--steps", type=int, help="in each measurement")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")

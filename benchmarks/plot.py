@@ -43,7 +43,11 @@ def caption(row: Row) -> str:
 
 def speed(size: str, file: Path) -> bool:
     """How many times as fast as diffusers' default each part is, one sample at a time."""
-    found = {part: rows[-1] for part in PARTS if (rows := measured(part=part, size=size))}
+    found = {
+        part: rows[-1]
+        for part in PARTS
+        if (rows := measured(part=part, size=size)) and rows[-1]["rows"][0]["precision"] == "fp32"
+    }
     if not found:
         return False
     figure, axes = pyplot.subplots(1, len(found), figsize=(3.6 * len(found), 3), squeeze=False)
@@ -52,7 +56,7 @@ def speed(size: str, file: Path) -> bool:
         bars = {
             bar: rows["fp32"]["theirs"] / rows[bar[0]][bar[1]]
             for bar in BARS
-            if bar[1] in rows.get(bar[0], ()) and "fp32" in rows
+            if bar[1] in rows.get(bar[0], ())
         }
         names, colours = zip(*(BARS[bar] for bar in bars), strict=True)
         drawn = axis.bar(range(len(bars)), list(bars.values()), color=colours, label=names)

@@ -1,7 +1,6 @@
 """Edits measured: the wanted scenes, perfect and wrong findings, a whole tiny run."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +21,7 @@ from unclip.evaluation.edits import (
     score_kept,
     single,
 )
-from unclip.evaluation.judge import Detections, Judge, JudgeConfig
+from unclip.evaluation.judge import Detections, Judge
 
 CONFIG = single(WorldConfig())
 N = 300
@@ -109,17 +108,6 @@ def test_worlds_without_another_value_are_refused() -> None:
         case(scene, "object", replace(CONFIG, shapes=(scene.objects[0].name,)))
     with pytest.raises(ValueError, match="choose one of object, colour, background"):
         case(scene, "size", CONFIG)
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_model: Path) -> Pipeline:
-    return Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    torch.manual_seed(0)
-    return Judge(JudgeConfig((8, 8, 8), (1, 1, 1))).initialise().eval()
 
 
 def test_a_whole_run(pipe: Pipeline, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:

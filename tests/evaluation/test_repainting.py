@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from unclip.data.emoji import WorldConfig
 from unclip.data.emoji_scene import Scene
 from unclip.evaluation import repainting
 from unclip.evaluation.composition import held_out
-from unclip.evaluation.judge import Detections, Judge, JudgeConfig
+from unclip.evaluation.judge import Detections, Judge
 from unclip.evaluation.repainting import (
     Box,
     box_of,
@@ -85,17 +84,6 @@ def test_a_jump_is_that_across_the_border() -> None:
     assert jump(image, (3, 2, 6, 3)) == 7  # at five of eight
     assert jump(image, (0, 5, 3, 8)) == 0
     assert math.isnan(jump(image, (0, 0, 8, 8)))
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_model: Path) -> Pipeline:
-    return Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    torch.manual_seed(0)
-    return Judge(JudgeConfig((8, 8, 8), (1, 1, 1))).initialise().eval()
 
 
 def test_a_whole_run(pipe: Pipeline, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,8 +65,15 @@ class Rate:
         return f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}, {self.total} cases)"
 
 
+class Rated:
+    """Base of results whose fields are rates, among others."""
+
+    def rates(self) -> dict[str, Rate]:
+        return {name: rate for name, rate in vars(self).items() if isinstance(rate, Rate)}
+
+
 @dataclass(frozen=True)
-class Composition:
+class Composition(Rated):
     """How often images show what their captions say.
 
     Attributes:
@@ -91,9 +98,6 @@ class Composition:
     count: Rate
     binding: Rate
     exact: Rate
-
-    def rates(self) -> dict[str, Rate]:
-        return {name: rate for name, rate in vars(self).items() if isinstance(rate, Rate)}
 
     def to_dict(self) -> dict[str, Any]:
         return {"scenes": self.scenes} | {n: rate.to_dict() for n, rate in self.rates().items()}
@@ -203,6 +207,18 @@ def _outcomes(found: Detections, scene: Scene) -> dict[str, list[bool]]:
 def held_out(config: WorldConfig) -> World:
     """The configuration's world with the combinations that training never shows."""
     return World(replace(config, split="held-out", contrast=1))
+
+
+def plain(config: WorldConfig, objects: int) -> WorldConfig:
+    """The configuration with scenes of so many plain shapes."""
+    return replace(
+        config,
+        kinds=("shapes",),
+        min_objects=objects,
+        max_objects=objects,
+        textures=("plain",),
+        styles=("plain",),
+    )
 
 
 def real_scores(

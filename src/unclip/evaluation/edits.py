@@ -23,6 +23,7 @@ from unclip.evaluation.composition import (
     background_right,
     check_judge,
     held_out,
+    plain,
     real_scores,
 )
 from unclip.evaluation.judge import Detections, Judge, judge_images
@@ -119,14 +120,7 @@ def _plain(rates: dict[str, dict[str, Rate]]) -> dict[str, Any]:
 
 def single(config: WorldConfig) -> WorldConfig:
     """The configuration with scenes of one plain shape, which one edit can be named for."""
-    return replace(
-        config,
-        kinds=("shapes",),
-        min_objects=1,
-        max_objects=1,
-        textures=("plain",),
-        styles=("plain",),
-    )
+    return plain(config, 1)
 
 
 def case(scene: Scene, attribute: str, config: WorldConfig) -> Case:

@@ -19,10 +19,12 @@ from unclip.data.emoji import World
 from unclip.data.emoji_scene import GRID, Object, Scene, WorldConfig
 from unclip.evaluation.composition import (
     Rate,
+    Rated,
     background_right,
     check_judge,
     held_out,
     match,
+    plain,
     real_scores,
 )
 from unclip.evaluation.judge import Detections, Judge, judge_images
@@ -34,7 +36,7 @@ _MARGIN = 4 / GRID  # around the hidden object: it may come back a little larger
 
 
 @dataclass(frozen=True)
-class Repainting:
+class Repainting(Rated):
     """What became of scenes of which one object was repainted.
 
     Attributes:
@@ -57,9 +59,6 @@ class Repainting:
     seam: float
     true_seam: float
 
-    def rates(self) -> dict[str, Rate]:
-        return {name: rate for name, rate in vars(self).items() if isinstance(rate, Rate)}
-
     def to_dict(self) -> dict[str, Any]:
         seams = {"seam": self.seam, "true_seam": self.true_seam}
         return {name: rate.to_dict() for name, rate in self.rates().items()} | seams
@@ -68,15 +67,7 @@ class Repainting:
 def pairs(config: WorldConfig) -> WorldConfig:
     """The configuration with scenes of two plain shapes beside or above each other."""
     relations = tuple(name for name in config.relations if name not in ("inside", "on"))
-    return replace(
-        config,
-        kinds=("shapes",),
-        min_objects=2,
-        max_objects=2,
-        relations=relations,
-        textures=("plain",),
-        styles=("plain",),
-    )
+    return replace(plain(config, 2), relations=relations)
 
 
 def box_of(thing: Object, size: int) -> Box:

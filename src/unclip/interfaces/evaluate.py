@@ -17,6 +17,7 @@ from unclip.interfaces.options import Prompted, Sampled, parse
 if TYPE_CHECKING:
     from unclip.data.sources import Source
     from unclip.evaluation.composition import Composition, Generate
+    from unclip.evaluation.judge import Judge
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.request import Settings
 
@@ -58,15 +59,29 @@ class Measuring(Sampled):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateComposition(Measuring, Prompted):
-    """Generate images for captions of held-out scenes, and say how often they are right."""
+class Judged(Measuring):
+    """Flags for what the judge says of images."""
 
     judge: Path | None = None
     """A folder with a judge; the bundled judge if left out."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 500
-    """Scenes."""
     trust: bool = False
     """Report even if the judge errs in more than 3 % of real scenes."""
+
+    def open_both(self) -> "tuple[Pipeline, Judge]":
+        """The model and the judge, where the model is."""
+        from unclip.evaluation.judge import load_judge
+
+        judge = load_judge(self.judge)
+        pipe = self.open()
+        return pipe, judge.to(pipe.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateComposition(Judged, Prompted):
+    """Generate images for captions of held-out scenes, and say how often they are right."""
+
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 500
+    """Scenes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,35 +98,27 @@ class EvaluateFid(Measuring, Prompted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateEdits(Measuring):
+class EvaluateEdits(Judged):
     """Edit, vary and blend held-out scenes of one object, and say what the judge sees of it."""
 
-    judge: Path | None = None
-    """A folder with a judge; the bundled judge if left out."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 200
     """Scenes; each is edited in one attribute, the three in turn."""
     theta: tuple[float, ...] = (0.25, 0.35, 0.5)
     """How far edits go; of several, the table shows the best one for each attribute."""
     invert_steps: int = 50
     """Steps of the inversion, and of decoding what it found."""
-    trust: bool = False
-    """Report even if the judge errs in more than 3 % of real scenes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateInpainting(Measuring, Prompted):
+class EvaluateInpainting(Judged, Prompted):
     """Hide one of the two objects of held-out scenes, repaint it for the scene's caption, and say
     what the judge sees, and how far the image jumps at the border."""
 
-    judge: Path | None = None
-    """A folder with a judge; the bundled judge if left out."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 200
     """Scenes."""
     resamples: int | None = None
     """How often RePaint goes through the decoder's steps; if left out, 5, or 1 with mask
     channels."""
-    trust: bool = False
-    """Report even if the judge errs in more than 3 % of real scenes."""
 
     def settings(self) -> "Settings":
         return replace(super().settings(), resamples=self.resamples)
@@ -178,12 +185,9 @@ def run_composition(arguments: Sequence[str]) -> int:
     options = parse(EvaluateComposition, "evaluate composition", arguments)
     _check_output(options.output)
     from unclip.evaluation.composition import evaluate_model
-    from unclip.evaluation.judge import load_judge
     from unclip.models.precision import name_of
 
-    judge = load_judge(options.judge)
-    pipe, settings = options.open(), options.settings()
-    judge.to(pipe.device)
+    (pipe, judge), settings = options.open_both(), options.settings()
     with progress_bar(pipe.evaluations(settings) * options.n) as bar:
         generate = generator(pipe, settings, options.batch_size, bar.update)
         result = evaluate_model(
@@ -243,12 +247,9 @@ def run_edits(arguments: Sequence[str]) -> int:
     options = parse(EvaluateEdits, "evaluate edits", arguments)
     _check_output(options.output)
     from unclip.evaluation.edits import evaluate_edits, images_made
-    from unclip.evaluation.judge import load_judge
     from unclip.models.precision import name_of
 
-    judge = load_judge(options.judge)
-    pipe = options.open()
-    judge.to(pipe.device)
+    pipe, judge = options.open_both()
     with progress_bar(images_made(options.n, options.theta)) as bar:
         result = evaluate_edits(
             pipe, judge, options.world, options.n, options.theta, options.invert_steps,
@@ -274,13 +275,10 @@ def run_edits(arguments: Sequence[str]) -> int:
 def run_inpainting(arguments: Sequence[str]) -> int:
     options = parse(EvaluateInpainting, "evaluate inpainting", arguments)
     _check_output(options.output)
-    from unclip.evaluation.judge import load_judge
     from unclip.evaluation.repainting import evaluate_inpainting
     from unclip.models.precision import name_of
 
-    judge = load_judge(options.judge)
-    pipe, settings = options.open(), options.settings()
-    judge.to(pipe.device)
+    (pipe, judge), settings = options.open_both(), options.settings()
     with progress_bar(pipe.inpainting_steps(settings) * options.n) as bar:
         result = evaluate_inpainting(
             pipe, judge, options.world, options.n, settings, options.seed, options.trust, bar.update
