@@ -170,6 +170,7 @@ def decoder(s: Setting) -> Pair:
             time_condition=condition,
             context=context[:, :kept],
             context_mask=mask[:, :kept],
+            keep_kernels=True,
         )
         steps = zip(xs, s.timesteps(), strict=True)
         return torch.stack([ours.proceed(x, t, shared) for x, t in steps])
@@ -301,7 +302,9 @@ def measured(part: str, s: Setting, repeats: int, limits: dict[str, float]) -> d
     with torch.set_grad_enabled(part == "training"):
         with operation_counter() as counter:
             ours = pair.ours()
-        gap = difference(ours, pair.theirs()) if pair.compared else None
+        with operation_counter() as peer_counter:
+            theirs = pair.theirs()
+        gap = difference(ours, theirs) if pair.compared else None
         mine, other = timed((pair.ours, pair.theirs), s, repeats, steps)
     operations = counter.get_total_flops() / steps
     row: dict[str, Any] = {
@@ -312,6 +315,7 @@ def measured(part: str, s: Setting, repeats: int, limits: dict[str, float]) -> d
         "ratio": other / mine,
         "difference": gap,
         "operations": operations,
+        "work": counter.get_total_flops() / peer_counter.get_total_flops(),
         "of_matrix_peak": operations / mine / limits[s.precision],
     }
     if pair.network is not None:
@@ -405,9 +409,10 @@ def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
     unit = "s an image or batch" if part == "image" else "ms a step"
     scale = 1 if part == "image" else 1e3
     print(f"\n{part}: {unit}; percentages are of the measured matrix peak and bandwidth")
+    print("work: operations that unclip does for each of diffusers'")
     print("int8: unclip with its blocks in 8 bits, and its mean error in standard deviations")
     print(
-        f"{'':<6}{'batch':>6}{'unclip':>12}{'diffusers':>12}{'ratio':>8}{'matrix':>8}{'memory':>8}"
+        f"{'':<6}{'batch':>6}{'unclip':>12}{'diffusers':>12}{'ratio':>8}{'work':>8}{'matrix':>8}{'memory':>8}"
         f"{'int8':>12}{'error':>8}"
     )
     for row in rows:
@@ -416,7 +421,8 @@ def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
         error = f"{row['int8_difference']:.1%}" if "int8" in row else "-"
         print(
             f"{row['precision']:<6}{row['batch']:>6}{scale * row['ours']:>12.2f}"
-            f"{scale * row['theirs']:>12.2f}{row['ratio']:>8.2f}{row['of_matrix_peak']:>8.0%}"
+            f"{scale * row['theirs']:>12.2f}{row['ratio']:>8.2f}{row['work']:>8.2f}"
+            f"{row['of_matrix_peak']:>8.0%}"
             f"{memory:>8}{int8:>12}{error:>8}"
         )
         if "compiled" in row:

@@ -14,6 +14,7 @@ Shapes: N samples, C channels, H and W pixels, K inputs and M outputs of a linea
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.models.layers import TimestepEmbedding
@@ -85,6 +86,11 @@ class Int8Conv2d(nn.Module):
             self.dilation, 1, 1.0, 0, x.dtype, "none", [], "",
         )  # fmt: skip
         return torch.addcmul(self.bias, made, scale)
+
+    def enlarged(self, x: Tensor) -> Tensor:
+        """As `Conv3x3.enlarged`, for a layer of that kind."""
+        made: Tensor = self(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return made
 
 
 def check_int8(device: torch.device) -> None:

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.models import winograd
 from unclip.models.layers import GroupNorm, TimestepEmbedding, attention, zero_init
 from unclip.models.unet_config import DOWN_ATTENTION, MID_ATTENTION, UP_ATTENTION, UNetConfig
+from unclip.models.winograd import Conv3x3, Kernels
 
 __all__ = ["UNet", "UNetConfig"]
 
@@ -40,13 +42,13 @@ class ResnetBlock(nn.Module):
         self.resample = resample
         self.scale_shift = config.resnet_time_scale_shift == "scale_shift"
         self.norm1 = GroupNorm(groups, in_channels, eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(in_channels, out_channels)
         self.time_emb_proj = nn.Linear(
             config.time_embed_dim, (2 if self.scale_shift else 1) * out_channels
         )
         self.norm2 = GroupNorm(groups, out_channels, eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv3x3(out_channels, out_channels)
         self.conv_shortcut = (
             nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
         )
@@ -56,10 +58,11 @@ class ResnetBlock(nn.Module):
         """`x` (N, C, H, W), `emb` (N or 1, E) after its activation -> (N, C', H', W')."""
         h = _silu(self.norm1(x))
         if self.resample == "up":
-            h, x = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (h, x))
+            h, x = self.conv1.enlarged(h), F.interpolate(x, scale_factor=2.0, mode="nearest")
         elif self.resample == "down":
-            h, x = (F.avg_pool2d(y, 2) for y in (h, x))
-        h = self.conv1(h)
+            h, x = self.conv1(F.avg_pool2d(h, 2)), F.avg_pool2d(x, 2)
+        else:
+            h = self.conv1(h)
         shift = self.time_emb_proj(emb)[:, :, None, None]
         if self.scale_shift:
             scale, shift = shift.chunk(2, dim=1)
@@ -102,17 +105,18 @@ class DeepFeatures:
 @dataclass(frozen=True)
 class Conditions:
     """All that the steps of one request share: its timesteps' embeddings, its context and, where
-    they are reused, its deep features."""
+    they are reused or kept, its deep features and transformed weights."""
 
     times: Mapping[int, Tensor]  # timestep -> (N or 1, E), with the time condition, activated
     context: Context | None
     deep: DeepFeatures | None = None
+    kernels: Kernels | None = None  # of the network's convolutions, transformed
 
     def __getitem__(self, rows: slice) -> "Conditions":
         """Some of the samples, in the same memory; the first ones where features are reused."""
         assert self.deep is None or not rows.start
         times = {t: emb[rows] if len(emb) > 1 else emb for t, emb in self.times.items()}
-        return Conditions(times, self.context and self.context[rows], self.deep)
+        return Conditions(times, self.context and self.context[rows], self.deep, self.kernels)
 
 
 class Attention(nn.Module):
@@ -304,12 +308,15 @@ class UNet(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         reuse: int = 1,
+        keep_kernels: bool = False,
     ) -> Conditions:
         """What `forward` computes anew at every step, though it could once: for `proceed`.
 
         `timesteps` are those that will be asked for, in their order; at every `reuse`-th of them
-        all is computed, at the others the finest level alone, which is an approximation. The other
-        arguments and the errors are those of `forward`. Not differentiable.
+        all is computed, at the others the finest level alone, which is an approximation. With
+        `keep_kernels`, weights that convolutions transform are kept in that form too, see
+        `models/winograd.py`. The other arguments and the errors are those of `forward`. Not
+        differentiable.
         """
         self._check_conditions(time_condition, context)
         embeddings = self.time_embedding(torch.tensor(timesteps)).split(1)
@@ -318,6 +325,7 @@ class UNet(nn.Module):
             {t: _activated(embedding, time_condition) for t, embedding in times},
             self._attended(context, context_mask),
             DeepFeatures(frozenset(timesteps[::reuse])) if reuse > 1 else None,
+            {} if keep_kernels else None,
         )
 
     def proceed(self, x: Tensor, t: int, conditions: Conditions) -> Tensor:
@@ -325,7 +333,8 @@ class UNet(nn.Module):
         where no features are reused."""
         deep = conditions.deep
         kept = deep.kept(t, len(x)) if deep else None
-        out, below = self._run(x, conditions.times[t], conditions.context, kept)
+        with winograd.kept(conditions.kernels):
+            out, below = self._run(x, conditions.times[t], conditions.context, kept)
         if deep and kept is None:
             deep.last = below
         return out

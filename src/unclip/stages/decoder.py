@@ -270,7 +270,7 @@ class DecoderStage:
         else:
             condition = self._condition(z_i, text, None)
         reuse = sampling.reuse if known is None else 1  # inpainting goes back and forth
-        both = decoder.conditions(timesteps, **condition, reuse=reuse)
+        both = decoder.conditions(timesteps, **condition, reuse=reuse, keep_kernels=True)
         conditional = both[:count]
 
         beside = self._beside(known, z_i.device)
