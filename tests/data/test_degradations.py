@@ -99,6 +99,18 @@ def test_the_source_is_a_function_of_seed_and_index() -> None:
     assert world.fingerprint() not in prints
 
 
+def test_only_some_are_degraded() -> None:
+    world = open_source("emoji:shapes", size=64)
+    source = DegradedSource(world, 32, 4, probability=0.5)
+    kinds = []
+    for index in range(16):
+        sample = source[index]
+        averaged = torch.nn.functional.avg_pool2d(sample["image"].float(), 4)
+        kinds.append(bool(((sample["small"].float() - averaged).abs() <= 0.5).all()))
+    assert 3 < sum(kinds) < 13
+    assert source.fingerprint() != DegradedSource(world, 32, 4).fingerprint()
+
+
 def test_batches_carry_the_small_images_whatever_step_they_start_at() -> None:
     source = DegradedSource(open_source("emoji:shapes", size=64), 32, 4)
     order = Order.of(source)

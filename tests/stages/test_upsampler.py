@@ -120,7 +120,7 @@ def test_the_condition_is_the_blurred_small_image(
     expected = upsample_bicubic(blur(small, 0.6), (32, 32))
     torch.testing.assert_close(seen[0][:, 3:], expected)
 
-    stage.settings = replace(stage.settings, blur_probability=0.5)
+    stage.settings = replace(stage.settings, degradation_probability=0.5)
     sharp, kinds = upsample_bicubic(small, (32, 32)), []
     for seed in range(8):
         stage.loss({"images": images}, torch.Generator().manual_seed(seed))
@@ -128,8 +128,8 @@ def test_the_condition_is_the_blurred_small_image(
             assert torch.equal(made, clean) != torch.equal(made, soft)
             kinds.append(torch.equal(made, soft))
     assert 0.2 < sum(kinds) / len(kinds) < 0.8
-    with pytest.raises(ValueError, match="blur_probability is 2"):
-        UpsamplerSettings(blur_probability=2)
+    with pytest.raises(ValueError, match="degradation_probability is 2"):
+        UpsamplerSettings(degradation_probability=2)
 
 
 def test_the_second_upsampler_learns_from_degraded_crops(tmp_path: Path) -> None:

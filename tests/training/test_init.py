@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from unclip.models.folder import ModelFolder, read_safetensors
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
+from unclip.stages.upsampler import FIRST, SECOND, UpsamplerStage
 from unclip.training.stages import STAGES
 from unclip.training.start import Where, start
 
@@ -28,7 +30,7 @@ def origin(tiny_priors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path / "model"
 
 
-def train(stage: str, model: Path, run: Path, init: Path, size: int = 32, **network: bool) -> None:
+def train(stage: str, model: Path, run: Path, init: Path, size: int = 32, **network: Any) -> None:
     recipe = tiny_recipe(
         stage,
         network=network,
@@ -63,6 +65,25 @@ def test_clip_comes_along_unless_the_model_has_its_own(origin: Path, tmp_path: P
 def test_another_size_is_refused(origin: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"makes images of 32 pixels a side, but data\.size is 64"):
         train("decoder", tmp_path / "model", tmp_path / "run", origin, size=64)
+
+
+def test_a_second_upsampler_starts_from_the_first(origin: Path, tmp_path: Path) -> None:
+    model, predicts = tmp_path / "model", {"prediction_type": "sample"}
+    with pytest.raises(ValueError, match="the first upsampler predicts 'sample'; set network"):
+        train(
+            "upsampler-1024", model, tmp_path / "run", origin, size=128, prediction_type="epsilon"
+        )
+    train("upsampler-1024", model, tmp_path / "run", origin, size=128, **predicts)
+    first = UpsamplerStage.load(ModelFolder(origin), FIRST)
+    second = UpsamplerStage.load(ModelFolder(model), SECOND)
+    assert (first.size, second.size) == (32, 128)
+    assert second.process.config.beta_schedule == "linear"
+    old, new = first.network.state_dict(), second.network.state_dict()
+    for key in old:
+        torch.testing.assert_close(new[key], old[key], atol=1e-6, rtol=0)
+    # A model that has a second one gives that.
+    with pytest.raises(ValueError, match=r"of 128 pixels a side, but data\.size is 256"):
+        train("upsampler-1024", tmp_path / "other", tmp_path / "run2", model, size=256, **predicts)
 
 
 def test_mask_channels_are_added_to_a_decoder_and_not_taken_away(

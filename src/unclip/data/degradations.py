@@ -193,20 +193,27 @@ class DegradedSource:
         factor: of the upsampler.
         seed: of crops and degradations; with it, index i of an image gives the same pair always.
         strength: see `bsr`.
+        probability: of being degraded; the others' small images are averaged down.
 
     Raises:
         ValueError: the crops cannot be divided by the factor, or the strength is negative.
     """
 
     def __init__(
-        self, source: Source, side: int, factor: int, seed: int = 0, strength: float = 1.0
+        self,
+        source: Source,
+        side: int,
+        factor: int,
+        seed: int = 0,
+        strength: float = 1.0,
+        probability: float = 1.0,
     ) -> None:
         if side < 1 or side % factor:
             raise ValueError(f"crops of {side} pixels cannot be made smaller by {factor}")
         if not 0 <= strength <= 1:
             raise ValueError(f"the degradation's strength is {strength}; it must be in [0, 1]")
         self.source, self.side, self.factor = source, side, factor
-        self.seed, self.strength = seed, strength
+        self.seed, self.strength, self.probability = seed, strength, probability
         self.endless = source.endless
 
     def __len__(self) -> int:
@@ -219,7 +226,10 @@ class DegradedSource:
         draw = Draw(generator)
         top, left = draw.below(height - self.side + 1), draw.below(width - self.side + 1)
         crop = sample["image"][:, top : top + self.side, left : left + self.side].contiguous()
-        small = bsr(crop, self.factor, generator, self.strength)
+        if draw.chance(self.probability):
+            small = bsr(crop, self.factor, generator, self.strength)
+        else:
+            small = F.avg_pool2d(crop.float(), self.factor).round().to(torch.uint8)
         return {**sample, "image": crop, "small": small}
 
     def caption(self, index: int) -> str:
@@ -230,5 +240,5 @@ class DegradedSource:
 
     def fingerprint(self) -> str:
         """The source's, with everything that decides crops and degradations."""
-        own = f"bsr {self.side} {self.factor} {self.seed} {self.strength}"
+        own = f"bsr {self.side} {self.factor} {self.seed} {self.strength} {self.probability}"
         return f"{self.source.fingerprint()} {own}"

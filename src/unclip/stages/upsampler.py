@@ -3,7 +3,7 @@
 Shapes: N images, h × w pixels of the small image, H × W of the large one, f = H / h.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 import torch
@@ -51,15 +51,22 @@ class UpsamplerSettings:
     # second one's BSR, which the data workers do (`data/degradations.py`).
     degradation: Literal["blur", "bsr"] = "blur"
     blur_sigma: float = 0.6  # of the Gaussian, pixels
-    # Of each small image being blurred. The paper seems to blur all, and a network that has seen
-    # nothing else oversharpens what is sharp; Ho et al. (arXiv 2106.15282) blur half of them.
-    blur_probability: float = 1.0
     strength: float = 1.0  # of BSR, 0 to 1
+    # Of each small image being degraded. The paper seems to degrade all, and a network that has
+    # seen nothing else oversharpens what is sharp; Ho et al. (arXiv 2106.15282) blur half of them.
+    degradation_probability: float = 1.0
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.blur_probability <= 1:
-            raise ValueError(f"blur_probability is {self.blur_probability}; choose from 0 to 1")
+        if not 0 <= self.degradation_probability <= 1:
+            raise ValueError(
+                f"degradation_probability is {self.degradation_probability}; choose from 0 to 1"
+            )
+
+    def process(self) -> DiffusionConfig:
+        return DiffusionConfig(
+            prediction_type=self.prediction_type, beta_schedule=self.beta_schedule
+        )
 
 
 class UpsamplerStage:
@@ -102,10 +109,7 @@ class UpsamplerStage:
                 f"data.size {size} does not fit: crops of 1/{settings.crop} of it must divide by "
                 f"{config.downsampling}; take a multiple of {multiple}"
             )
-        process = DiffusionConfig(
-            prediction_type=settings.prediction_type, beta_schedule=settings.beta_schedule
-        )
-        return cls(UNet(config), process, settings, component=component)
+        return cls(UNet(config), settings.process(), settings, component=component)
 
     @classmethod
     def load(cls, folder: ModelFolder, component: str, dtype: torch.dtype | None = None) -> Self:
@@ -124,6 +128,22 @@ class UpsamplerStage:
                     f"{last.config.sample_size}: they are not of one model"
                 )
         return cls(network, process, UpsamplerSettings(), last, component)
+
+    def as_second(self, settings: UpsamplerSettings, size: int) -> "UpsamplerStage":
+        """This upsampler's weights as the start of a second one, to images of `size` pixels.
+
+        Raises:
+            ValueError: the settings want another prediction type than the network has.
+        """
+        has, process = self.process.config.prediction_type, settings.process()
+        if process.prediction_type != has:
+            raise ValueError(
+                f"the first upsampler predicts {has!r}; set network.prediction_type to that"
+            )
+        config = replace(self.network.config, sample_size=size)
+        network = UNet(config)
+        network.load_state_dict(self.network.state_dict())
+        return UpsamplerStage(network, process, settings, component=SECOND)
 
     @property
     def networks(self) -> list[UNet]:
@@ -206,10 +226,10 @@ class UpsamplerStage:
     def _blurred(self, small: Tensor, generator: torch.Generator) -> Tensor:
         """Each of the images with the settings' probability, the others as they are."""
         blurred = blur(small, self.settings.blur_sigma)
-        if self.settings.blur_probability == 1:
+        if self.settings.degradation_probability == 1:
             return blurred
         drawn = torch.rand(len(small), 1, 1, 1, generator=generator, device=generator.device)
-        return torch.where(drawn < self.settings.blur_probability, blurred, small)
+        return torch.where(drawn < self.settings.degradation_probability, blurred, small)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, bicubic enlargements, and what the upsampler makes of the small images."""

@@ -154,8 +154,12 @@ def _upsampler(
     """The two upsamplers differ in their recipes and in where they are kept."""
 
     def adopt(settings: UpsamplerSettings, m: Materials, origin: ModelFolder) -> UpsamplerStage:
-        stage = UpsamplerStage.load(origin, component, torch.float32)
-        stage.settings, stage.last = settings, None
+        if origin.has(component) or component == FIRST:
+            stage = UpsamplerStage.load(origin, component, torch.float32)
+            stage.settings, stage.last = settings, None
+        else:  # both enlarge, so the first one is a better start than noise
+            first = UpsamplerStage.load(origin, FIRST, torch.float32)
+            stage = first.as_second(settings, m.data.size)
         _check_size(stage.size, m, origin)
         return stage
 
@@ -165,6 +169,7 @@ def _upsampler(
         components,
         lambda settings, m: UpsamplerStage.build(settings, m.data.size, component),
         adopt,
+        (FIRST, SCHEDULERS[FIRST]),
         _upsampler_data,
     )
 
@@ -174,8 +179,14 @@ def _upsampler_data(recipe: Recipe[UpsamplerSettings]) -> Source:
     source, settings, data = open_data(recipe.data), recipe.network, recipe.data
     if settings.degradation == "blur":
         return source
-    side = data.size // settings.crop
-    return DegradedSource(source, side, settings.factor, data.world.seed, settings.strength)
+    return DegradedSource(
+        source,
+        data.size // settings.crop,
+        settings.factor,
+        data.world.seed,
+        settings.strength,
+        settings.degradation_probability,
+    )
 
 
 UPSAMPLER = _upsampler(

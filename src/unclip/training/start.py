@@ -56,6 +56,7 @@ class StageSpec(Generic[S]):
     build: Callable[[S, Materials], Stage]
     # The same with the networks of another model, for `training.init`.
     adopt: Callable[[S, Materials, ModelFolder], Stage] | None = None
+    adopts: tuple[str, ...] = ()  # components that `adopt` may read beside its own and CLIP's
     # Data with more than images and captions; else `open_data`.
     source: Callable[[Recipe[S]], Source] | None = None
 
@@ -151,7 +152,8 @@ def _stage(spec: StageSpec[S], recipe: Recipe[S], materials: Materials) -> Stage
     if spec.adopt is None:
         raise ValueError(f"a {spec.name} cannot start from another model; leave training.init out")
     name = init if is_hub_name(init) else Path(init)
-    origin = ModelFolder(resolve_model(name, None, None, (*spec.components, *CLIP_COMPONENTS)))
+    wanted = (*spec.components, *spec.adopts, *CLIP_COMPONENTS)
+    origin = ModelFolder(resolve_model(name, None, None, wanted))
     return spec.adopt(recipe.network, materials, origin)
 
 
