@@ -6,7 +6,9 @@ smallest value of the sample (convolutions) or row (linear layers) at every call
 be calibrated, and an image does not depend on its neighbours in a batch. Sums of products are exact
 in 32 bits; what is lost is the rounding of both factors, at most half a step each.
 
-Inputs and outputs have the precision of the network, in which everything else is computed.
+Inputs and outputs have the precision of the network, in which everything else is computed: also the
+wide convolutions of large images, for which Winograd's algorithm with m = 4 is faster than integers
+and in bf16 as inexact (`models/winograd.py`).
 
 Shapes: N samples, C channels, H and W pixels, K inputs and M outputs of a linear layer.
 """
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.models.layers import TimestepEmbedding
+from unclip.models.unet import UNet
 
 # Layers that see a vector of the sample rather than pixels or tokens: nothing to gain there, and
 # their errors would be the same in all pixels.
@@ -114,14 +117,20 @@ def check_int8(device: torch.device) -> None:
 def to_int8(network: nn.Module) -> None:
     """Replace the convolutions and linear layers in the blocks of `network`.
 
-    Kept as they are: its first and last layers, what makes embeddings of timesteps, and `_KEPT`.
+    Kept as they are: its first and last layers, what makes embeddings of timesteps, `_KEPT`, and
+    the convolutions for which integers are not the fastest.
     """
+    kept: set[nn.Module] = set()
+    if isinstance(network, UNet):
+        kept = {conv for conv, side in network.convolutions() if conv.coarsen(side)}
     for block in network.children():
         if isinstance(block, nn.Conv2d | nn.Linear | TimestepEmbedding):
             continue
         for module in list(block.modules()):
             for name, layer in list(module.named_children()):
-                if name not in _KEPT and isinstance(layer, nn.Conv2d | nn.Linear):
+                if name in _KEPT or layer in kept:
+                    continue
+                if isinstance(layer, nn.Conv2d | nn.Linear):
                     setattr(module, name, _replaced(layer))
 
 

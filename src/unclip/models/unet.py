@@ -7,7 +7,7 @@ Attribute names are the keys of the published layout, where the decoder is a `UN
 and an upsampler a `UNet2DModel`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -338,6 +338,19 @@ class UNet(nn.Module):
         if deep and kept is None:
             deep.last = below
         return out
+
+    def convolutions(self) -> Iterator[tuple[Conv3x3, int]]:
+        """The 3 × 3 ones of the blocks, each with the side that its output has if the network's
+        own size is asked for."""
+        last = len(self.down_blocks) - 1
+        levels = [*enumerate(self.down_blocks), (last, self.mid_block)]
+        levels += [(last - index, up) for index, up in enumerate(self.up_blocks)]
+        for level, block in levels:
+            for resnet in block.modules():
+                if isinstance(resnet, ResnetBlock):
+                    finer = {"up": -1, "down": 1, None: 0}[resnet.resample]
+                    side = self.config.sample_size >> (level + finer)
+                    yield from ((resnet.conv1, side), (resnet.conv2, side))
 
     @torch.no_grad()
     def widen(self, in_channels: int) -> None:
