@@ -14,9 +14,10 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("agg")
-from matplotlib import pyplot, ticker
+from matplotlib import pyplot
 
 from common import RESULTS, ROOT
+from unclip.pipeline.presets import PRESETS
 
 Row = dict[str, Any]
 PARTS = ("prior", "decoder", "upsampler")
@@ -74,32 +75,26 @@ def speed(size: str, file: Path) -> bool:
 
 
 def approximations(file: Path) -> bool:
-    """Scenes that are exactly right over what an image costs, for each size of images."""
+    """Scenes that are exactly right, of variants in the order of their cost, for each size."""
     found = {row["size"]: row for row in measured(part="approximations")}
     if not found:
         return False
-    figure, axes = pyplot.subplots(1, len(found), figsize=(7 * len(found), 4.5), squeeze=False)
+    tallest = max(len(newest["rows"]) for newest in found.values())
+    figure, axes = pyplot.subplots(
+        1, len(found), figsize=(6 * len(found), 1 + 0.22 * tallest), squeeze=False
+    )
     for axis, (size, newest) in zip(axes[0], sorted(found.items()), strict=True):
-        for row in newest["rows"]:
+        rows = sorted(newest["rows"], key=lambda row: row["operations"], reverse=True)
+        for place, row in enumerate(rows):
             exact = row["composition"]["exact"]
             low, high = exact["interval"]
-            value, cost = 100 * exact["accuracy"], row["operations"] / 1e9
+            value = 100 * exact["accuracy"]
             reach = [[max(0, value - 100 * low)], [max(0, 100 * high - value)]]
-            preset = row["variant"] in ("fast", "default", "paper")
-            colour = "#e6550d" if preset else "#3182bd"
-            axis.errorbar(
-                cost, value, reach, fmt="o", color=colour, ecolor="#d9d9d9",
-                markersize=6 if preset else 3.5,
-            )  # fmt: skip
-            axis.annotate(
-                row["variant"], (cost, value), xytext=(2, 4), textcoords="offset points",
-                rotation=50, fontsize=9 if preset else 6, color=colour,
-            )  # fmt: skip
-        axis.set(xscale="log", xlabel="GFLOP an image", ylabel="scenes exactly right, %")
-        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
-        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.margins(x=0.12)
+            colour = "#e6550d" if row["variant"] in PRESETS else "#3182bd"
+            axis.errorbar(value, place, None, reach, fmt="o", color=colour, ecolor="#d9d9d9")
+        names = [f"{row['variant']}   {row['operations'] / 1e9:.0f} GFLOP" for row in rows]
+        axis.set_yticks(range(len(rows)), names, fontsize=8)
+        axis.set_xlabel("scenes exactly right, %")
         axis.spines[["top", "right"]].set_visible(False)
         title = f"{size} px, {newest['n']} held-out scenes, 95 % intervals; {newest['date'][:10]}"
         axis.set_title(title, fontsize=9)
