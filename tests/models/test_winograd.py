@@ -127,12 +127,15 @@ def test_where_it_is_used(monkeypatch: pytest.MonkeyPatch, calls: list[Algorithm
 
 
 @torch.no_grad()
-def test_bf16_is_left_to_matrix_units(monkeypatch: pytest.MonkeyPatch, calls: list[int]) -> None:
+def test_bf16_is_left_to_matrix_units(
+    monkeypatch: pytest.MonkeyPatch, calls: list[Algorithm]
+) -> None:
     monkeypatch.setattr(winograd, "_matrix_units", lambda: True)
     x = torch.randn(1, 5, 6, 6)
+    assert not layer().coarsen(64)  # fp32
     layer().bfloat16()(x.bfloat16())
     assert calls == []
-    assert not layer().coarsen(64)
+    assert not layer().bfloat16().coarsen(64)
     layer()(x)
     assert calls == [TWO]
 

@@ -116,9 +116,13 @@ class Conv3x3(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, padding=1)
 
     def coarsen(self, side: int) -> bool:
-        """Set `coarse` if that is the fastest way for images of `side` pixels, and say so."""
+        """Set `coarse` if that is the fastest way for images of `side` pixels, and say so.
+
+        Faster than 8-bit integers it is in bf16 only.
+        """
         wide = min(self.in_channels, self.out_channels) >= _CHANNELS
-        self.coarse = wide and side**2 >= _PIXELS_FOUR and not _matrix_units()
+        fast = self.weight.dtype == torch.bfloat16 and not _matrix_units()
+        self.coarse = fast and wide and side**2 >= _PIXELS_FOUR
         return self.coarse
 
     def forward(self, x: Tensor) -> Tensor:

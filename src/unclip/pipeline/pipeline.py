@@ -21,7 +21,7 @@ from unclip.models.diffusion_prior import Prefix
 from unclip.models.folder import ModelFolder, bundled
 from unclip.models.hub import resolve_model
 from unclip.models.int8 import is_int8
-from unclip.models.memory import kept_memory
+from unclip.models.memory import give_back, kept_memory
 from unclip.models.offload import Offload, is_offloaded
 from unclip.models.precision import device_named, resolve
 from unclip.pipeline.inpainting import RESAMPLES, Box, Hole, plan_hole
@@ -429,6 +429,8 @@ class Pipeline(Manipulations):
         """upsample(decode(z_i)): images (N, 3, H, W), or what is repainted of one."""
         known = hole.known(self.decoder.size, self.device) if hole else None
         images = self.decode(z_i, text, noise, settings, hook("decoder"), start, known)
+        if self.device.type == "cpu":
+            give_back()  # above all the decoder's transformed weights, which are of no use any more
         for upsampler in self._upsamplers(settings.size):
             images = hole.blended(images) if hole else images
             known = hole.known(upsampler.size, self.device) if hole else None
