@@ -128,19 +128,19 @@ class Conv3x3(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, D, H, W)."""
         pixels, four = x[:, 0].numel(), self.coarse or x.dtype == torch.float32
-        if four and self._pays(x, FOUR, pixels, _PIXELS_FOUR):
+        if four and self._pays(x, FOUR, pixels):
             return _convolve(x, _transformed(self.weight, FOUR), self.bias, FOUR)
-        if self._pays(x, TWO, pixels, _least()):
+        if self._pays(x, TWO, pixels):
             return _convolve(x, self._kernel(TWO), self.bias, TWO)
         return super().forward(x)
 
     def enlarged(self, x: Tensor) -> Tensor:
         """The convolution of `x` enlarged twice, each pixel four times: -> (N, D, 2 H, 2 W)."""
-        if self._pays(x, ENLARGED, 4 * x[:, 0].numel(), _least()):
+        if self._pays(x, ENLARGED, 4 * x[:, 0].numel()):
             return _convolve(x, self._kernel(ENLARGED), self.bias, ENLARGED)
         return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
-    def _pays(self, x: Tensor, algorithm: Algorithm, pixels: int, least: int) -> bool:
+    def _pays(self, x: Tensor, algorithm: Algorithm, pixels: int) -> bool:
         """Whether it is faster: not where a gradient is needed, nor where bf16 has matrix units
         (AMX), beside which the transforms are slow."""
         return (
@@ -150,7 +150,7 @@ class Conv3x3(nn.Conv2d):
             and x.dtype == self.weight.dtype
             and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and not _matrix_units()))
             and min(self.in_channels, self.out_channels) >= _CHANNELS
-            and pixels >= least
+            and pixels >= _least(algorithm)
             and x.shape[-2] % algorithm.stride == x.shape[-1] % algorithm.stride == 0
         )
 
@@ -163,7 +163,10 @@ class Conv3x3(nn.Conv2d):
         return kernels[key]
 
 
-def _least() -> int:
+def _least(algorithm: Algorithm) -> int:
+    """Pixels from which on `algorithm` is worth it."""
+    if algorithm is FOUR:
+        return _PIXELS_FOUR
     return _PIXELS if _kernels.get() is None else _PIXELS_KEPT
 
 
