@@ -28,9 +28,7 @@ _BYTES = 16 * 2**20  # of transformed inputs at a time: what caches hold, and no
 _CHANNELS = 256  # fewer are bound by memory, not by multiplications
 _PIXELS = 1024  # of all samples: with fewer, transforming the weights takes longer than it saves
 _PIXELS_KEPT = 512  # the same where they are transformed already
-_PIXELS_FOUR = (
-    4096  # the same with m = 4, whose transformed weights are never kept: 4 times as many
-)
+_PIXELS_FOUR = 4096  # with m = 4, whose transformed weights, 4 times as many, are never kept
 
 Matrix = tuple[tuple[float, ...], ...]
 Kernels = dict[tuple[int, "Algorithm"], Tensor]  # transformed weights, by their layer's id
@@ -44,12 +42,7 @@ class Algorithm:
     stride: int  # inputs from tile to tile
     outputs: Matrix  # Aᵀ (m, n)
     taps: Matrix  # G (n, 3)
-    inputs: Matrix  # Bᵀ (n, n')
-
-    def matrix(self, rows: Matrix, like: Tensor) -> Tensor:
-        """Both dimensions at once: rows ⊗ rows, in the type of `like`."""
-        one = torch.tensor(rows, dtype=torch.float64)
-        return torch.kron(one, one).to(like.dtype)
+    inputs: Matrix  # Bᵀ (n, n)
 
 
 _A = 2**0.5
@@ -176,24 +169,29 @@ def _matrix_units() -> bool:
     return bool(known.get("amx_bf16"))
 
 
+def _squared(matrix: Matrix, like: Tensor) -> Tensor:
+    """Both dimensions at once: matrix ⊗ matrix, in the type of `like`."""
+    one = torch.tensor(matrix, dtype=torch.float64)
+    return torch.kron(one, one).to(like.dtype)
+
+
 def _transformed(weight: Tensor, algorithm: Algorithm) -> Tensor:
     """(D, C, 3, 3) -> (n · n, C, D)."""
     taps = weight.permute(2, 3, 0, 1).flatten(0, 1)  # (9, D, C)
-    kernel = algorithm.matrix(algorithm.taps, weight) @ taps.flatten(1)
+    kernel = _squared(algorithm.taps, weight) @ taps.flatten(1)
     return kernel.view(-1, *taps.shape[1:]).transpose(1, 2)
 
 
 def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, algorithm: Algorithm) -> Tensor:
     """(N, C, H, W) -> (N, D, m · h, m · w), channels-last; some rows of tiles at a time."""
-    stride, m, n = algorithm.stride, len(algorithm.outputs), len(algorithm.inputs[0])
-    analysis = algorithm.matrix(algorithm.inputs, x)
-    synthesis = algorithm.matrix(algorithm.outputs, x)
+    stride, m, n = algorithm.stride, len(algorithm.outputs), len(algorithm.inputs)
+    analysis, synthesis = _squared(algorithm.inputs, x), _squared(algorithm.outputs, x)
     pixels = x.permute(0, 2, 3, 1)  # (N, H, W, C)
-    products, channels, outputs = kernel.shape
+    channels, outputs = kernel.shape[1:]
     count, height, width = pixels.shape[:3]
     tall, wide = height // stride, width // stride
     out = x.new_empty(count, tall, m, wide, m, outputs)
-    size = products * count * wide * max(channels, outputs) * x.element_size()
+    size = n * n * count * wide * max(channels, outputs) * x.element_size()
     rows = max(1, min(tall, _BYTES // size))
     for top in range(0, tall, rows):
         bottom = min(tall, top + rows)
@@ -202,9 +200,8 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, algorithm: Algorit
         strip = F.pad(strip, (0, 0, 1, n - stride - 1, int(first < 0), max(0, last - height)))
         tiles = strip.unfold(1, n, stride).unfold(2, n, stride)  # (N, rows, w, C, n, n)
         tiles = tiles.permute(4, 5, 0, 1, 2, 3).reshape(n * n, -1)
-        sums = torch.bmm((analysis @ tiles).view(products, -1, channels), kernel)
-        made = (synthesis @ sums.view(products, -1)).view(m, m, count, -1, wide, outputs)
-        place = out[:, top:bottom]
-        made = made.permute(2, 3, 0, 4, 1, 5)
-        torch.add(made, 0 if bias is None else bias, out=place)
+        sums = torch.bmm((analysis @ tiles).view(n * n, -1, channels), kernel)
+        made = (synthesis @ sums.view(n * n, -1)).view(m, m, count, -1, wide, outputs)
+        place = out[:, top:bottom]  # (N, rows, m, w, m, D)
+        torch.add(made.permute(2, 3, 0, 4, 1, 5), 0 if bias is None else bias, out=place)
     return out.view(count, m * tall, m * wide, outputs).permute(0, 3, 1, 2)
