@@ -184,7 +184,8 @@ def test_impossible_numbers_are_refused_at_once(options: dict[str, int], reason:
 
 
 PROGRAM = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from unclip.data import batches as module
 from unclip.data.batches import Order, batches
 from unclip.data.sources import open_source
