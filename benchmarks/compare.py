@@ -412,8 +412,8 @@ def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
     print("work: operations that unclip does for each of diffusers'")
     print("int8: unclip with its blocks in 8 bits, and its mean error in standard deviations")
     print(
-        f"{'':<6}{'batch':>6}{'unclip':>12}{'diffusers':>12}{'ratio':>8}{'work':>8}{'matrix':>8}{'memory':>8}"
-        f"{'int8':>12}{'error':>8}"
+        f"{'':<6}{'batch':>6}{'unclip':>12}{'diffusers':>12}{'ratio':>8}{'work':>8}{'matrix':>8}"
+        f"{'memory':>8}{'int8':>12}{'error':>8}"
     )
     for row in rows:
         memory = f"{row['of_bandwidth']:.0%}" if "of_bandwidth" in row else "-"
@@ -422,8 +422,7 @@ def table(part: str, rows: Sequence[dict[str, Any]]) -> None:
         print(
             f"{row['precision']:<6}{row['batch']:>6}{scale * row['ours']:>12.2f}"
             f"{scale * row['theirs']:>12.2f}{row['ratio']:>8.2f}{row['work']:>8.2f}"
-            f"{row['of_matrix_peak']:>8.0%}"
-            f"{memory:>8}{int8:>12}{error:>8}"
+            f"{row['of_matrix_peak']:>8.0%}{memory:>8}{int8:>12}{error:>8}"
         )
         if "compiled" in row:
             print(

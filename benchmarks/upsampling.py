@@ -55,7 +55,8 @@ def main() -> None:
             with tqdm(total=options.n, leave=False, desc=f"{small} → {upsampler.size}") as bar:
 
                 def seen(images: dict[str, Tensor], bar: tqdm = bar) -> None:
-                    shown.extend([images] if len(shown) < SHOWN else [])
+                    if len(shown) < SHOWN:
+                        shown.append(images)
                     bar.update()
 
                 rows.append(

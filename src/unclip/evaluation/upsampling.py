@@ -133,9 +133,9 @@ def measure(
         seconds += time.perf_counter() - began
         bicubic = upsample_bicubic(x, (upsampler.size, upsampler.size))
         images = {"small": x, "bicubic": bicubic, "made": made, "true": large}
-        for kind, sum_ in sums.items():
+        for kind, totals in sums.items():
             for name, function in MEASURES.items():
-                sum_[name] += function(images[kind].clamp(-1, 1), large).item()
+                totals[name] += function(images[kind].clamp(-1, 1), large).item()
         callback(images)
     means = [{name: total / count for name, total in row.items()} for row in sums.values()]
     return Row(small, upsampler.size, degradation, means[0], means[1], seconds / count)

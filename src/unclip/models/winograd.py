@@ -7,9 +7,9 @@ the definition takes 36 and 144. The three transforms are products of their own,
 Aᵀ ⊗ Aᵀ and so on: few operations, since no channels are summed over.
 
 The same numbers but for rounding. In fp32 they are as near to the truth as the direct sum. In bf16,
-where that sum is rounded once, so are transformed inputs, weights and products: with m = 2 three
-times its error, of which a network's output hardly shows anything (docs/performance.md), with m = 4
-eight times, about that of 8-bit integers.
+where that sum is rounded once, so are transformed inputs, weights and products: with m = 2 up to
+four times its error, of which a network's output hardly shows anything (docs/performance.md), with
+m = 4 up to twelve times, about that of 8-bit integers. Tests hold these bounds.
 
 Shapes: N samples, C channels in, D out, H × W pixels, h × w tiles, n × n inputs of a tile.
 """
@@ -31,7 +31,7 @@ _PIXELS_KEPT = 512  # the same where they are transformed already
 _PIXELS_FOUR = 4096  # with m = 4, whose transformed weights, 4 times as many, are never kept
 
 Matrix = tuple[tuple[float, ...], ...]
-Kernels = dict[tuple[int, "Algorithm"], Tensor]  # transformed weights, by their layer's id
+Kernels = dict[tuple["Conv3x3", "Algorithm"], Tensor]  # transformed weights
 _kernels: ContextVar[Kernels | None] = ContextVar("kernels", default=None)
 
 
@@ -148,7 +148,7 @@ class Conv3x3(nn.Conv2d):
         )
 
     def _kernel(self, algorithm: Algorithm) -> Tensor:
-        kernels, key = _kernels.get(), (id(self), algorithm)
+        kernels, key = _kernels.get(), (self, algorithm)
         if kernels is None:
             return _transformed(self.weight, algorithm)
         if key not in kernels:
@@ -169,23 +169,25 @@ def _matrix_units() -> bool:
     return bool(known.get("amx_bf16"))
 
 
-def _squared(matrix: Matrix, like: Tensor) -> Tensor:
-    """Both dimensions at once: matrix ⊗ matrix, in the type of `like`."""
-    one = torch.tensor(matrix, dtype=torch.float64)
-    return torch.kron(one, one).to(like.dtype)
+@functools.cache
+def _squared(matrix: Matrix, dtype: torch.dtype) -> Tensor:
+    """Both dimensions at once: matrix ⊗ matrix."""
+    one = torch.tensor(matrix, dtype=torch.float64, device="cpu")
+    return torch.kron(one, one).to(dtype)
 
 
 def _transformed(weight: Tensor, algorithm: Algorithm) -> Tensor:
     """(D, C, 3, 3) -> (n · n, C, D)."""
     taps = weight.permute(2, 3, 0, 1).flatten(0, 1)  # (9, D, C)
-    kernel = _squared(algorithm.taps, weight) @ taps.flatten(1)
+    kernel = _squared(algorithm.taps, weight.dtype) @ taps.flatten(1)
     return kernel.view(-1, *taps.shape[1:]).transpose(1, 2)
 
 
 def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, algorithm: Algorithm) -> Tensor:
     """(N, C, H, W) -> (N, D, m · h, m · w), channels-last; some rows of tiles at a time."""
     stride, m, n = algorithm.stride, len(algorithm.outputs), len(algorithm.inputs)
-    analysis, synthesis = _squared(algorithm.inputs, x), _squared(algorithm.outputs, x)
+    analysis = _squared(algorithm.inputs, x.dtype)
+    synthesis = _squared(algorithm.outputs, x.dtype)
     pixels = x.permute(0, 2, 3, 1)  # (N, H, W, C)
     channels, outputs = kernel.shape[1:]
     count, height, width = pixels.shape[:3]

@@ -429,9 +429,10 @@ class Pipeline(Manipulations):
         """upsample(decode(z_i)): images (N, 3, H, W), or what is repainted of one."""
         known = hole.known(self.decoder.size, self.device) if hole else None
         images = self.decode(z_i, text, noise, settings, hook("decoder"), start, known)
-        if self.device.type == "cpu":
+        upsamplers = self._upsamplers(settings.size)
+        if upsamplers and self.device.type == "cpu":
             give_back()  # above all the decoder's transformed weights, which are of no use any more
-        for upsampler in self._upsamplers(settings.size):
+        for upsampler in upsamplers:
             images = hole.blended(images) if hole else images
             known = hole.known(upsampler.size, self.device) if hole else None
             sampling = self.sampling(_stage_name(upsampler), settings)

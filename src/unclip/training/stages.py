@@ -154,12 +154,13 @@ def _upsampler(
     """The two upsamplers differ in their recipes and in where they are kept."""
 
     def adopt(settings: UpsamplerSettings, m: Materials, origin: ModelFolder) -> UpsamplerStage:
-        if origin.has(component) or component == FIRST:
-            stage = UpsamplerStage.load(origin, component, torch.float32)
-            stage.settings, stage.last = settings, None
-        else:  # both enlarge, so the first one is a better start than noise
+        if component == SECOND and not origin.has(SECOND):
+            # Both enlarge, so the first one is a better start than noise.
             first = UpsamplerStage.load(origin, FIRST, torch.float32)
             stage = first.as_second(settings, m.data.size)
+        else:
+            stage = UpsamplerStage.load(origin, component, torch.float32)
+            stage.settings, stage.last = settings, None
         _check_size(stage.size, m, origin)
         return stage
 
