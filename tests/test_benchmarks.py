@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     PRESETS.update(before)
 
 
-def test_every_variant_costs_what_it_says(script: Any, tiny_model: Path) -> None:
+def test_every_variant_costs_what_it_says(
+    script: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe = Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu")
     PRESETS.update(script.deterministic_variants((4, 5, 3)))
 
@@ -45,6 +48,11 @@ def test_every_variant_costs_what_it_says(script: Any, tiny_model: Path) -> None
     assert counts("super res ddim 2") == [50, 50, 2]
     assert counts("prior dpm++ 5") == [10, 50, 7]
     assert counts("guidance 0.3 to 5") < counts("guidance 0 to 5") < [50, 50, 7]
+    monkeypatch.setattr(
+        pipe.decoder, "settings", replace(pipe.decoder.settings, guidance_scales=(1.0, 4.0))
+    )
+    assert counts("distilled guidance ddim 25") == [50, 25, 7]
+    assert counts("distilled guidance dpm++ 10") == [50, 10, 7]
     assert not script.is_deterministic(pipe, Settings("ddim", eta=1.0))
     assert not script.is_deterministic(pipe, Settings("default", sampler="ddpm"))
     quick = {"prior_num_inference_steps": 2, "super_res_num_inference_steps": 1}

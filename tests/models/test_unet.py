@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unclip.models.decoder import DECODERS
-from unclip.models.layers import GroupNorm, sinusoidal_embedding
+from unclip.models.layers import GroupNorm, guidance_embedding, sinusoidal_embedding
 from unclip.models.unet import UNet
 from unclip.models.unet_config import DOWN, DOWN_ATTENTION, MID, UNetConfig, adm_config
 from unclip.models.upsampler import UPSAMPLERS
@@ -90,6 +90,36 @@ def test_prepared_conditions_equal_those_given_at_every_step():
         torch.testing.assert_close(first, whole[:1], atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="needs `context`"):
         network.conditions([3], time_condition=batch["time_condition"])
+
+
+def test_guidance_scales_are_taken_by_networks_that_learned_them():
+    network, batch = UNet(CONFIG), inputs(CONFIG)
+    network.embed_guidance(6)
+    assert UNetConfig.from_json(network.config.to_json()).time_cond_proj_dim == 6
+    randomise(network)
+    plain = network(**batch)
+    scaled = network(**batch, guidance_scale=torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(scaled[0], plain[0])
+    assert (scaled[1] - plain[1]).abs().max() > 1e-2
+    x, times = batch.pop("x"), batch.pop("t").tolist()
+    conditions = network.conditions(times, **batch, guidance_scales=[1.0, 3.0])
+    for row, t in enumerate(times):
+        torch.testing.assert_close(network.proceed(x, t, conditions)[row], scaled[row])
+    network.embed_guidance(None)
+    torch.testing.assert_close(network(x, torch.tensor(times), **batch), plain)
+    with pytest.raises(ValueError, match="has not learned guidance"):
+        network.conditions(times, **batch, guidance_scales=[1.0, 3.0])
+    with pytest.raises(ValueError, match="`time_cond_proj_dim` must be at least 2"):
+        dataclasses.replace(CONFIG, time_cond_proj_dim=1)
+
+
+def test_guidance_is_embedded_smoothly_from_zero():
+    scales = torch.tensor([1.0, 1.0 + 1e-4, 2.0, 6.0])
+    embedded = guidance_embedding(scales, 16)
+    assert embedded.shape == (4, 16)
+    assert not embedded[0].any()
+    assert 0 < embedded[1].abs().max() < 1e-3
+    assert torch.pdist(embedded).min() > 0
 
 
 def test_context_is_projected_once():

@@ -1,6 +1,7 @@
 """Our networks against diffusers', on the same random weights: equal outputs, both directions."""
 
 import json
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from unclip.models.decoder import TextProjection, TextProjectionConfig
 from unclip.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from unclip.models.layers import guidance_embedding
 from unclip.models.unet import UNet
 from unclip.models.unet_config import UNetConfig, adm_config
 
@@ -105,6 +107,20 @@ def test_decoder(config, tokens):
     unmasked = theirs(x, t, context, class_labels=condition).sample
     assert_equal(ours(x, t, **conditions), unmasked)
     assert not torch.allclose(unmasked, expected, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_decoder_that_takes_guidance_scales():
+    config = replace(DECODERS[1][0], time_cond_proj_dim=6)
+    theirs, ours = theirs_and_ours(config, UNet)
+    x, t = noise(2, 3, 16, 16, seed=1), torch.tensor([3, 987])
+    condition = noise(2, config.time_embed_dim, seed=2)
+    context, scale = noise(2, 4, config.cross_attention_dim, seed=3), torch.tensor([2.0, 7.5])
+    embedded = guidance_embedding(scale, 6)
+    expected = theirs(x, t, context, class_labels=condition, timestep_cond=embedded).sample
+    conditions = {"time_condition": condition, "context": context}
+    assert_equal(ours(x, t, **conditions, guidance_scale=scale), expected)
+    assert_equal(ours(x, t, **conditions), theirs(x, t, context, class_labels=condition).sample)
 
 
 @pytest.mark.parametrize("config", UPSAMPLERS)

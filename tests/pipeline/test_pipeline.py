@@ -296,6 +296,11 @@ def test_any_script_works(pipe: Pipeline, prompt: str) -> None:
         ({"size": 48}, "16, 32 pixels a side, not 48"),
         ({"steps": "slow"}, "unknown preset 'slow'"),
         ({"guidance_interval": (5.0, 0.3)}, "the lower one first"),
+        (
+            {"guidance_kind": "brances"},
+            "unknown kind of guidance 'brances'; did you mean 'branches'",
+        ),
+        ({"guidance_kind": "distilled"}, "this decoder has learned no guidance"),
         ({"reuse": 0}, "at every 0-th step"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
         ({"decoder_num_inference_steps": 0}, "0 sampling steps"),

@@ -47,6 +47,36 @@ def test_settings_override_the_preset(pipe: Pipeline, monkeypatch: pytest.Monkey
     assert settings.changed()["reuse"] == 1
 
 
+def test_decoders_that_learned_guidance_have_a_way_of_their_own(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = replace(ROW, decoder=replace(ROW.decoder, distilled=Way(6, "dpm++")))
+    monkeypatch.setitem(PRESETS, "fast", row)
+    settings = Settings("fast", decoder_guidance_scale=3.0)
+    plain = Sampling(
+        4, pipe.defaults["sampler"], Guidance(3.0, (0.3, 5.0)), reuse=2, resamples=RESAMPLES
+    )
+    assert pipe.sampling("decoder", settings) == plain
+    with pytest.raises(ValueError, match="has learned no guidance"):
+        pipe("a star", settings=replace(settings, guidance_kind="distilled"))
+    learned = replace(pipe.decoder.settings, guidance_scales=(1.0, 4.0))
+    monkeypatch.setattr(pipe.decoder, "settings", learned)
+    distilled = Sampling(6, "dpm++", Guidance(3.0, distilled=True), resamples=RESAMPLES)
+    assert pipe.sampling("decoder", settings) == distilled
+    assert pipe.sampling("prior", settings) == Sampling(
+        3, "dpm++", pipe.sampling("prior", settings).guidance
+    )
+    for other in ({"guidance_kind": "branches"}, {"decoder_guidance_scale": 5.0}):
+        assert not pipe.sampling("decoder", replace(settings, **other)).guidance.distilled
+        assert pipe.sampling("decoder", replace(settings, **other)).steps == 4
+    with pytest.raises(ValueError, match="has learned scales from 1 to 4"):
+        pipe.evaluations(replace(settings, guidance_kind="distilled", decoder_guidance_scale=5.0))
+    default = Settings(decoder_guidance_scale=3.0)
+    assert not pipe.sampling("decoder", default).guidance.distilled
+    asked = pipe.sampling("decoder", replace(default, guidance_kind="distilled"))
+    assert (asked.steps, asked.guidance) == (25, Guidance(3.0, distilled=True))
+
+
 def test_a_preset_gives_upsamplers_that_predict_noise_two_steps(
     pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

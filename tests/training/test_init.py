@@ -105,6 +105,21 @@ def test_mask_channels_are_added_to_a_decoder_and_not_taken_away(
         train("decoder", tmp_path / "third", tmp_path / "run3", model)
 
 
+def test_a_decoder_can_begin_to_learn_guidance_and_forget_it(origin: Path, tmp_path: Path) -> None:
+    model, forgotten = tmp_path / "model", tmp_path / "forgotten"
+    train("decoder", model, tmp_path / "run", origin, guidance_scales=[1, 4])
+    train("decoder", forgotten, tmp_path / "run2", model)
+    old, new, last = (
+        DecoderStage.load(ModelFolder(path), FrozenCLIP.load(ModelFolder(path)))
+        for path in (origin, model, forgotten)
+    )
+    assert (old.settings.guidance_scales, new.settings.guidance_scales) == (None, (1.0, 4.0))
+    before, after = (stage.network.decoder.state_dict() for stage in (old, new))
+    assert after.keys() - before.keys() == {"time_embedding.cond_proj.weight"}
+    assert last.network.decoder.state_dict().keys() == before.keys()
+    assert last.settings.guidance_scales is None
+
+
 def test_a_clip_without_image_encoder_cannot_be_trained(origin: Path, tmp_path: Path) -> None:
     clip = FrozenCLIP.load(ModelFolder(origin))
     clip.image_encoder = None

@@ -22,6 +22,8 @@ class Guidance:
         interval: (lowest, highest) noise level σ = sqrt((1 - ᾱ) / ᾱ) at which to guide, both
             included; elsewhere the conditional model alone is used (Kynkäänniemi et al., arXiv
             2404.07724). σ, noise over signal, means the same in every schedule. None: all.
+        distilled: the network answers with the guided prediction at once, having learned it (Meng
+            et al., arXiv 2210.03142, section 3.1): half the cost, an approximation.
         rescale: φ in [0, 1], how far the guided output returns to the conditional one's standard
             deviation (Lin et al., arXiv 2305.08891, section 3.4).
 
@@ -32,6 +34,7 @@ class Guidance:
     scale: float = 1.0
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
+    distilled: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < float("inf"):
@@ -59,7 +62,7 @@ class Guidance:
 def guided(
     cond: Tensor,
     uncond: Tensor,
-    scale: float,
+    scale: float | Tensor,
     *,
     channels: int | None = None,
     rescale: float = 0.0,
@@ -68,6 +71,7 @@ def guided(
 
     Args:
         cond, uncond: (N, C or 2C, ...) raw outputs with and without the condition.
+        scale: s, of all or (N, 1, ...) of each.
         channels: C, the leading channels to guide; the others (learned variance) come from
             ``cond``. None guides them all.
         rescale: see ``Guidance``.

@@ -117,6 +117,29 @@ def vlb_terms(
     return torch.where(first, nll, kl).flatten(1).mean(1) / math.log(2)  # (N,)
 
 
+def prediction_errors(
+    predicted: Tensor,
+    x0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    config: DiffusionConfig,
+    loss: LossConfig,
+) -> tuple[Tensor, Tensor]:
+    """Squared errors (N,) of a raw prediction (N, C, ...), as they are and weighted.
+
+    The other arguments are those of ``diffusion_loss``.
+    """
+    target = to_network_target(x0, noise, t, schedule, config)
+    mse = ((predicted - target) ** 2).flatten(1).mean(1)  # (N,)
+    if loss.weighting == "simple":
+        return mse, mse
+    snr = schedule.snr(torch.arange(len(schedule)))
+    least = 1.0 if loss.weighting == "truncated_snr" else 0.0
+    weights = snr_weights(snr, config.prediction_type, loss.min_snr_gamma, least)
+    return mse, schedule.gather(weights, t, mse) * mse
+
+
 def diffusion_loss(
     output: Tensor,
     x0: Tensor,
@@ -143,20 +166,31 @@ def diffusion_loss(
     loss = loss or LossConfig()
     x0, noise = at_least_float32(x0), at_least_float32(noise)
     predicted, fraction = split_variance(output.to(x0.dtype), x0.shape[1], config)
-    target = to_network_target(x0, noise, t, schedule, config)
-    mse = ((predicted - target) ** 2).flatten(1).mean(1)  # (N,)
-    total = mse.mean()
-    if loss.weighting != "simple":
-        snr = schedule.snr(torch.arange(len(schedule)))
-        least = 1.0 if loss.weighting == "truncated_snr" else 0.0
-        weights = snr_weights(snr, config.prediction_type, loss.min_snr_gamma, least)
-        total = (schedule.gather(weights, t, mse) * mse).mean()
+    mse, weighted = prediction_errors(predicted, x0, noise, t, schedule, config, loss)
+    total = weighted.mean()
     losses = {"loss": total, "mse": mse.mean().detach()}
     if fraction is not None:
-        x_t = schedule.q_sample(x0, t, noise)
-        alpha, sigma = schedule.alpha_sigma(t, x0)
-        # L_vlb trains the variance only: the mean is detached (Improved DDPM, section 3.1).
-        x0_pred = to_x0(predicted.detach(), x_t, alpha, sigma, config.prediction_type)
-        vlb = len(schedule) * vlb_terms(x0_pred, fraction, x0, t, schedule).mean()
+        vlb = variance_loss(predicted, fraction, x0, noise, t, schedule, config)
         losses |= {"loss": total + loss.vlb_weight * vlb, "vlb": vlb.detach()}
     return losses
+
+
+def variance_loss(
+    predicted: Tensor,
+    fraction: Tensor,
+    x0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    config: DiffusionConfig,
+) -> Tensor:
+    """L_vlb, which trains the variance only: the mean is detached (Improved DDPM, section 3.1).
+
+    Args:
+        predicted, fraction: (N, C, ...), see ``split_variance``; the others as in
+            ``diffusion_loss``.
+    """
+    x_t = schedule.q_sample(x0, t, noise)
+    alpha, sigma = schedule.alpha_sigma(t, x0)
+    x0_pred = to_x0(predicted.detach(), x_t, alpha, sigma, config.prediction_type)
+    return len(schedule) * vlb_terms(x0_pred, fraction, x0, t, schedule).mean()

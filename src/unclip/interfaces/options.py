@@ -64,6 +64,9 @@ class Sampled(Opening):
     guidance_interval: tuple[float, float] | None = None
     """Lowest and highest noise level σ, noise over signal, at which to guide; "0 inf" is all. The
     preset's if left out."""
+    guidance_kind: Literal["branches", "distilled"] | None = None
+    """Whether the decoder computes both branches of guidance, or, at half the cost, what it has
+    learned of them; the preset's if left out."""
     decoder_steps: int | None = None
     super_res_steps: int | None = None
     sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
@@ -91,6 +94,7 @@ class Sampled(Opening):
             eta=self.eta,
             size=self.size,
             guidance_interval=self.guidance_interval,
+            guidance_kind=self.guidance_kind,
             reuse=self.reuse,
         )
 

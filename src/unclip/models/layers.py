@@ -33,22 +33,49 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
     return F.pad(embedding, (0, width % 2))  # (N, width)
 
 
+def guidance_embedding(scale: Tensor, width: int) -> Tensor:
+    """Embed guidance scales as [sin(k ln(s) / 2) ..., cos(k ln(s) / 2) - 1 ...], k = 1, 2, ...
+
+    Zero at s = 1, where there is no guidance, and smooth everywhere: `scale` (N,), above 0 ->
+    (N, width) in float32; `width` is even.
+    """
+    k = torch.arange(1, width // 2 + 1, dtype=torch.float32, device=scale.device)
+    angles = scale.float().log()[:, None] * k / 2  # (N, width / 2)
+    return torch.cat([angles.sin(), angles.cos() - 1], dim=-1)
+
+
 class TimestepEmbedding(nn.Module):
     """Timestep -> sinusoid -> two-layer perceptron: (N,) or () -> (N or 1, out_width).
 
-    The timesteps may be on the CPU wherever the weights are; no GPU is waited for then.
+    With a `condition_width`, the sinusoid can be shifted by a condition (N or 1, condition_width);
+    one of zeros changes nothing. The timesteps may be on the CPU wherever the weights are; no GPU
+    is waited for then.
     """
 
-    def __init__(self, width: int, hidden_width: int, out_width: int) -> None:
+    def __init__(
+        self, width: int, hidden_width: int, out_width: int, condition_width: int | None = None
+    ) -> None:
         super().__init__()
         self.width = width
         self.linear_1 = nn.Linear(width, hidden_width)
         self.linear_2 = nn.Linear(hidden_width, out_width)
+        self.condition_on(condition_width)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def condition_on(self, condition_width: int | None) -> None:
+        """Take a new condition from now on; None: none."""
+        self.cond_proj: nn.Linear | None = None
+        if condition_width is not None:
+            weight = self.linear_1.weight
+            self.cond_proj = nn.Linear(condition_width, self.width, bias=False).to(weight)
+
+    def forward(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
         weight = self.linear_1.weight
         sinusoid = sinusoidal_embedding(t.reshape(-1), self.width)
         sinusoid = sinusoid.to(weight.device, weight.dtype, non_blocking=True)
+        if condition is not None:
+            assert self.cond_proj is not None
+            condition = condition.to(weight.device, weight.dtype, non_blocking=True)
+            sinusoid = sinusoid + self.cond_proj(condition)
         hidden = F.silu(self.linear_1(sinusoid))
         embedding: Tensor = self.linear_2(hidden)
         return embedding

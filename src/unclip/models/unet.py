@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.models import winograd
-from unclip.models.layers import GroupNorm, TimestepEmbedding, attention, zero_init
+from unclip.models.layers import (
+    GroupNorm,
+    TimestepEmbedding,
+    attention,
+    guidance_embedding,
+    zero_init,
+)
 from unclip.models.unet_config import DOWN_ATTENTION, MID_ATTENTION, UP_ATTENTION, UNetConfig
 from unclip.models.winograd import Conv3x3, Kernels
 
@@ -259,7 +265,7 @@ class UNet(nn.Module):
         channels, skips = widths[0], [widths[0]]
         self.conv_in = nn.Conv2d(config.in_channels, channels, 3, padding=1)
         self.time_embedding = TimestepEmbedding(
-            channels, config.time_embed_dim, config.time_embed_dim
+            channels, config.time_embed_dim, config.time_embed_dim, config.time_cond_proj_dim
         )
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(widths):
@@ -286,17 +292,19 @@ class UNet(nn.Module):
         time_condition: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        guidance_scale: Tensor | None = None,
     ) -> Tensor:
         """Predict from the noisy images `x` (N, in_channels, H, W) at the timesteps `t`.
 
         `t` (N,) or () integer or float; `time_condition` (N, E) is added to the time embedding;
-        `context` (N, L, K) is attended to where `context_mask` (N, L) is True. Computes in the
-        precision of the weights and returns (N, out_channels, H, W) in the precision of `x`.
+        `context` (N, L, K) is attended to where `context_mask` (N, L) is True; `guidance_scale`
+        (N,) asks a network that has learned it for the guided prediction. Computes in the precision
+        of the weights and returns (N, out_channels, H, W) in the precision of `x`.
         Raises ValueError where H or W is no multiple of `config.downsampling` and where a
         conditioning that the network needs is missing, or one that it cannot use is given.
         """
         self._check_conditions(time_condition, context)
-        emb = _activated(self.time_embedding(t), time_condition)
+        emb = _activated(self._embedded(t, guidance_scale), time_condition)
         return self._run(x, emb, self._attended(context, context_mask))[0]
 
     @torch.no_grad()
@@ -307,20 +315,22 @@ class UNet(nn.Module):
         time_condition: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        guidance_scales: Sequence[float] | None = None,
         reuse: int = 1,
         keep_kernels: bool = False,
     ) -> Conditions:
         """What `forward` computes anew at every step, though it could once: for `proceed`.
 
         `timesteps` are those that will be asked for, in their order; at every `reuse`-th of them
-        all is computed, at the others the finest level alone, which is an approximation. With
-        `keep_kernels`, weights that convolutions transform are kept in that form too, see
-        `models/winograd.py`. The other arguments and the errors are those of `forward`. Not
-        differentiable.
+        all is computed, at the others the finest level alone, which is an approximation.
+        `guidance_scales` has one for each timestep. With `keep_kernels`, weights that convolutions
+        transform are kept in that form too, see `models/winograd.py`. The other arguments and the
+        errors are those of `forward`. Not differentiable.
         """
         self._check_conditions(time_condition, context)
-        embeddings = self.time_embedding(torch.tensor(timesteps)).split(1)
-        times = zip(timesteps, embeddings, strict=True)
+        scales = None if guidance_scales is None else torch.tensor(guidance_scales)
+        embeddings = self._embedded(torch.tensor(timesteps), scales)
+        times = zip(timesteps, embeddings.split(1), strict=True)  # type: ignore[no-untyped-call]
         return Conditions(
             {t: _activated(embedding, time_condition) for t, embedding in times},
             self._attended(context, context_mask),
@@ -365,6 +375,24 @@ class UNet(nn.Module):
         self.conv_in.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.conv_in.bias = old.bias
         self.config = replace(self.config, in_channels=in_channels)
+
+    def embed_guidance(self, width: int | None) -> None:
+        """Take guidance scales, in an embedding of `width`; None: take none any more.
+
+        What is predicted without them stays what it was.
+        """
+        self.time_embedding.condition_on(width)
+        self.config = replace(self.config, time_cond_proj_dim=width)
+
+    def _embedded(self, t: Tensor, guidance_scale: Tensor | None) -> Tensor:
+        """The time embedding (N or 1, E)."""
+        if guidance_scale is None:
+            return self.time_embedding(t)  # type: ignore[no-any-return]
+        width = self.config.time_cond_proj_dim
+        if width is None:
+            raise ValueError("this U-Net has not learned guidance: it takes no `guidance_scale`")
+        embedding: Tensor = self.time_embedding(t, guidance_embedding(guidance_scale, width))
+        return embedding
 
     def _attended(self, context: Tensor | None, mask: Tensor | None) -> Context | None:
         if context is None:

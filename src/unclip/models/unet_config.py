@@ -51,7 +51,6 @@ _FIXED_CONDITIONAL: dict[str, object] = {
     "resnet_out_scale_factor": 1.0,
     "resnet_skip_time_act": False,
     "reverse_transformer_layers_per_block": None,
-    "time_cond_proj_dim": None,
     "time_embedding_act_fn": None,
     "timestep_post_act": None,
     "transformer_layers_per_block": 1,
@@ -67,6 +66,8 @@ class UNetConfig(NetworkConfig):
     Levels go from fine to coarse in `block_out_channels` and `down_block_types`, from coarse to
     fine in `up_block_types`. `attention_head_dim` is the width of a head. `class_embed_type`
     "identity" means that a vector (`time_condition`) is added to the time embedding.
+    `time_cond_proj_dim` is the width of the guidance scale's embedding, in networks that have
+    learned what guidance does.
     """
 
     CLASS_NAMES: ClassVar[tuple[str, ...]] = (CONDITIONAL, UNCONDITIONAL)
@@ -85,6 +86,7 @@ class UNetConfig(NetworkConfig):
     norm_eps: float = 1e-5
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     class_embed_type: Literal["identity"] | None = None
+    time_cond_proj_dim: int | None = None
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -113,6 +115,8 @@ class UNetConfig(NetworkConfig):
             )
         if not (0 <= self.dropout < 1 and self.norm_eps > 0):
             raise ValueError("`dropout` must be at least 0 and below 1, and `norm_eps` above 0")
+        if self.time_cond_proj_dim is not None and self.time_cond_proj_dim < 2:
+            raise ValueError("`time_cond_proj_dim` must be at least 2, or left out")
         self._check_attention()
 
     def _check_attention(self) -> None:
@@ -159,7 +163,9 @@ class UNetConfig(NetworkConfig):
     @classmethod
     def keys(cls, class_name: str) -> frozenset[str]:
         keys = super().keys(class_name)
-        return keys - {"cross_attention_dim"} if class_name == UNCONDITIONAL else keys
+        if class_name == UNCONDITIONAL:
+            return keys - {"cross_attention_dim", "time_cond_proj_dim"}
+        return keys
 
     @classmethod
     def fixed(cls, class_name: str) -> Mapping[str, object]:

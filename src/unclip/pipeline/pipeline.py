@@ -490,17 +490,28 @@ class Pipeline(Manipulations):
         """How "prior", "decoder", "super_res" or "super_res_1024" is sampled: one setting for both
         upsamplers, but a preset's way for each."""
         way: Way = getattr(preset(settings.steps), stage)
-        steps = getattr(settings, f"{stage.removesuffix('_1024')}_num_inference_steps")
-        steps = max(way.steps, self._least_steps(stage)) if steps is None else steps
+        prior = self.prior_for(settings) if stage == "prior" else None
+        autoregressive = isinstance(prior, AutoregressivePriorStage)
         key = f"{stage}_guidance_scale"
         scale = getattr(settings, key, None)
-        prior = self.prior_for(settings) if stage == "prior" else None
+        if scale is None:
+            scale = self.defaults.get(f"autoregressive_{key}" if autoregressive else key, 1.0)
+        distilled = False
+        if stage == "decoder" and settings.guidance_kind == "distilled":
+            self.decoder.check_distilled(scale)
+            distilled = True
+        elif way.distilled and settings.guidance_kind is None:
+            distilled = self.decoder.distils(scale)
+        if distilled:
+            way = way.distilled or way
+        steps = getattr(settings, f"{stage.removesuffix('_1024')}_num_inference_steps")
+        steps = max(way.steps, self._least_steps(stage)) if steps is None else steps
         if isinstance(prior, AutoregressivePriorStage):
-            steps, key = prior.steps, f"autoregressive_{key}"
-        scale = self.defaults.get(key, 1.0) if scale is None else scale
+            steps = prior.steps
         sampler = settings.sampler or way.sampler or self.defaults["sampler"]
         eta = self.defaults["eta"] if settings.eta is None else settings.eta
-        guidance = Guidance(scale, settings.guidance_interval or way.interval)
+        interval = settings.guidance_interval or way.interval
+        guidance = Guidance(scale, interval, distilled=distilled)
         reuse = way.reuse if settings.reuse is None else settings.reuse
         resamples = 1
         if stage == "decoder":

@@ -17,6 +17,7 @@ from unclip.diffusion.samplers import noise_from
 
 MOST_IMAGES = 1000  # of one call: more is a mistake, or a loop that should write as it goes
 MOST_CHARACTERS = 10_000
+GUIDANCE_KINDS = ("branches", "distilled")
 PRIORS = ("diffusion", "autoregressive")
 OUTPUT_TYPES = ("pil", "np", "pt")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -33,7 +34,9 @@ class Settings:
 
     `guidance_interval`: the lowest and the highest noise level σ = sqrt((1 - ᾱ) / ᾱ) at which
     diffusion prior and decoder are guided; (0, inf) is all. `reuse`: decoder and upsamplers compute
-    their deep features at every so many steps; 1 is all. Both are described in docs/sampling.md.
+    their deep features at every so many steps; 1 is all. `guidance_kind`: whether the decoder
+    computes both "branches" of guidance, or what it has learned of them ("distilled"), at half the
+    cost. All three are described in docs/sampling.md.
 
     `prior`: "diffusion" or "autoregressive"; None is the model's own choice, else the diffusion
     prior where there is one. An autoregressive one takes as many steps as z_i has codes.
@@ -54,12 +57,17 @@ class Settings:
     prior_num_candidates: int | None = None
     prior: str | None = None
     guidance_interval: tuple[float, float] | None = None
+    guidance_kind: str | None = None
     reuse: int | None = None
     resamples: int | None = None
 
     def __post_init__(self) -> None:
-        if self.prior is not None and self.prior not in PRIORS:
-            raise ValueError(f"unknown prior {self.prior!r}{suggest(self.prior, PRIORS)}")
+        for name, value, known in (
+            ("prior", self.prior, PRIORS),
+            ("kind of guidance", self.guidance_kind, GUIDANCE_KINDS),
+        ):
+            if value is not None and value not in known:
+                raise ValueError(f"unknown {name} {value!r}{suggest(value, known)}")
 
     def changed(self) -> dict[str, Any]:
         """The values that differ from the defaults, for the image's notes."""

@@ -104,7 +104,11 @@ class Process:
         return spacing(len(self.schedule), sampling.steps)
 
     def guided(self, sampling: Sampling) -> frozenset[int]:
-        """The timesteps among them that need both branches: where guidance is active."""
+        """The timesteps among them that need both branches: none where one can answer for both."""
+        return frozenset() if sampling.guidance.distilled else self.active(sampling)
+
+    def active(self, sampling: Sampling) -> frozenset[int]:
+        """The timesteps among them at which guidance is active."""
         timesteps = self.timesteps(sampling)
         sigmas = self.schedule.snr(timesteps).rsqrt().tolist()
         pairs = zip(timesteps.tolist(), sigmas, strict=True)

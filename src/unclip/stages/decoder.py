@@ -4,6 +4,9 @@ And the two that the paper compares it with, on the same networks: GLIDE, P(x | 
 learned null embedding is always in z_i's place; and the text-embedding decoder, which gets the
 caption's z_t there. Neither needs a prior.
 
+Any of them can learn what guidance makes of its predictions (`guidance_scales`; Meng et al., arXiv
+2210.03142, section 3.1), and then takes one evaluation where guidance takes two.
+
 Any of them can have mask channels (`inpainting`; GLIDE, section 2.4): it then sees beside x_t what
 is known of the image. Without, `sample` still keeps what is known.
 
@@ -17,11 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from unclip.config import from_mapping
-from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.guidance import Guidance, guided
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.inversion import ending_in_data, invert
-from unclip.diffusion.losses import LossConfig, diffusion_loss
-from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
+from unclip.diffusion.losses import LossConfig, diffusion_loss, prediction_errors, variance_loss
+from unclip.diffusion.prediction import (
+    Denoiser,
+    Noise,
+    Prediction,
+    split_variance,
+    to_prediction,
+)
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.models.clip import TextEncoder
@@ -42,6 +51,7 @@ from unclip.stages.base import (
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.masks import CHANNELS, mask_channels, random_masks
 
+GUIDANCE_WIDTH = 16  # of the guidance scale's embedding
 TEXT_ENCODER = "decoder_text_encoder"
 _NOTE = "_decoder"  # in the index: what the decoder is conditioned on, where it is not unCLIP's
 
@@ -66,13 +76,23 @@ class DecoderSettings:
     # published models, or a text Transformer's that is trained with the decoder, as in the paper.
     caption_tokens: Literal["clip", "own"] = "clip"
     text_layers: int = 4  # of the Transformer of its own, which else has the sizes of CLIP's
+    # Lowest and highest scale of guidance to be learned, from 1 up. With `training.init`, this can
+    # begin; left out, it ends, and the decoder forgets what it knew.
+    guidance_scales: tuple[float, float] | None = None
     inpainting: bool = False  # mask channels; with `training.init`, they are added where need be
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        scales = self.guidance_scales
+        if scales is not None and not 1 <= scales[0] < scales[1]:
+            raise ValueError(
+                f"guidance_scales are {list(scales)}; give two of 1 or more, the lower one first"
+            )
 
     @property
     def note(self) -> dict[str, Any]:
         """What a model folder must say of a decoder beyond its networks."""
-        keys = ("condition", "caption_tokens", "inpainting")
+        keys = ("condition", "caption_tokens", "inpainting", "guidance_scales")
         return {key: getattr(self, key) for key in keys}
 
     @property
@@ -134,6 +154,8 @@ class DecoderStage:
             dropout=settings.dropout,
         )
         text_proj = TextProjection(text_projection_config(config, clip.width))
+        if settings.guidance_scales:
+            config = replace(config, time_cond_proj_dim=GUIDANCE_WIDTH)
         process = DiffusionConfig(
             variance_type="learned_range", prediction_type=settings.prediction_type
         )
@@ -167,6 +189,11 @@ class DecoderStage:
         process = scheduler_from_json(folder, "decoder_scheduler")
         settings = DecoderSettings.noted(folder)
         check_channels(config, settings.in_channels, process, str(folder.path / "decoder"))
+        if settings.guidance_scales and config.time_cond_proj_dim is None:
+            raise ValueError(
+                f"{folder.path}: {_NOTE} notes guidance_scales, but the decoder has no "
+                "time_cond_proj_dim: they are not of one model"
+            )
         network = DecoderNetwork(
             folder.load("decoder", UNet, config, dtype),
             folder.load("text_proj", TextProjection, projection, dtype),
@@ -198,9 +225,65 @@ class DecoderStage:
             x_t = torch.cat([x_t, mask_channels(images, unknown)], dim=1)
         output = self.network.decoder(x_t, t, **condition)
         process = self.process
-        return diffusion_loss(
+        losses = diffusion_loss(
             output, images, noise, t, process.schedule, process.config, self.settings.loss
         )
+        if self.settings.guidance_scales:
+            distilled = self._distillation(x_t, t, z_i, text, images, noise, generator)
+            losses |= {"loss": losses["loss"] + distilled, "guidance": distilled.detach()}
+        return losses
+
+    def _distillation(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        z_i: Tensor,
+        text: TextCondition,
+        images: Tensor,
+        noise: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """How far one evaluation that knows the guidance scale is from what guidance gives.
+
+        For half of the batch. The network is its own teacher (Meng et al., arXiv 2210.03142, eq. 2,
+        take a finished one), whose predictions are treated as data: clipped where sampling clips
+        them, and weighted as errors of data are. Guidance leaves the learned variance alone, which
+        is that of the conditional branch's error, and is learned from the images as ever.
+        """
+        schedule, config, weights = self.process.schedule, self.process.config, self.settings.loss
+        assert self.settings.guidance_scales is not None
+        rows = slice((len(x_t) + 1) // 2)
+        x_t, t, z_i, text = x_t[rows], t[rows], z_i[rows], text[rows]
+        low, high = self.settings.guidance_scales
+        draws = torch.rand(len(t), generator=generator, device=t.device)
+        scale = low * (high / low) ** draws
+        with torch.no_grad():
+            both = self._both(z_i, text, None)
+            answers = self.network.decoder(torch.cat([x_t, x_t]), torch.cat([t, t]), **both)
+            cond, uncond = answers.chunk(2)
+            target = guided(cond, uncond, scale[:, None, None, None], channels=3)
+            noisy = x_t[:, :3]  # without mask channels
+            teacher = to_prediction(target, noisy, t, schedule, config)
+        condition = self._condition(z_i, text, None)
+        output = self.network.decoder(x_t, t, **condition, guidance_scale=scale)
+        predicted, fraction = split_variance(output.float(), 3, config)
+        _, errors = prediction_errors(
+            predicted, teacher.x0, teacher.eps, t, schedule, config, weights
+        )
+        if fraction is None:
+            return errors.mean()
+        images, noise = images[rows], noise[rows]
+        vlb = variance_loss(cond[:, :3].float(), fraction, images, noise, t, schedule, config)
+        return errors.mean() + weights.vlb_weight * vlb
+
+    def _both(
+        self, z_i: Tensor, text: TextCondition, null: TextCondition | None
+    ) -> dict[str, Tensor]:
+        """The condition of both branches of guidance: with z_i and caption, then without."""
+        count = len(z_i)
+        text = text + (null or self.clip.text([""])).expand(count)
+        absent = torch.arange(2 * count, device=z_i.device) >= count
+        return self._condition(torch.cat([z_i, z_i]), text, absent)
 
     @torch.no_grad()
     def sample(
@@ -246,6 +329,22 @@ class DecoderStage:
         timesteps = process.timesteps(sampling)
         return invert(denoiser, images, process.schedule, timesteps, callback=callback)
 
+    def distils(self, scale: float) -> bool:
+        """Whether one evaluation can give what guidance at this scale gives with two."""
+        scales = self.settings.guidance_scales
+        return scale == 1 or (scales is not None and scales[0] <= scale <= scales[1])
+
+    def check_distilled(self, scale: float) -> None:
+        """Refuse a scale that the decoder has not learned."""
+        if self.distils(scale):
+            return
+        scales = self.settings.guidance_scales
+        known = f"scales from {scales[0]:g} to {scales[1]:g}" if scales else "no guidance"
+        raise ValueError(
+            f"distilled guidance at scale {scale:g} was asked for, but this decoder has learned "
+            f"{known}: leave it out, and both branches are computed"
+        )
+
     def widen(self) -> None:
         """Give a decoder without mask channels some, which it does not read yet."""
         self.network.decoder.widen(3 + CHANNELS)
@@ -262,17 +361,17 @@ class DecoderStage:
         """The network, conditioned and guided, as samplers see it."""
         count, decoder, guidance = len(z_i), self.network.decoder, sampling.guidance
         timesteps = self.process.timesteps(sampling).tolist()
-        at = self.process.guided(sampling)
-        if at:
-            text = text + (null or self.clip.text([""])).expand(count)
-            absent = torch.arange(2 * count, device=z_i.device) >= count
-            condition = self._condition(torch.cat([z_i, z_i]), text, absent)
-        else:
-            condition = self._condition(z_i, text, None)
+        at, active = self.process.guided(sampling), self.process.active(sampling)
+        scales = None
+        if guidance.distilled and active:
+            self.check_distilled(guidance.scale)
+            scales = [guidance.scale if t in active else 1.0 for t in timesteps]
+        condition = self._both(z_i, text, null) if at else self._condition(z_i, text, None)
         reuse = sampling.reuse if known is None else 1  # inpainting goes back and forth
-        both = decoder.conditions(timesteps, **condition, reuse=reuse, keep_kernels=True)
+        both = decoder.conditions(
+            timesteps, **condition, guidance_scales=scales, reuse=reuse, keep_kernels=True
+        )
         conditional = both[:count]
-
         beside = self._beside(known, z_i.device)
 
         def network(x: Tensor, t: int, guided: bool) -> Tensor:

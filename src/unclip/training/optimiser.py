@@ -55,7 +55,7 @@ def _is_hidden(name: str, parameter: Tensor) -> bool:
 _ENDS = {
     "token_embedding", "position_embedding", "patch_embedding", "text_projection",
     "visual_projection", "conv_in", "conv_out", "positional_embedding", "proj_to_clip_embeddings",
-    "code_embedding", "dot_embedding",
+    "code_embedding", "dot_embedding", "cond_proj",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from unclip.stages.autoregressive_prior import (
 )
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
-from unclip.stages.decoder import DecoderSettings, DecoderStage
+from unclip.stages.decoder import GUIDANCE_WIDTH, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
 from unclip.stages.upsampler import (
     FIRST,
@@ -129,6 +129,10 @@ def _adopt_decoder(settings: DecoderSettings, m: Materials, origin: ModelFolder)
         raise ValueError(
             f"the decoder of {origin.path} has mask channels; add --network.inpainting"
         )
+    if bool(settings.guidance_scales) != bool(stage.settings.guidance_scales):
+        # What was learned of guidance would not fit any more once the rest is trained without it.
+        width = GUIDANCE_WIDTH if settings.guidance_scales else None
+        stage.network.decoder.embed_guidance(width)
     stage.settings = settings
     _check_size(stage.size, m, origin)
     return stage
