@@ -10,8 +10,8 @@ steps" is among the variants. Approximations are changes of "ddim", which is det
 what is changed is one thing. Operations are counted on one image, seconds are medians of single
 images with all variants in turn. Prints a Markdown table and appends one JSON object to
 benchmarks/results/results.jsonl. With the bundled model all variants take 4 TFLOP a scene: an hour
-for 100 scenes on one core. FID wants thousands. Distilled guidance is left out where the decoder
-has not learned it.
+for 100 scenes on one core. FID wants thousands. Distilled guidance is left out where the model
+has no decoder_distilled.
 
 Variants are rows of the table of presets (src/unclip/pipeline/presets.py), with η = 0 where they
 are meant to be deterministic; docs/sampling.md explains them.
@@ -273,9 +273,8 @@ def main() -> None:
     pipe = Pipeline.from_pretrained(options.model, dtype=options.precision, device=options.device)
     judge = load_judge(options.judge).to(pipe.device)
     made = {}
-    learned = pipe.decoder.settings.guidance_scales is not None
     for name in names:
-        if name in still and still[name].decoder.distilled and not learned:
+        if name in still and still[name].decoder.distilled and not pipe.decoder.student:
             continue  # it would be "ddim" again
         if options.only is None or name in options.only:
             settings = Settings(name, eta=0.0 if name in still else None, size=options.size)

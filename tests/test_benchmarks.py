@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from unclip.evaluation.judge import Judge, JudgeConfig
 from unclip.evaluation.judge_training import JudgeStage
 from unclip.models.folder import ModelFolder
 from unclip.pipeline.presets import PRESETS
+from unclip.stages.decoder import Student
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -48,9 +48,8 @@ def test_every_variant_costs_what_it_says(
     assert counts("super res ddim 2") == [50, 50, 2]
     assert counts("prior dpm++ 5") == [10, 50, 7]
     assert counts("guidance 0.3 to 5") < counts("guidance 0 to 5") < [50, 50, 7]
-    monkeypatch.setattr(
-        pipe.decoder, "settings", replace(pipe.decoder.settings, guidance_scales=(1.0, 4.0))
-    )
+    student = Student(pipe.decoder.network.decoder, (1.0, 4.0))
+    monkeypatch.setattr(pipe.decoder, "student", student)
     assert counts("distilled guidance ddim 25") == [50, 25, 7]
     assert counts("distilled guidance dpm++ 10") == [50, 10, 7]
     assert not script.is_deterministic(pipe, Settings("ddim", eta=1.0))

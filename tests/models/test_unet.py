@@ -92,11 +92,10 @@ def test_prepared_conditions_equal_those_given_at_every_step():
         network.conditions([3], time_condition=batch["time_condition"])
 
 
-def test_guidance_scales_are_taken_by_networks_that_learned_them():
-    network, batch = UNet(CONFIG), inputs(CONFIG)
-    network.embed_guidance(6)
-    assert UNetConfig.from_json(network.config.to_json()).time_cond_proj_dim == 6
-    randomise(network)
+def test_guidance_scales_are_taken_by_networks_that_embed_them():
+    config = dataclasses.replace(CONFIG, time_cond_proj_dim=6)
+    assert UNetConfig.from_json(config.to_json()) == config
+    network, batch = randomise(UNet(config)), inputs(config)
     plain = network(**batch)
     scaled = network(**batch, guidance_scale=torch.tensor([1.0, 3.0]))
     torch.testing.assert_close(scaled[0], plain[0])
@@ -105,10 +104,8 @@ def test_guidance_scales_are_taken_by_networks_that_learned_them():
     conditions = network.conditions(times, **batch, guidance_scales=[1.0, 3.0])
     for row, t in enumerate(times):
         torch.testing.assert_close(network.proceed(x, t, conditions)[row], scaled[row])
-    network.embed_guidance(None)
-    torch.testing.assert_close(network(x, torch.tensor(times), **batch), plain)
-    with pytest.raises(ValueError, match="has not learned guidance"):
-        network.conditions(times, **batch, guidance_scales=[1.0, 3.0])
+    with pytest.raises(ValueError, match="takes no `guidance_scale`"):
+        UNet(CONFIG).conditions(times, **batch, guidance_scales=[1.0, 3.0])
     with pytest.raises(ValueError, match="`time_cond_proj_dim` must be at least 2"):
         dataclasses.replace(CONFIG, time_cond_proj_dim=1)
 

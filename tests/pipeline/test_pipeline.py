@@ -300,7 +300,7 @@ def test_any_script_works(pipe: Pipeline, prompt: str) -> None:
             {"guidance_kind": "brances"},
             "unknown kind of guidance 'brances'; did you mean 'branches'",
         ),
-        ({"guidance_kind": "distilled"}, "this decoder has learned no guidance"),
+        ({"guidance_kind": "distilled"}, "this model has no decoder_distilled"),
         ({"reuse": 0}, "at every 0-th step"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
         ({"decoder_num_inference_steps": 0}, "0 sampling steps"),

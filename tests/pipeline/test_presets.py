@@ -11,6 +11,7 @@ from unclip.diffusion.guidance import Guidance
 from unclip.pipeline.inpainting import RESAMPLES
 from unclip.pipeline.presets import PRESETS, Preset, Way
 from unclip.stages.base import Sampling
+from unclip.stages.decoder import Student
 
 ROW = Preset(Way(3, "dpm++"), Way(4, interval=(0.3, 5.0), reuse=2), Way(2, "ddpm", reuse=3), Way(1))
 
@@ -47,7 +48,7 @@ def test_settings_override_the_preset(pipe: Pipeline, monkeypatch: pytest.Monkey
     assert settings.changed()["reuse"] == 1
 
 
-def test_decoders_that_learned_guidance_have_a_way_of_their_own(
+def test_decoders_with_a_student_have_a_way_of_their_own(
     pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = replace(ROW, decoder=replace(ROW.decoder, distilled=Way(6, "dpm++")))
@@ -57,10 +58,10 @@ def test_decoders_that_learned_guidance_have_a_way_of_their_own(
         4, pipe.defaults["sampler"], Guidance(3.0, (0.3, 5.0)), reuse=2, resamples=RESAMPLES
     )
     assert pipe.sampling("decoder", settings) == plain
-    with pytest.raises(ValueError, match="has learned no guidance"):
+    with pytest.raises(ValueError, match="this model has no decoder_distilled"):
         pipe("a star", settings=replace(settings, guidance_kind="distilled"))
-    learned = replace(pipe.decoder.settings, guidance_scales=(1.0, 4.0))
-    monkeypatch.setattr(pipe.decoder, "settings", learned)
+    student = Student(pipe.decoder.network.decoder, (1.0, 4.0))
+    monkeypatch.setattr(pipe.decoder, "student", student)
     distilled = Sampling(6, "dpm++", Guidance(3.0, distilled=True), resamples=RESAMPLES)
     assert pipe.sampling("decoder", settings) == distilled
     assert pipe.sampling("prior", settings) == Sampling(
@@ -69,7 +70,7 @@ def test_decoders_that_learned_guidance_have_a_way_of_their_own(
     for other in ({"guidance_kind": "branches"}, {"decoder_guidance_scale": 5.0}):
         assert not pipe.sampling("decoder", replace(settings, **other)).guidance.distilled
         assert pipe.sampling("decoder", replace(settings, **other)).steps == 4
-    with pytest.raises(ValueError, match="has learned scales from 1 to 4"):
+    with pytest.raises(ValueError, match="knows scales from 1 to 4"):
         pipe.evaluations(replace(settings, guidance_kind="distilled", decoder_guidance_scale=5.0))
     default = Settings(decoder_guidance_scale=3.0)
     assert not pipe.sampling("decoder", default).guidance.distilled

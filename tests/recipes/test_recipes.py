@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.tiny import tiny_recipe
 from unclip.config import merge, read_toml, to_mapping
 from unclip.interfaces.train import SPECS
 from unclip.models.folder import ModelFolder
@@ -18,6 +19,7 @@ _NETWORKS: dict[str, dict[str, Any]] = {
     "prior": {"num_layers": 1, "num_attention_heads": 2, "statistics": 4},
     "ar-prior": {"num_layers": 1, "num_attention_heads": 2, "statistics": 8, "buckets": 32},
     "decoder": {"widths": [16, 32], "layers": 1, "head_width": 16, "groups": 8},
+    "distilled-decoder": {},
     "upsampler": {"widths": [16, 32], "layers": 1, "groups": 8},
     "upsampler-1024": {"widths": [16, 32], "layers": 1, "groups": 8},
     "judge": {"widths": [8, 16, 16]},
@@ -41,6 +43,9 @@ def test_it_trains(file: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert recipe.optimiser == whole.optimiser
     model = ModelFolder(tmp_path / "model")
     FrozenCLIP.load(ModelFolder(tiny_model)).save(model)
+    if spec.name == "distilled-decoder":  # of this one
+        taught = tiny_recipe("decoder", training={"steps": 1})
+        assert start(SPECS["decoder"], taught, Where(model.path, tmp_path / "first"), "cpu") == 0
     where = Where(model.path, tmp_path / "run", overwrite=True)
     assert start(spec, recipe, where, "cpu") == 0
     assert all(model.has(component) for component in spec.components)

@@ -105,19 +105,28 @@ def test_mask_channels_are_added_to_a_decoder_and_not_taken_away(
         train("decoder", tmp_path / "third", tmp_path / "run3", model)
 
 
-def test_a_decoder_can_begin_to_learn_guidance_and_forget_it(origin: Path, tmp_path: Path) -> None:
-    model, forgotten = tmp_path / "model", tmp_path / "forgotten"
-    train("decoder", model, tmp_path / "run", origin, guidance_scales=[1, 4])
-    train("decoder", forgotten, tmp_path / "run2", model)
-    old, new, last = (
-        DecoderStage.load(ModelFolder(path), FrozenCLIP.load(ModelFolder(path)))
-        for path in (origin, model, forgotten)
+def test_a_student_starts_from_its_folders_decoder_and_nothing_else(
+    origin: Path, tmp_path: Path
+) -> None:
+    recipe, where = tiny_recipe("distilled-decoder"), Where(tmp_path / "none", tmp_path / "r")
+    with pytest.raises(ValueError, match="no decoder to distil; train one first"):
+        start(STAGES["distilled-decoder"], recipe, where, "cpu")
+    with pytest.raises(ValueError, match="cannot start from another model"):
+        train("distilled-decoder", tmp_path / "none", tmp_path / "r", origin)
+    model = Path(shutil.copytree(origin, tmp_path / "model"))
+    recipe = tiny_recipe("distilled-decoder", training={"steps": 1}, optimiser=STILL)
+    assert start(STAGES["distilled-decoder"], recipe, Where(model, tmp_path / "run"), "cpu") == 0
+    old, new = (
+        read_safetensors(next((model / name).glob("*.safetensors")))
+        for name in ("decoder", "decoder_distilled")
     )
-    assert (old.settings.guidance_scales, new.settings.guidance_scales) == (None, (1.0, 4.0))
-    before, after = (stage.network.decoder.state_dict() for stage in (old, new))
-    assert after.keys() - before.keys() == {"time_embedding.cond_proj.weight"}
-    assert last.network.decoder.state_dict().keys() == before.keys()
-    assert last.settings.guidance_scales is None
+    assert new.keys() - old.keys() == {"time_embedding.cond_proj.weight"}
+    for key in old:
+        torch.testing.assert_close(new[key], old[key], atol=1e-6, rtol=0)
+    decoder = tiny_recipe("decoder", training={"steps": 1})
+    again = Where(model, tmp_path / "again", overwrite=True)
+    assert start(STAGES["decoder"], decoder, again, "cpu") == 0
+    assert not ModelFolder(model).has("decoder_distilled")  # it is not that decoder's
 
 
 def test_a_clip_without_image_encoder_cannot_be_trained(origin: Path, tmp_path: Path) -> None:

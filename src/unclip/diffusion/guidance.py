@@ -22,8 +22,8 @@ class Guidance:
         interval: (lowest, highest) noise level σ = sqrt((1 - ᾱ) / ᾱ) at which to guide, both
             included; elsewhere the conditional model alone is used (Kynkäänniemi et al., arXiv
             2404.07724). σ, noise over signal, means the same in every schedule. None: all.
-        distilled: the network answers with the guided prediction at once, having learned it (Meng
-            et al., arXiv 2210.03142, section 3.1): half the cost, an approximation.
+        distilled: a network that has learned the guided prediction gives it at once (Meng et al.,
+            arXiv 2210.03142, section 3.1): half the cost, an approximation.
         rescale: φ in [0, 1], how far the guided output returns to the conditional one's standard
             deviation (Lin et al., arXiv 2305.08891, section 3.4).
 

@@ -140,6 +140,27 @@ def prediction_errors(
     return mse, schedule.gather(weights, t, mse) * mse
 
 
+def variance_loss(
+    predicted: Tensor,
+    fraction: Tensor,
+    x0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    config: DiffusionConfig,
+) -> Tensor:
+    """L_vlb, which trains the variance only: the mean is detached (Improved DDPM, section 3.1).
+
+    Args:
+        predicted, fraction: (N, C, ...), see ``split_variance``; the others are those of
+            ``diffusion_loss``.
+    """
+    x_t = schedule.q_sample(x0, t, noise)
+    alpha, sigma = schedule.alpha_sigma(t, x0)
+    x0_pred = to_x0(predicted.detach(), x_t, alpha, sigma, config.prediction_type)
+    return len(schedule) * vlb_terms(x0_pred, fraction, x0, t, schedule).mean()
+
+
 def diffusion_loss(
     output: Tensor,
     x0: Tensor,
@@ -173,24 +194,3 @@ def diffusion_loss(
         vlb = variance_loss(predicted, fraction, x0, noise, t, schedule, config)
         losses |= {"loss": total + loss.vlb_weight * vlb, "vlb": vlb.detach()}
     return losses
-
-
-def variance_loss(
-    predicted: Tensor,
-    fraction: Tensor,
-    x0: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    schedule: Schedule,
-    config: DiffusionConfig,
-) -> Tensor:
-    """L_vlb, which trains the variance only: the mean is detached (Improved DDPM, section 3.1).
-
-    Args:
-        predicted, fraction: (N, C, ...), see ``split_variance``; the others as in
-            ``diffusion_loss``.
-    """
-    x_t = schedule.q_sample(x0, t, noise)
-    alpha, sigma = schedule.alpha_sigma(t, x0)
-    x0_pred = to_x0(predicted.detach(), x_t, alpha, sigma, config.prediction_type)
-    return len(schedule) * vlb_terms(x0_pred, fraction, x0, t, schedule).mean()

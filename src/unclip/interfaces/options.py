@@ -65,8 +65,8 @@ class Sampled(Opening):
     """Lowest and highest noise level σ, noise over signal, at which to guide; "0 inf" is all. The
     preset's if left out."""
     guidance_kind: Literal["branches", "distilled"] | None = None
-    """Whether the decoder computes both branches of guidance, or, at half the cost, what it has
-    learned of them; the preset's if left out."""
+    """Both branches of guidance in the decoder, or, at half the cost, what a student has learned
+    of them, if the model has one; the preset's if left out."""
     decoder_steps: int | None = None
     super_res_steps: int | None = None
     sampler: Literal["ddpm", "ddim", "dpm++"] | None = None

@@ -192,6 +192,15 @@ class ModelFolder:
         shutil.rmtree(old, ignore_errors=True)
         self.update_index({component: list(entry)})
 
+    def remove(self, component: str) -> None:
+        """Take a component out of the index, and delete it."""
+        with _locked(self.path):
+            index = self.index()
+            index.pop(component, None)
+            index.pop(f"_{component}", None)  # its note
+            write_json(self.path / INDEX, index)
+        shutil.rmtree(self.path / component, ignore_errors=True)
+
     def update_index(self, entries: Mapping[str, Any]) -> None:
         """Put entries into `model_index.json`, creating it where there is none."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -59,14 +59,7 @@ class TimestepEmbedding(nn.Module):
         self.width = width
         self.linear_1 = nn.Linear(width, hidden_width)
         self.linear_2 = nn.Linear(hidden_width, out_width)
-        self.condition_on(condition_width)
-
-    def condition_on(self, condition_width: int | None) -> None:
-        """Take a new condition from now on; None: none."""
-        self.cond_proj: nn.Linear | None = None
-        if condition_width is not None:
-            weight = self.linear_1.weight
-            self.cond_proj = nn.Linear(condition_width, self.width, bias=False).to(weight)
+        self.cond_proj = nn.Linear(condition_width, width, bias=False) if condition_width else None
 
     def forward(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
         weight = self.linear_1.weight

@@ -376,14 +376,6 @@ class UNet(nn.Module):
         self.conv_in.bias = old.bias
         self.config = replace(self.config, in_channels=in_channels)
 
-    def embed_guidance(self, width: int | None) -> None:
-        """Take guidance scales, in an embedding of `width`; None: take none any more.
-
-        What is predicted without them stays what it was.
-        """
-        self.time_embedding.condition_on(width)
-        self.config = replace(self.config, time_cond_proj_dim=width)
-
     def _embedded(self, t: Tensor, guidance_scale: Tensor | None) -> Tensor:
         """The time embedding (N or 1, E)."""
         if guidance_scale is None:

@@ -14,7 +14,7 @@ from unclip.models.precision import fastest_dtype
 from unclip.models.unet import UNet
 from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
+from unclip.stages.decoder import STUDENT, TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import FIRST, SCHEDULERS, SECOND, UpsamplerStage
 
@@ -45,6 +45,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "super_res_first": ("UNet2DModel",),
     "super_res_last": ("UNet2DModel",),
     "super_res_scheduler": ("UnCLIPScheduler",),
+    STUDENT: ("UNet2DConditionModel",),
     TEXT_ENCODER: ("CLIPTextModelWithProjection",),
     SECOND: ("UNet2DModel",),
     SCHEDULERS[SECOND]: ("UnCLIPScheduler",),
@@ -132,10 +133,11 @@ class Parts:
 
     @property
     def networks(self) -> list[torch.nn.Module]:
-        """Priors, decoder and upsamplers."""
+        """Priors, decoder, its student and upsamplers."""
         priors = [stage.network for stage in (self.prior, self.autoregressive_prior) if stage]
         upsamplers = [network for stage in self.upsamplers for network in stage.networks]
-        return [*priors, self.decoder.network, *upsamplers]
+        student = [self.decoder.student.network] if self.decoder.student else []
+        return [*priors, self.decoder.network, *student, *upsamplers]
 
 
 def compile_steps(network: UNet | DiffusionPrior) -> None:

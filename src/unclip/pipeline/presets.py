@@ -19,7 +19,7 @@ class Way:
         sampler: None is the model's own.
         interval: (lowest, highest) noise level σ at which to guide; None is all.
         reuse: deep features of a U-Net are computed at every `reuse`-th step.
-        distilled: how instead, in a decoder that gives guided predictions in one evaluation.
+        distilled: how instead, where a decoder's student gives guided predictions at once.
     """
 
     steps: int

@@ -35,8 +35,8 @@ class Settings:
     `guidance_interval`: the lowest and the highest noise level σ = sqrt((1 - ᾱ) / ᾱ) at which
     diffusion prior and decoder are guided; (0, inf) is all. `reuse`: decoder and upsamplers compute
     their deep features at every so many steps; 1 is all. `guidance_kind`: whether the decoder
-    computes both "branches" of guidance, or what it has learned of them ("distilled"), at half the
-    cost. All three are described in docs/sampling.md.
+    computes both "branches" of guidance, or a student what it has learned of them ("distilled"), at
+    half the cost. All three are described in docs/sampling.md.
 
     `prior`: "diffusion" or "autoregressive"; None is the model's own choice, else the diffusion
     prior where there is one. An autoregressive one takes as many steps as z_i has codes.

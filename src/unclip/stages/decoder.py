@@ -4,8 +4,8 @@ And the two that the paper compares it with, on the same networks: GLIDE, P(x | 
 learned null embedding is always in z_i's place; and the text-embedding decoder, which gets the
 caption's z_t there. Neither needs a prior.
 
-Any of them can learn what guidance makes of its predictions (`guidance_scales`; Meng et al., arXiv
-2210.03142, section 3.1), and then takes one evaluation where guidance takes two.
+Any of them can have a student, which takes one evaluation where guidance takes two
+(`stages/distillation.py`).
 
 Any of them can have mask channels (`inpainting`; GLIDE, section 2.4): it then sees beside x_t what
 is known of the image. Without, `sample` still keeps what is known.
@@ -20,17 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from unclip.config import from_mapping
-from unclip.diffusion.guidance import Guidance, guided
+from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.inversion import ending_in_data, invert
-from unclip.diffusion.losses import LossConfig, diffusion_loss, prediction_errors, variance_loss
-from unclip.diffusion.prediction import (
-    Denoiser,
-    Noise,
-    Prediction,
-    split_variance,
-    to_prediction,
-)
+from unclip.diffusion.losses import LossConfig, diffusion_loss
+from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.models.clip import TextEncoder
@@ -51,8 +45,9 @@ from unclip.stages.base import (
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.masks import CHANNELS, mask_channels, random_masks
 
-GUIDANCE_WIDTH = 16  # of the guidance scale's embedding
 TEXT_ENCODER = "decoder_text_encoder"
+STUDENT = "decoder_distilled"
+_STUDENT_NOTE = f"_{STUDENT}"  # in the index: the guidance scales that the student has learned
 _NOTE = "_decoder"  # in the index: what the decoder is conditioned on, where it is not unCLIP's
 
 
@@ -76,23 +71,13 @@ class DecoderSettings:
     # published models, or a text Transformer's that is trained with the decoder, as in the paper.
     caption_tokens: Literal["clip", "own"] = "clip"
     text_layers: int = 4  # of the Transformer of its own, which else has the sizes of CLIP's
-    # Lowest and highest scale of guidance to be learned, from 1 up. With `training.init`, this can
-    # begin; left out, it ends, and the decoder forgets what it knew.
-    guidance_scales: tuple[float, float] | None = None
     inpainting: bool = False  # mask channels; with `training.init`, they are added where need be
     loss: LossConfig = field(default_factory=LossConfig)
-
-    def __post_init__(self) -> None:
-        scales = self.guidance_scales
-        if scales is not None and not 1 <= scales[0] < scales[1]:
-            raise ValueError(
-                f"guidance_scales are {list(scales)}; give two of 1 or more, the lower one first"
-            )
 
     @property
     def note(self) -> dict[str, Any]:
         """What a model folder must say of a decoder beyond its networks."""
-        keys = ("condition", "caption_tokens", "inpainting", "guidance_scales")
+        keys = ("condition", "caption_tokens", "inpainting")
         return {key: getattr(self, key) for key in keys}
 
     @property
@@ -123,8 +108,16 @@ class DecoderNetwork(nn.Module):
         self.decoder, self.text_proj, self.text_encoder = decoder, text_proj, text_encoder
 
 
+@dataclass(frozen=True)
+class Student:
+    """A U-Net that gives the guided prediction at once, at scales in a range."""
+
+    network: UNet
+    scales: tuple[float, float]
+
+
 class DecoderStage:
-    """Networks, process and frozen CLIP of the decoder."""
+    """Networks, process and frozen CLIP of the decoder, and its student, if it has one."""
 
     def __init__(
         self,
@@ -132,10 +125,13 @@ class DecoderStage:
         clip: FrozenCLIP,
         process: DiffusionConfig,
         settings: DecoderSettings,
+        student: Student | None = None,
     ) -> None:
         # Convolutions run faster on channels-last tensors, on CPUs and GPUs alike.
         self.network: DecoderNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.clip, self.settings = clip, settings
+        self.clip, self.settings, self.student = clip, settings, student
+        if student is not None:
+            student.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.process = Process(process)
 
     @classmethod
@@ -154,8 +150,6 @@ class DecoderStage:
             dropout=settings.dropout,
         )
         text_proj = TextProjection(text_projection_config(config, clip.width))
-        if settings.guidance_scales:
-            config = replace(config, time_cond_proj_dim=GUIDANCE_WIDTH)
         process = DiffusionConfig(
             variance_type="learned_range", prediction_type=settings.prediction_type
         )
@@ -168,7 +162,7 @@ class DecoderStage:
     @classmethod
     def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:
         """Read `decoder`, `text_proj`, `decoder_scheduler` and, where the folder notes that there
-        is one, `decoder_text_encoder` of a model folder."""
+        is one, `decoder_text_encoder` of a model folder; `decoder_distilled` where it is there."""
         config = UNetConfig.from_json(folder.config("decoder"), str(folder.path / "decoder"))
         projection = TextProjectionConfig.from_json(
             folder.config("text_proj"), str(folder.path / "text_proj")
@@ -189,18 +183,18 @@ class DecoderStage:
         process = scheduler_from_json(folder, "decoder_scheduler")
         settings = DecoderSettings.noted(folder)
         check_channels(config, settings.in_channels, process, str(folder.path / "decoder"))
-        if settings.guidance_scales and config.time_cond_proj_dim is None:
-            raise ValueError(
-                f"{folder.path}: {_NOTE} notes guidance_scales, but the decoder has no "
-                "time_cond_proj_dim: they are not of one model"
-            )
         network = DecoderNetwork(
             folder.load("decoder", UNet, config, dtype),
             folder.load("text_proj", TextProjection, projection, dtype),
         )
         if settings.caption_tokens == "own":
             network.text_encoder = _load_text_encoder(folder, clip, dtype)
-        return cls(network, clip, process, settings)
+        student = _load_student(folder, config, dtype) if folder.has(STUDENT) else None
+        return cls(network, clip, process, settings, student)
+
+    def with_student(self, student: Student | None) -> "DecoderStage":
+        """The same decoder with another student."""
+        return DecoderStage(self.network, self.clip, self.process.config, self.settings, student)
 
     @property
     def needs_prior(self) -> bool:
@@ -216,7 +210,7 @@ class DecoderStage:
         """L_hybrid on images, with z_i and captions dropped independently."""
         images = batch["images"].contiguous(memory_format=torch.channels_last)
         text = self.clip.text(dropped(batch["captions"], self.settings.drop_text, generator))
-        z_i = self._embeddings(batch)
+        z_i = self.embeddings(batch)
         draws = torch.rand(len(z_i), generator=generator, device=z_i.device)
         x_t, t, noise = self.process.draw(images, generator)
         condition = self._condition(z_i, text, draws < self.settings.drop_image)
@@ -225,65 +219,9 @@ class DecoderStage:
             x_t = torch.cat([x_t, mask_channels(images, unknown)], dim=1)
         output = self.network.decoder(x_t, t, **condition)
         process = self.process
-        losses = diffusion_loss(
+        return diffusion_loss(
             output, images, noise, t, process.schedule, process.config, self.settings.loss
         )
-        if self.settings.guidance_scales:
-            distilled = self._distillation(x_t, t, z_i, text, images, noise, generator)
-            losses |= {"loss": losses["loss"] + distilled, "guidance": distilled.detach()}
-        return losses
-
-    def _distillation(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        z_i: Tensor,
-        text: TextCondition,
-        images: Tensor,
-        noise: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """How far one evaluation that knows the guidance scale is from what guidance gives.
-
-        For half of the batch. The network is its own teacher (Meng et al., arXiv 2210.03142, eq. 2,
-        take a finished one), whose predictions are treated as data: clipped where sampling clips
-        them, and weighted as errors of data are. Guidance leaves the learned variance alone, which
-        is that of the conditional branch's error, and is learned from the images as ever.
-        """
-        schedule, config, weights = self.process.schedule, self.process.config, self.settings.loss
-        assert self.settings.guidance_scales is not None
-        rows = slice((len(x_t) + 1) // 2)
-        x_t, t, z_i, text = x_t[rows], t[rows], z_i[rows], text[rows]
-        low, high = self.settings.guidance_scales
-        draws = torch.rand(len(t), generator=generator, device=t.device)
-        scale = low * (high / low) ** draws
-        with torch.no_grad():
-            both = self._both(z_i, text, None)
-            answers = self.network.decoder(torch.cat([x_t, x_t]), torch.cat([t, t]), **both)
-            cond, uncond = answers.chunk(2)
-            target = guided(cond, uncond, scale[:, None, None, None], channels=3)
-            noisy = x_t[:, :3]  # without mask channels
-            teacher = to_prediction(target, noisy, t, schedule, config)
-        condition = self._condition(z_i, text, None)
-        output = self.network.decoder(x_t, t, **condition, guidance_scale=scale)
-        predicted, fraction = split_variance(output.float(), 3, config)
-        _, errors = prediction_errors(
-            predicted, teacher.x0, teacher.eps, t, schedule, config, weights
-        )
-        if fraction is None:
-            return errors.mean()
-        images, noise = images[rows], noise[rows]
-        vlb = variance_loss(cond[:, :3].float(), fraction, images, noise, t, schedule, config)
-        return errors.mean() + weights.vlb_weight * vlb
-
-    def _both(
-        self, z_i: Tensor, text: TextCondition, null: TextCondition | None
-    ) -> dict[str, Tensor]:
-        """The condition of both branches of guidance: with z_i and caption, then without."""
-        count = len(z_i)
-        text = text + (null or self.clip.text([""])).expand(count)
-        absent = torch.arange(2 * count, device=z_i.device) >= count
-        return self._condition(torch.cat([z_i, z_i]), text, absent)
 
     @torch.no_grad()
     def sample(
@@ -331,19 +269,24 @@ class DecoderStage:
 
     def distils(self, scale: float) -> bool:
         """Whether one evaluation can give what guidance at this scale gives with two."""
-        scales = self.settings.guidance_scales
-        return scale == 1 or (scales is not None and scales[0] <= scale <= scales[1])
+        low, high = self.student.scales if self.student else (1, 1)
+        return scale == 1 or low <= scale <= high
 
-    def check_distilled(self, scale: float) -> None:
-        """Refuse a scale that the decoder has not learned."""
-        if self.distils(scale):
-            return
-        scales = self.settings.guidance_scales
-        known = f"scales from {scales[0]:g} to {scales[1]:g}" if scales else "no guidance"
-        raise ValueError(
-            f"distilled guidance at scale {scale:g} was asked for, but this decoder has learned "
-            f"{known}: leave it out, and both branches are computed"
-        )
+    def check_distilled(self, scale: float) -> Student:
+        """The student, or a ValueError where there is none, or it has not learned the scale."""
+        asked = f"distilled guidance at scale {scale:g} was asked for"
+        if self.student is None:
+            raise ValueError(
+                f"{asked}, but this model has no {STUDENT}: leave it out, and both branches are "
+                "computed"
+            )
+        if not self.distils(scale):
+            low, high = self.student.scales
+            raise ValueError(
+                f"{asked}, but this model's {STUDENT} knows scales from {low:g} to {high:g}: leave "
+                "it out, and both branches are computed"
+            )
+        return self.student
 
     def widen(self) -> None:
         """Give a decoder without mask channels some, which it does not read yet."""
@@ -364,14 +307,17 @@ class DecoderStage:
         at, active = self.process.guided(sampling), self.process.active(sampling)
         scales = None
         if guidance.distilled and active:
-            self.check_distilled(guidance.scale)
+            decoder = self.check_distilled(guidance.scale).network
             scales = [guidance.scale if t in active else 1.0 for t in timesteps]
-        condition = self._both(z_i, text, null) if at else self._condition(z_i, text, None)
+        condition = (
+            self.both_conditions(z_i, text, null) if at else self._condition(z_i, text, None)
+        )
         reuse = sampling.reuse if known is None else 1  # inpainting goes back and forth
         both = decoder.conditions(
             timesteps, **condition, guidance_scales=scales, reuse=reuse, keep_kernels=True
         )
         conditional = both[:count]
+
         beside = self._beside(known, z_i.device)
 
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
@@ -396,7 +342,7 @@ class DecoderStage:
             known = Known(torch.zeros(1, 3, self.size, self.size, device=device), unknown)
         return mask_channels(known.x0, known.unknown)
 
-    def _embeddings(self, batch: Batch) -> Tensor:
+    def embeddings(self, batch: Batch) -> Tensor:
         """What is in z_i's place in training (N, D)."""
         if self.settings.condition == "image":
             return self.clip.image(batch["images"])
@@ -404,6 +350,16 @@ class DecoderStage:
             return self.clip.text(batch["captions"]).z_t
         images = batch["images"]
         return torch.zeros(len(images), self.clip.width, device=images.device)  # read by nobody
+
+    def both_conditions(
+        self, z_i: Tensor, text: TextCondition, null: TextCondition | None = None
+    ) -> dict[str, Tensor]:
+        """What the U-Net is conditioned on in both branches of guidance: N rows with z_i and the
+        caption, then N without. `null` is the empty caption, encoded here if it is not given."""
+        count = len(z_i)
+        text = text + (null or self.clip.text([""])).expand(count)
+        absent = torch.arange(2 * count, device=z_i.device) >= count
+        return self._condition(torch.cat([z_i, z_i]), text, absent)
 
     def _condition(
         self, z_i: Tensor, text: TextCondition, null: Tensor | None
@@ -425,7 +381,7 @@ class DecoderStage:
         With mask channels, also the originals without a square, and what it completes them to.
         """
         images = batch["images"]
-        text, z_i = self.clip.text(batch["captions"]), self._embeddings(batch)
+        text, z_i = self.clip.text(batch["captions"]), self.embeddings(batch)
         sampling, noise = Sampling(25, "ddim", Guidance(2.0)), noise_from(generator)
         rows = [images, self.sample(z_i, text, sampling, noise)]
         if self.settings.inpainting:
@@ -437,7 +393,8 @@ class DecoderStage:
         return torch.stack(rows)
 
     def save(self, folder: ModelFolder) -> None:
-        """decoder, text_proj, decoder_scheduler and, if it has one, decoder_text_encoder."""
+        """decoder, text_proj, decoder_scheduler and, if it has them, decoder_text_encoder and
+        decoder_distilled; one that is there but not this decoder's is removed."""
         for name, library, network in (
             ("decoder", "diffusers", self.network.decoder),
             ("text_proj", "unclip", self.network.text_proj),
@@ -464,6 +421,46 @@ class DecoderStage:
             )
         if self.settings.note != DecoderSettings().note or _NOTE in folder.index():
             folder.update_index({_NOTE: self.settings.note})
+        if self.student is not None:
+            save_student(folder, self.student)
+        elif folder.has(STUDENT):
+            folder.remove(STUDENT)
+
+
+def save_student(folder: ModelFolder, student: Student) -> None:
+    """decoder_distilled, and the scales that it has learned."""
+    folder.update_index({_STUDENT_NOTE: {"guidance_scales": list(student.scales)}})
+    folder.save(
+        STUDENT,
+        ("diffusers", student.network.config.class_name),
+        {"config.json": student.network.config.to_json()},
+        student.network.state_dict(),
+    )
+
+
+@dataclass(frozen=True)
+class _StudentNote:
+    guidance_scales: tuple[float, float]
+
+
+def _load_student(folder: ModelFolder, teacher: UNetConfig, dtype: torch.dtype | None) -> Student:
+    """The student of the folder's decoder, of which it differs by the scale's embedding alone."""
+    where = str(folder.path / STUDENT)
+    config = UNetConfig.from_json(folder.config(STUDENT), where)
+    width = config.time_cond_proj_dim
+    if width is None or replace(teacher, time_cond_proj_dim=width) != config:
+        raise ValueError(
+            f"{where} must have the sizes of the decoder, and a time_cond_proj_dim: they are not "
+            "of one model"
+        )
+    noted = folder.index().get(_STUDENT_NOTE)
+    if not isinstance(noted, dict):
+        raise ValueError(
+            f"{folder.path}: {_STUDENT_NOTE} is {noted!r}; it must be an object that says the "
+            "guidance_scales"
+        )
+    note = from_mapping(_StudentNote, noted, f"{folder.path}: {_STUDENT_NOTE}")
+    return Student(folder.load(STUDENT, UNet, config, dtype), note.guidance_scales)
 
 
 def _load_text_encoder(

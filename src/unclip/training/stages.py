@@ -14,8 +14,9 @@ from unclip.stages.autoregressive_prior import (
 )
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
-from unclip.stages.decoder import GUIDANCE_WIDTH, DecoderSettings, DecoderStage
+from unclip.stages.decoder import STUDENT, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
+from unclip.stages.distillation import DistillationSettings, DistillationStage
 from unclip.stages.upsampler import (
     FIRST,
     LAST,
@@ -129,10 +130,6 @@ def _adopt_decoder(settings: DecoderSettings, m: Materials, origin: ModelFolder)
         raise ValueError(
             f"the decoder of {origin.path} has mask channels; add --network.inpainting"
         )
-    if bool(settings.guidance_scales) != bool(stage.settings.guidance_scales):
-        # What was learned of guidance would not fit any more once the rest is trained without it.
-        width = GUIDANCE_WIDTH if settings.guidance_scales else None
-        stage.network.decoder.embed_guidance(width)
     stage.settings = settings
     _check_size(stage.size, m, origin)
     return stage
@@ -149,6 +146,28 @@ DECODER = StageSpec(
     ("decoder", "text_proj", "decoder_scheduler"),
     _decoder,
     _adopt_decoder,
+)
+
+
+def _distillation(settings: DistillationSettings, m: Materials) -> DistillationStage:
+    if not m.folder.has("decoder"):
+        raise ValueError(f"{m.folder.path} has no decoder to distil; train one first")
+    teacher = DecoderStage.load(m.folder, FrozenCLIP.load(m.folder).to(m.device), torch.float32)
+    teacher.network.to(m.device)
+    _check_size(teacher.size, m, m.folder)
+    return DistillationStage.build(settings, teacher)
+
+
+DISTILLED_DECODER = StageSpec(
+    "distilled-decoder",
+    Recipe(
+        DistillationSettings(),
+        Data(),
+        Training(batch_size=64, steps=20_000),
+        Optimiser(learning_rate=1.2e-4, warmup=1000),  # the decoder's
+    ),
+    (STUDENT,),
+    _distillation,
 )
 
 
@@ -225,5 +244,13 @@ UPSAMPLER_1024 = _upsampler(
 
 STAGES: dict[str, StageSpec[Any]] = {
     spec.name: spec
-    for spec in (CLIP, PRIOR, AUTOREGRESSIVE_PRIOR, DECODER, UPSAMPLER, UPSAMPLER_1024)
+    for spec in (
+        CLIP,
+        PRIOR,
+        AUTOREGRESSIVE_PRIOR,
+        DECODER,
+        DISTILLED_DECODER,
+        UPSAMPLER,
+        UPSAMPLER_1024,
+    )
 }

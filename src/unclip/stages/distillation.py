@@ -1,0 +1,119 @@
+"""Guidance distillation: a student of the decoder, one evaluation where guidance takes two.
+
+Meng et al. (arXiv 2210.03142, section 3.1): beside x_t, t and the condition, the student is given
+the guidance scale s, and learns the prediction that the decoder's two branches make with it,
+
+    E || student(x_t, t, z_i, y, s) - [uncond + s (cond - uncond)] ||²,
+
+for timesteps and scales drawn at random. It starts as the decoder, which stays as it is. The guided
+prediction is treated as data: clipped where sampling clips it, and its errors are weighted as
+errors of data are. Guidance leaves the learned variance alone, and the student learns it as the
+decoder did.
+
+Shapes: N images, H × W pixels at the decoder's resolution.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from unclip.diffusion.guidance import Guidance, guided
+from unclip.diffusion.losses import LossConfig, prediction_errors, variance_loss
+from unclip.diffusion.prediction import split_variance, to_prediction
+from unclip.diffusion.samplers import noise_from
+from unclip.models.folder import ModelFolder
+from unclip.models.unet import UNet
+from unclip.stages.base import Batch, Sampling
+from unclip.stages.conditioning import dropped
+from unclip.stages.decoder import DecoderStage, Student, save_student
+from unclip.stages.masks import mask_channels, random_masks
+
+_WIDTH = 16  # of the guidance scale's embedding
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """What is chosen about a student before it is trained."""
+
+    guidance_scales: tuple[float, float] = (1.0, 10.0)  # the lowest and highest that it learns
+    drop_text: float = 0.5  # captions dropped, as for the decoder
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        low, high = self.guidance_scales
+        if not 1 <= low < high:
+            raise ValueError(
+                f"guidance_scales are {low:g} and {high:g}; give two of 1 or more, the lower first"
+            )
+
+
+class DistillationStage:
+    """The student, and the decoder that teaches it."""
+
+    def __init__(
+        self, network: UNet, teacher: DecoderStage, settings: DistillationSettings
+    ) -> None:
+        self.network = network
+        teacher.network.requires_grad_(False).eval()
+        scales = settings.guidance_scales
+        self.teacher, self.settings = teacher.with_student(Student(network, scales)), settings
+
+    @classmethod
+    def build(cls, settings: DistillationSettings, teacher: DecoderStage) -> Self:
+        """A student that starts as `teacher`'s U-Net."""
+        network = UNet(replace(teacher.network.decoder.config, time_cond_proj_dim=_WIDTH))
+        new, _ = network.load_state_dict(teacher.network.decoder.state_dict(), strict=False)
+        assert new == ["time_embedding.cond_proj.weight"], new
+        return cls(network, teacher, settings)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """How far the student's predictions are from the guided ones, with captions dropped."""
+        teacher, process, weights = self.teacher, self.teacher.process, self.settings.loss
+        schedule, config = process.schedule, process.config
+        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        count = len(images)
+        text = teacher.clip.text(dropped(batch["captions"], self.settings.drop_text, generator))
+        x_t, t, noise = process.draw(images, generator)
+        low, high = self.settings.guidance_scales
+        scale = low * (high / low) ** torch.rand(count, generator=generator, device=t.device)
+        seen = x_t
+        if teacher.settings.inpainting:
+            unknown = random_masks(count, teacher.size, generator)
+            seen = torch.cat([x_t, mask_channels(images, unknown)], dim=1)
+        with torch.no_grad():
+            both = teacher.both_conditions(teacher.embeddings(batch), text)
+            answers = teacher.network.decoder(torch.cat([seen, seen]), torch.cat([t, t]), **both)
+            cond, uncond = answers.chunk(2)
+            target = guided(cond, uncond, scale[:, None, None, None], channels=3)
+            lesson = to_prediction(target, x_t, t, schedule, config)
+        condition = {name: value[:count] for name, value in both.items()}
+        output = self.network(seen, t, **condition, guidance_scale=scale)
+        predicted, fraction = split_variance(output.float(), 3, config)
+        mse, errors = prediction_errors(
+            predicted, lesson.x0, lesson.eps, t, schedule, config, weights
+        )
+        losses = {"loss": errors.mean(), "mse": mse.mean().detach()}
+        if fraction is not None:
+            branch = cond[:, :3].float()
+            vlb = variance_loss(branch, fraction, images, noise, t, schedule, config)
+            losses |= {"loss": losses["loss"] + weights.vlb_weight * vlb, "vlb": vlb.detach()}
+        return losses
+
+    def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """Originals, what both branches make of them, and the student from the same noise."""
+        teacher, images = self.teacher, batch["images"]
+        text, z_i = teacher.clip.text(batch["captions"]), teacher.embeddings(batch)
+        low, high = self.settings.guidance_scales
+        rows, seed = [images], generator.initial_seed()
+        for distilled in (False, True):
+            guidance = Guidance((low * high) ** 0.5, distilled=distilled)
+            noise = noise_from(torch.Generator(images.device).manual_seed(seed))
+            rows.append(teacher.sample(z_i, text, Sampling(25, "ddim", guidance), noise))
+        return torch.stack(rows)
+
+    def save(self, folder: ModelFolder) -> None:
+        """decoder_distilled."""
+        assert self.teacher.student is not None
+        save_student(folder, self.teacher.student)
