@@ -110,6 +110,7 @@ def main() -> None:
         "prior": [pipe.prior and pipe.prior.network],
         "autoregressive prior": [pipe.autoregressive_prior and pipe.autoregressive_prior.network],
         "decoder": [pipe.decoder.network],
+        "student": [pipe.decoder.student and pipe.decoder.student.network],
         "upsampler": [upsampler.network for upsampler in pipe.upsamplers],
     }
     counts = {

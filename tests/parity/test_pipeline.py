@@ -25,6 +25,7 @@ from tests.parity.published import (
 )
 from unclip import Pipeline
 from unclip.models.folder import ModelFolder
+from unclip.stages.distillation import DistillationSettings, DistillationStage
 from unclip.stages.upsampler import UpsamplerStage
 
 pytest.importorskip("diffusers")
@@ -238,8 +239,10 @@ def test_round_trip(kind: str, pairs: Any, repaired: Any, tmp_path: Path) -> Non
 
 
 def test_what_training_writes_opens_there(tiny_copy: Path, repaired: Any, tmp_path: Path) -> None:
-    """The folder itself and what `save_pretrained` makes of it, with a single upsampler."""
+    """The folder itself and what `save_pretrained` makes of it, with a single upsampler and with a
+    student, which diffusers does not know."""
     pipe = Pipeline.from_pretrained(tiny_copy, dtype="fp32", device="cpu")
+    pipe.decoder = DistillationStage.build(DistillationSettings(), pipe.decoder).teacher
     for stage in (
         pipe.decoder,
         *pipe.upsamplers,

@@ -12,8 +12,9 @@ from torch import Tensor
 from tests.stages.test_decoder import CAPTIONS
 from tests.tiny import noise, scenes
 from unclip import Pipeline
-from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.guidance import Guidance, guided
 from unclip.diffusion.losses import LossConfig
+from unclip.diffusion.prediction import to_prediction
 from unclip.models.folder import ModelFolder
 from unclip.models.unet import UNet
 from unclip.stages.base import Batch, Sampling
@@ -265,3 +266,37 @@ def test_a_pipeline_opens_it(
         pipe.save_pretrained(tiny_copy.with_name("again"))
         again = Pipeline.from_pretrained(tiny_copy.with_name("again"), dtype="fp32", device="cpu")
         assert torch.equal(again("a red circle", **settings).images, fast)
+
+
+def test_the_decoder_itself_computes_what_is_not_guided(
+    both: DecoderStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = counted(monkeypatch)
+    assert both.student is not None
+    sampled(both, replace(DISTILLED, interval=(0.3, 5.0)), 1, 2)
+    # σ at t = 999, 856, 714, 571, 428, 285, 143, 0 is from 2e4 to 0.006.
+    networks = [both.network.decoder] * 1 + [both.student.network] * 5 + [both.network.decoder] * 2
+    assert seen == [(network, 2) for network in networks]
+
+
+def test_the_bundled_student_has_learned_it() -> None:
+    stage, batch = Pipeline.from_pretrained(dtype="fp32", device="cpu").decoder, scenes(8)
+    assert stage.student is not None
+    text, z_i = stage.clip.text(batch["captions"]), stage.clip.image(batch["images"])
+    process = stage.process
+    for step, scale in ((950, 3.0), (600, 3.0), (600, 2.5), (300, 4.0)):
+        t = torch.full((8,), step)
+        noise = torch.randn(batch["images"].shape, generator=torch.Generator().manual_seed(step))
+        x_t = process.schedule.q_sample(batch["images"], t, noise)
+        with torch.no_grad():
+            conditions = stage.both_conditions(z_i, text)
+            answers = stage.network.decoder(torch.cat([x_t, x_t]), torch.cat([t, t]), **conditions)
+            cond, uncond = answers.chunk(2)
+            condition = stage._condition(z_i, text, None)
+            scales = torch.full((8,), scale)
+            learned = stage.student.network(x_t, t, **condition, guidance_scale=scales)
+        x0, plain, target = (
+            to_prediction(output, x_t, t, process.schedule, process.config).x0
+            for output in (learned, cond, guided(cond, uncond, scale, channels=3))
+        )
+        assert (x0 - target).square().mean() < 0.5 * (plain - target).square().mean()

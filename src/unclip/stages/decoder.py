@@ -304,26 +304,31 @@ class DecoderStage:
         """The network, conditioned and guided, as samplers see it."""
         count, decoder, guidance = len(z_i), self.network.decoder, sampling.guidance
         timesteps = self.process.timesteps(sampling).tolist()
-        at, active = self.process.guided(sampling), self.process.active(sampling)
-        scales = None
-        if guidance.distilled and active:
-            decoder = self.check_distilled(guidance.scale).network
-            scales = [guidance.scale if t in active else 1.0 for t in timesteps]
+        at = self.process.guided(sampling)
         condition = (
             self.both_conditions(z_i, text, null) if at else self._condition(z_i, text, None)
         )
         reuse = sampling.reuse if known is None else 1  # inpainting goes back and forth
-        both = decoder.conditions(
-            timesteps, **condition, guidance_scales=scales, reuse=reuse, keep_kernels=True
-        )
-        conditional = both[:count]
-
+        shared: dict[str, Any] = {**condition, "reuse": reuse, "keep_kernels": True}
+        taught = self.process.active(sampling) if guidance.distilled else frozenset()
+        own = [t for t in timesteps if t not in taught]
+        if own:
+            both = decoder.conditions(own, **shared)
+            conditional = both[:count]
+        if taught:
+            student = self.check_distilled(guidance.scale).network
+            scales = [guidance.scale] * len(taught)
+            learned = student.conditions(
+                [t for t in timesteps if t in taught], **shared, guidance_scales=scales
+            )
         beside = self._beside(known, z_i.device)
 
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
             if beside is not None:
                 x = torch.cat([x, beside.to(x.dtype).repeat(len(x) // len(beside), 1, 1, 1)], dim=1)
             x = x.contiguous(memory_format=torch.channels_last)  # at every step alike
+            if t in taught:
+                return student.proceed(x, t, learned)
             return decoder.proceed(x, t, both if guided else conditional)
 
         output = guide(network, guidance, at, 3)
