@@ -75,10 +75,22 @@ def speed(size: str, file: Path) -> bool:
 
 
 def approximations(file: Path) -> bool:
-    """Scenes that are exactly right, of variants in the order of their cost, for each size."""
+    """Scenes that are exactly right, of variants in the order of their cost, for each size.
+
+    Variants that were measured by themselves join those that saw the same scenes.
+    """
     found = {row["size"]: row for row in measured(part="approximations")}
     if not found:
         return False
+    same = ("size", "n", "seed", "model", "precision")
+    for size, newest in found.items():
+        rows = {
+            row["variant"]: row
+            for run in measured(part="approximations")
+            if all(run[key] == newest[key] for key in same)
+            for row in run["rows"]
+        }
+        found[size] = {**newest, "rows": list(rows.values())}
     tallest = max(len(newest["rows"]) for newest in found.values())
     figure, axes = pyplot.subplots(
         1, len(found), figsize=(6 * len(found), 1 + 0.22 * tallest), squeeze=False

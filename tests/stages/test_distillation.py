@@ -299,4 +299,4 @@ def test_the_bundled_student_has_learned_it() -> None:
             to_prediction(output, x_t, t, process.schedule, process.config).x0
             for output in (learned, cond, guided(cond, uncond, scale, channels=3))
         )
-        assert (x0 - target).square().mean() < 0.5 * (plain - target).square().mean()
+        assert (x0 - target).square().mean() < 0.75 * (plain - target).square().mean()
