@@ -28,7 +28,7 @@ def command_of(image: Path, capsys: Capture) -> list[str]:
         ['it\'s "quoted" $HOME', "--steps", "fast", "--guidance", "1.5", "--precision", "bf16"],
         ["--sampler", "ddim", "--eta", "0.5", "--size", "16", "--", "-dashed"],
         ["a star", "--guidance-interval", "0", "inf", "--reuse", "2", "--precision", "fp32"],
-        ["a star", "--guidance", "1", "--guidance-kind", "distilled", "--precision", "fp32"],
+        ["a star", "--guidance-kind", "branches", "--steps", "fast", "--precision", "fp32"],
     ],
 )
 def test_the_command_makes_the_same_image(
