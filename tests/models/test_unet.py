@@ -106,8 +106,9 @@ def test_guidance_scales_are_taken_by_networks_that_embed_them():
         torch.testing.assert_close(network.proceed(x, t, conditions)[row], scaled[row])
     with pytest.raises(ValueError, match="takes no `guidance_scale`"):
         UNet(CONFIG).conditions(times, **batch, guidance_scales=[1.0, 3.0])
-    with pytest.raises(ValueError, match="`time_cond_proj_dim` must be at least 2"):
-        dataclasses.replace(CONFIG, time_cond_proj_dim=1)
+    for width in (0, 3):
+        with pytest.raises(ValueError, match="it must be even and at least 2"):
+            dataclasses.replace(CONFIG, time_cond_proj_dim=width)
 
 
 def test_guidance_is_embedded_smoothly_from_zero():

@@ -115,8 +115,11 @@ class UNetConfig(NetworkConfig):
             )
         if not (0 <= self.dropout < 1 and self.norm_eps > 0):
             raise ValueError("`dropout` must be at least 0 and below 1, and `norm_eps` above 0")
-        if self.time_cond_proj_dim is not None and self.time_cond_proj_dim < 2:
-            raise ValueError("`time_cond_proj_dim` must be at least 2, or left out")
+        embedding = self.time_cond_proj_dim
+        if embedding is not None and (embedding < 2 or embedding % 2):
+            raise ValueError(
+                f"`time_cond_proj_dim` is {embedding}; it must be even and at least 2, or left out"
+            )
         self._check_attention()
 
     def _check_attention(self) -> None:

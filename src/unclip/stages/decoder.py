@@ -310,6 +310,7 @@ class DecoderStage:
         )
         reuse = sampling.reuse if known is None else 1  # inpainting goes back and forth
         shared: dict[str, Any] = {**condition, "reuse": reuse, "keep_kernels": True}
+        # With distilled guidance the student computes what is guided, the decoder the rest.
         taught = self.process.active(sampling) if guidance.distilled else frozenset()
         own = [t for t in timesteps if t not in taught]
         if own:
