@@ -123,6 +123,11 @@ def test_a_student_starts_from_its_folders_decoder_and_nothing_else(
     assert new.keys() - old.keys() == {"time_embedding.cond_proj.weight"}
     for key in old:
         torch.testing.assert_close(new[key], old[key], atol=1e-6, rtol=0)
+    for number, inpainting in enumerate((False, True)):  # further training is another decoder
+        further = tmp_path / f"further{number}"
+        train("decoder", further, tmp_path / f"run{number}", model, inpainting=inpainting)
+        stage = DecoderStage.load(ModelFolder(further), FrozenCLIP.load(ModelFolder(further)))
+        assert stage.student is None
     decoder = tiny_recipe("decoder", training={"steps": 1})
     again = Where(model, tmp_path / "again", overwrite=True)
     assert start(STAGES["decoder"], decoder, again, "cpu") == 0

@@ -318,10 +318,9 @@ class DecoderStage:
             conditional = both[:count]
         if taught:
             student = self.check_distilled(guidance.scale).network
-            scales = [guidance.scale] * len(taught)
-            learned = student.conditions(
-                [t for t in timesteps if t in taught], **shared, guidance_scales=scales
-            )
+            guided = [t for t in timesteps if t in taught]
+            scales = [guidance.scale] * len(guided)
+            learned = student.conditions(guided, **shared, guidance_scales=scales)
         beside = self._beside(known, z_i.device)
 
         def network(x: Tensor, t: int, guided: bool) -> Tensor:
@@ -400,7 +399,9 @@ class DecoderStage:
 
     def save(self, folder: ModelFolder) -> None:
         """decoder, text_proj, decoder_scheduler and, if it has them, decoder_text_encoder and
-        decoder_distilled; one that is there but not this decoder's is removed."""
+        decoder_distilled. One that is there is another decoder's, and removed first."""
+        if folder.has(STUDENT):
+            folder.remove(STUDENT)
         for name, library, network in (
             ("decoder", "diffusers", self.network.decoder),
             ("text_proj", "unclip", self.network.text_proj),
@@ -429,8 +430,6 @@ class DecoderStage:
             folder.update_index({_NOTE: self.settings.note})
         if self.student is not None:
             save_student(folder, self.student)
-        elif folder.has(STUDENT):
-            folder.remove(STUDENT)
 
 
 def save_student(folder: ModelFolder, student: Student) -> None:

@@ -118,7 +118,7 @@ def _decoder(settings: DecoderSettings, m: Materials) -> DecoderStage:
 
 
 def _adopt_decoder(settings: DecoderSettings, m: Materials, origin: ModelFolder) -> DecoderStage:
-    stage = DecoderStage.load(origin, _frozen_clip(m, origin), torch.float32)
+    stage = DecoderStage.load(origin, _frozen_clip(m, origin), torch.float32).with_student(None)
     if stage.settings.caption_tokens != settings.caption_tokens:
         raise ValueError(
             f"the decoder of {origin.path} takes caption tokens from "
