@@ -120,7 +120,7 @@ def is_deterministic(pipe: Pipeline, settings: Settings) -> bool:
     if pipe.decoder.needs_prior and not isinstance(pipe.prior_for(settings), PriorStage):
         return False
     return all(
-        sampling.sampler == "dpm++" or (sampling.sampler == "ddim" and sampling.eta == 0)
+        sampling.sampler != "ddpm" and sampling.eta == 0
         for sampling in samplings(pipe, settings).values()
     )
 

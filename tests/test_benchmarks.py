@@ -53,6 +53,7 @@ def test_every_variant_costs_what_it_says(
     assert counts("distilled guidance ddim 25") == [50, 25, 7]
     assert counts("distilled guidance dpm++ 10") == [50, 10, 7]
     assert not script.is_deterministic(pipe, Settings("ddim", eta=1.0))
+    assert not script.is_deterministic(pipe, Settings("prior dpm++ 5", eta=1.0))
     assert not script.is_deterministic(pipe, Settings("default", sampler="ddpm"))
     quick = {"prior_num_inference_steps": 2, "super_res_num_inference_steps": 1}
     whole, reused = (

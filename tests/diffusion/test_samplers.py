@@ -75,11 +75,13 @@ def power(matrix, exponent):
         (partial(ddim, eta=0.5), 1000, 0.01),
         (partial(ddim, eta=0.0), 250, 0.02),
         (dpm_solver_pp_2m, 50, 0.01),
+        (partial(dpm_solver_pp_2m, eta=0.5), 100, 0.01),
+        (partial(dpm_solver_pp_2m, eta=1.0), 100, 0.01),
     ],
-    ids=["ddpm", "ddim-1", "ddim-0.5", "ddim-0", "dpm++"],
+    ids=["ddpm", "ddim-1", "ddim-0.5", "ddim-0", "dpm++-0", "dpm++-0.5", "dpm++-1"],
 )
 def test_mean_and_covariance(sampler, n, tolerance):
-    spacing = spacing_linspace if sampler is dpm_solver_pp_2m else spacing_unclip
+    spacing = spacing_linspace if n <= 100 else spacing_unclip
     mean, cov = moments(
         sampler, denoiser(SCHEDULE), SCHEDULE, spacing(1000, n), torch.zeros(3, **F64), EYE
     )
@@ -175,7 +177,20 @@ def test_dpm_solver_beats_ddim_on_few_cosine_steps():
     assert errors[0] < 0.5 * errors[1]
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS.values(), partial(ddim, eta=0.5)])
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_dpm_solver_beats_ddim_where_both_add_noise(eta):
+    def error(sampler):
+        t = spacing_linspace(1000, 20)
+        start = marginal(SCHEDULE, 999)
+        _, cov = moments(partial(sampler, eta=eta), denoiser(SCHEDULE), SCHEDULE, t, *start)
+        return float((cov - SIGMA).norm())
+
+    assert error(dpm_solver_pp_2m) < 0.5 * error(ddim)
+
+
+@pytest.mark.parametrize(
+    "sampler", [*SAMPLERS.values(), partial(ddim, eta=0.5), partial(dpm_solver_pp_2m, eta=0.5)]
+)
 def test_drawn_samples_have_the_moments(sampler):
     """The one test with drawn noise: 4096 samples in float32, within five standard errors."""
     noise, t = noise_from(torch.Generator().manual_seed(0)), spacing_linspace(1000, 100)
@@ -188,7 +203,9 @@ def test_drawn_samples_have_the_moments(sampler):
     assert (exact_cov - SIGMA).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS.values(), partial(ddim, eta=0.5)])
+@pytest.mark.parametrize(
+    "sampler", [*SAMPLERS.values(), partial(ddim, eta=0.5), partial(dpm_solver_pp_2m, eta=0.5)]
+)
 def test_a_seed_gives_the_same_sample_alone_or_in_a_batch(sampler):
     def sample(seeds):
         noise = noise_from([torch.Generator().manual_seed(seed) for seed in seeds])
@@ -270,7 +287,9 @@ def test_bad_eta_and_missing_noise():
     for eta in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="eta"):
             ddim(*args, torch.zeros_like, eta=eta)
-    for sampler in (ddpm, partial(ddim, eta=0.5)):
+        with pytest.raises(ValueError, match="eta"):
+            dpm_solver_pp_2m(*args, torch.zeros_like, eta=eta)
+    for sampler in (ddpm, partial(ddim, eta=0.5), partial(dpm_solver_pp_2m, eta=0.5)):
         with pytest.raises(ValueError, match="noise"):
             sampler(*args)
 

@@ -143,6 +143,7 @@ def test_ddim_equals_ddim_scheduler(eta, prediction_type, beta_schedule, clip, s
 
 
 @pytest.mark.parametrize("n", [2, 10, 20])
+@pytest.mark.parametrize(("eta", "algorithm"), [(0.0, "dpmsolver++"), (1.0, "sde-dpmsolver++")])
 @pytest.mark.parametrize(
     ("beta_schedule", "prediction_type", "threshold"),
     [
@@ -152,13 +153,16 @@ def test_ddim_equals_ddim_scheduler(eta, prediction_type, beta_schedule, clip, s
         ("squaredcos_cap_v2", "epsilon", 0.9),
     ],
 )
-def test_dpm_solver_equals_multistep_scheduler(n, beta_schedule, prediction_type, threshold):
+def test_dpm_solver_equals_multistep_scheduler(
+    n, eta, algorithm, beta_schedule, prediction_type, threshold
+):
     config = DiffusionConfig(
         prediction_type=prediction_type, beta_schedule=beta_schedule, clip_sample=False
     )
     scheduler = diffusers.DPMSolverMultistepScheduler(
         prediction_type=prediction_type,
         beta_schedule=beta_schedule,
+        algorithm_type=algorithm,
         thresholding=threshold is not None,
         dynamic_thresholding_ratio=threshold or 0.0,
         sample_max_value=1e9,
@@ -169,9 +173,10 @@ def test_dpm_solver_equals_multistep_scheduler(n, beta_schedule, prediction_type
     timesteps = SPACINGS["linspace"](1000, n)
 
     def step(i, t, x, raw, generator):
-        return scheduler.step(raw, t, x).prev_sample
+        return scheduler.step(raw, t, x, generator=generator).prev_sample
 
-    assert_same_steps(trace(dpm_solver_pp_2m, config, timesteps, threshold), step)
+    sampler = partial(dpm_solver_pp_2m, eta=eta)
+    assert_same_steps(trace(sampler, config, timesteps, threshold), step)
 
 
 @pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])

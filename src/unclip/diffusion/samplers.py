@@ -115,6 +115,13 @@ def _required(noise: Noise | None, sampler: str) -> Noise:
     return noise
 
 
+def _drawn(noise: Noise | None, eta: float, sampler: str) -> Noise | None:
+    """The noise that a sampler adds, if any."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; choose it between 0 (deterministic) and 1 (as DDPM).")
+    return _required(noise, f"{sampler} with eta > 0") if eta > 0 else None
+
+
 @torch.no_grad()
 def ddpm(
     denoiser: Denoiser,
@@ -187,9 +194,7 @@ def ddim(
     Raises:
         ValueError: eta outside [0, 1]; timesteps out of range or order; noise missing.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}; choose it between 0 (deterministic) and 1 (as DDPM).")
-    draw = _required(noise, "ddim with eta > 0") if eta > 0 else None
+    draw = _drawn(noise, eta, "ddim")
     x = at_least_float32(x)
     for s in steps_between(schedule, timesteps, until):
         prediction = denoiser(x, s.times(x))
@@ -212,25 +217,30 @@ def dpm_solver_pp_2m(
     noise: Noise | None = None,
     *,
     until: int = -1,
+    eta: float = 0.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M), deterministic, order 2 (Lu et al., arXiv 2211.01095, algorithm 2).
+    """DPM-Solver++(2M), of order 2 (Lu et al., arXiv 2211.01095, algorithm 2), and its SDE variant.
 
-    With λ = log(α / σ), h = λ_prev - λ_t, r = h_before / h:
-    D = x_0 + (x_0 - x_0,before) / (2 r),  x_prev = (σ_prev / σ_t) x_t - α_prev (e^{-h} - 1) D.
+    With λ = log(α / σ), h = λ_prev - λ_t, r = h_before / h, it is ``ddim`` with the extrapolation
+    D = x_0 + (x_0 - x_0,before) / (2 r) in place of x_0, and with ε = (x_t - α_t D) / σ_t:
+    x_prev = α_prev D + sqrt(σ_prev² - η² β̃) ε + η sqrt(β̃) z. At η = 0 that is
+    (σ_prev / σ_t) x_t - α_prev (e^{-h} - 1) D, at η = 1 SDE-DPM-Solver++(2M).
     The first step, and the last (to σ = 0, infinite h), are of order 1. ``spacing_linspace`` suits
     it: a visit to t = 0 (``spacing_unclip``) makes one step so long in λ that order 2 suffers.
 
     Args:
         x: (N, ...) noise at ``timesteps[0]``.
-        noise: not used; here so that samplers can be exchanged.
+        noise: needed if eta > 0.
+        eta: 0 is deterministic, 1 adds the noise that ``ddpm`` adds with fixed variance.
 
     Returns:
         (N, ...) samples.
 
     Raises:
-        ValueError: timesteps out of range or order.
+        ValueError: eta outside [0, 1]; timesteps out of range or order; noise missing.
     """
+    draw = _drawn(noise, eta, "dpm++")
     x = at_least_float32(x)
     x0_before: Tensor | None = None
     h_before = math.nan
@@ -243,8 +253,12 @@ def dpm_solver_pp_2m(
             d = prediction.x0
             if x0_before is not None:
                 d = d + (d - x0_before) * (h / (2 * h_before))
-            sigma_ratio = math.sqrt((1 - s.alpha_bar_prev) / (1 - s.alpha_bar))
-            x = sigma_ratio * x - math.sqrt(s.alpha_bar_prev) * math.expm1(-h) * d
+            variance = eta**2 * s.posterior_variance
+            on_x = math.sqrt((1 - s.alpha_bar_prev - variance) / (1 - s.alpha_bar))
+            on_d = math.sqrt(s.alpha_bar_prev) - math.sqrt(s.alpha_bar) * on_x
+            x = on_x * x + on_d * d
+            if draw is not None:
+                x = x + math.sqrt(variance) * draw(x)
             x0_before, h_before = prediction.x0, h
         if callback is not None:
             callback(s.i, s.t, x, prediction)

@@ -72,7 +72,8 @@ class Sampled(Opening):
     sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
     """For all stages; if left out, ddim with inverted latents, else the preset's."""
     eta: float | None = None
-    """Stochasticity of DDIM, 0 to 1; if left out, 0 with inverted latents, else the model's own."""
+    """Stochasticity of ddim and dpm++, 0 to 1; if left out, 0 with inverted latents, else the
+    model's own."""
     reuse: int | None = None
     """Compute deep features at every so many steps of decoder and upsampler, and reuse them in
     between; 1 is every step. If left out, 1 with inverted latents, else the preset's."""

@@ -32,7 +32,7 @@ class Upscale(Opening):
     sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
     """The preset's if left out."""
     eta: float | None = None
-    """Stochasticity of DDIM, 0 to 1; the model's own if left out."""
+    """Stochasticity of ddim and dpm++, 0 to 1; the model's own if left out."""
     reuse: int | None = None
     """Compute deep features at every so many steps and reuse them in between; 1 is every step. The
     preset's if left out."""

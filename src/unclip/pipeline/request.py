@@ -27,7 +27,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class Settings:
     """Everything but the prompt and the seed that decides an image.
 
-    None is the preset's value, else the model's own. `eta` matters to DDIM only.
+    None is the preset's value, else the model's own. `eta` does not matter to DDPM.
 
     `prior_num_candidates`: how many z_i the prior draws for an image, to keep the one closest to
     z_t; None is the model's own number, which is 1 where the folder does not say.

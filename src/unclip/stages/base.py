@@ -12,7 +12,7 @@ from unclip.config import from_mapping, suggest
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known, inpaint
 from unclip.diffusion.prediction import Denoiser, Noise
-from unclip.diffusion.samplers import SAMPLERS, Callback, Sampler, ddim
+from unclip.diffusion.samplers import SAMPLERS, Callback, Sampler
 from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule
 from unclip.models.folder import ModelFolder
 from unclip.models.unet_config import UNetConfig
@@ -53,7 +53,7 @@ class Sampling:
         steps: number of network evaluations (of both guidance branches together, where both are).
         sampler: "ddpm", "ddim" or "dpm++".
         guidance: classifier-free guidance.
-        eta: DDIM's stochasticity, 0 to 1; other samplers ignore it.
+        eta: the noise that DDIM and DPM-Solver++ add, from 0 (none) to 1; DDPM ignores it.
         reuse: k: a U-Net computes its deep levels at every k-th step and reuses what they gave in
             between (DeepCache, arXiv 2312.00858), an approximation; 1 computes all. Priors have
             none and ignore it.
@@ -129,9 +129,8 @@ class Process:
         What is `known` of the result is kept, and the rest is painted.
         """
         timesteps = self.timesteps(sampling)
-        sampler: Sampler = SAMPLERS[sampling.sampler]
-        if sampling.sampler == "ddim":
-            sampler = partial(ddim, eta=sampling.eta)
+        added: dict[str, Any] = {} if sampling.sampler == "ddpm" else {"eta": sampling.eta}
+        sampler: Sampler = partial(SAMPLERS[sampling.sampler], **added)
         x = noise(like) if start is None else start.to(like.device)
         if known is None:
             return sampler(denoiser, x, self.schedule, timesteps, noise, callback=callback)
