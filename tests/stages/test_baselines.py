@@ -28,11 +28,6 @@ TEXT_EMBEDDING = replace(UNCLIP, condition="text_embedding")
 CAPTIONS = ["a red circle", "a small blue square to the left of a large green star"]
 
 
-@pytest.fixture(scope="module")
-def clip(tiny_model: Path) -> FrozenCLIP:
-    return FrozenCLIP.load(ModelFolder(tiny_model))
-
-
 def built(settings: DecoderSettings, clip: FrozenCLIP) -> DecoderStage:
     torch.manual_seed(0)
     stage = DecoderStage.build(settings, clip, 16)

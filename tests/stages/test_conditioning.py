@@ -13,11 +13,6 @@ from unclip.tokenizer import Tokenizer
 CAPTIONS = ["a red circle", "a small blue square to the left of a large green star", ""]
 
 
-@pytest.fixture(scope="module")
-def clip(tiny_model: Path) -> FrozenCLIP:
-    return FrozenCLIP.load(ModelFolder(tiny_model))
-
-
 def test_nothing_of_it_trains(clip: FrozenCLIP) -> None:
     assert clip.image_encoder is not None
     for tower in (clip.text_encoder, clip.image_encoder):

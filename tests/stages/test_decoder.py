@@ -19,11 +19,6 @@ CAPTIONS = ["a red circle", "a small blue square to the left of a large green st
 
 
 @pytest.fixture(scope="module")
-def clip(tiny_model: Path) -> FrozenCLIP:
-    return FrozenCLIP.load(ModelFolder(tiny_model))
-
-
-@pytest.fixture(scope="module")
 def trained(clip: FrozenCLIP) -> tuple[DecoderStage, float, float]:
     torch.manual_seed(0)
     stage = DecoderStage.build(SETTINGS, clip, 16)

@@ -26,11 +26,6 @@ SETTINGS = DistillationSettings((1.0, 4.0))
 DISTILLED = Guidance(3.0, distilled=True)
 
 
-@pytest.fixture(scope="module")
-def clip(tiny_model: Path) -> FrozenCLIP:
-    return FrozenCLIP.load(ModelFolder(tiny_model))
-
-
 @pytest.fixture
 def teacher(clip: FrozenCLIP, tiny_model: Path) -> DecoderStage:
     return DecoderStage.load(ModelFolder(tiny_model), clip)

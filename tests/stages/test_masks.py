@@ -20,11 +20,6 @@ from unclip.stages.masks import mask_channels, random_masks
 GUIDED = Sampling(3, guidance=Guidance(2.0))
 
 
-@pytest.fixture(scope="module")
-def clip(tiny_model: Path) -> FrozenCLIP:
-    return FrozenCLIP.load(ModelFolder(tiny_model))
-
-
 @pytest.fixture
 def plain(clip: FrozenCLIP, tiny_model: Path) -> DecoderStage:
     return DecoderStage.load(ModelFolder(tiny_model), clip)

@@ -1,0 +1,13 @@
+"""What tests of several stages share: the tiny model's CLIP."""
+
+from pathlib import Path
+
+import pytest
+
+from unclip.models.folder import ModelFolder
+from unclip.stages.conditioning import FrozenCLIP
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_model: Path) -> FrozenCLIP:
+    return FrozenCLIP.load(ModelFolder(tiny_model))
