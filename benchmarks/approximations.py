@@ -34,6 +34,7 @@ from tqdm import tqdm
 from common import RESULTS, ROOT, operation_counter, record, synchronise
 from unclip.data.emoji import World
 from unclip.data.emoji_scene import Scene
+from unclip.diffusion.samplers import WITH_ETA
 from unclip.evaluation.composition import Composition, Rate, held_out, score
 from unclip.evaluation.fid import frechet_distance
 from unclip.evaluation.judge import Detections, Judge, judge_images, load_judge
@@ -120,7 +121,7 @@ def is_deterministic(pipe: Pipeline, settings: Settings) -> bool:
     if pipe.decoder.needs_prior and not isinstance(pipe.prior_for(settings), PriorStage):
         return False
     return all(
-        sampling.sampler != "ddpm" and sampling.eta == 0
+        sampling.sampler in WITH_ETA and sampling.eta == 0
         for sampling in samplings(pipe, settings).values()
     )
 

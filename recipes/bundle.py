@@ -32,7 +32,7 @@ knows no other words, and everything that it has ever seen was drawn by `unclip.
 
 - **Data**: the built-in world, shapes only, at most two objects, medium and large, plain texture
   and style; combinations of the held-out split were never shown.
-- **Recipes**: `recipes/bundled-*.toml`; each component's run can be repeated from them.
+- **Recipes**: `recipes/bundled-*.toml`; `docs/experiments.md` says where runs differed from them.
 - **Training**: {note}
 - **Parameters**: {parameters}
 - **Licence**: Apache-2.0, weights and data alike.
@@ -85,12 +85,17 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=500, help="scenes to generate")
     parser.add_argument("--guidance", type=float, help="the decoder's default scale")
     parser.add_argument("--prior-guidance", type=float, help="the prior's default scale")
+    parser.add_argument("--ar-prior-guidance", type=float, help="that of the autoregressive prior")
     parser.add_argument("--sampler", choices=sorted(SAMPLERS), help="the default sampler")
-    parser.add_argument("--eta", type=float, help="DDIM's default stochasticity")
+    parser.add_argument("--eta", type=float, help="the default stochasticity of ddim and dpm++")
     options = parser.parse_args()
 
     pipe = Pipeline.from_pretrained(options.model, dtype="bf16")
-    for stage, scale in (("decoder", options.guidance), ("prior", options.prior_guidance)):
+    for stage, scale in (
+        ("decoder", options.guidance),
+        ("prior", options.prior_guidance),
+        ("autoregressive_prior", options.ar_prior_guidance),
+    ):
         if scale is not None:
             pipe.defaults[f"{stage}_guidance_scale"] = scale
     if options.eta is not None:

@@ -40,6 +40,7 @@ SMALLER = {
     "blend": "--decoder-steps 2 --super-res-steps 1",
     "edit": "--decoder-steps 2 --super-res-steps 1",
     "decode": "--decoder-steps 2 --super-res-steps 1",
+    "inpaint": "--prior-steps 2 --decoder-steps 2 --super-res-steps 1 --resamples 1",
     "upscale": "--super-res-steps 1",
 }
 

@@ -127,6 +127,9 @@ def test_all_components_are_the_plain_decode(pipe: Pipeline, latents: Latents) -
     one = replace(latents, z_i=latents.z_i[:1], x_T=latents.x_T[:1])
     world = pipe.embed_images([to_pil(image) for image in scenes(6, first=10)["images"]])
     probed = pipe.probe(one, world, [1, 64], **SMALL).images
+    by_itself = pipe.probe(one, world, **SMALL).images
+    assert len(by_itself) == 4  # 20, 30, 40 and all 64
+    torch.testing.assert_close(by_itself[-1:], probed[1:], atol=1e-4, rtol=0)
     assert (probed[1:] - pipe.reconstruct(one, **SMALL).images).abs().max() < 1e-2
     assert not torch.equal(probed[:1], probed[1:])
 

@@ -48,6 +48,17 @@ def test_settings_override_the_preset(pipe: Pipeline, monkeypatch: pytest.Monkey
     assert settings.changed()["reuse"] == 1
 
 
+def test_a_row_says_how_much_noise_its_samplers_add(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "fast", replace(ROW, prior=Way(3, "dpm++", eta=0.0)))
+    monkeypatch.setitem(pipe.defaults, "eta", 1.0)
+    assert pipe.sampling("prior", Settings("fast")).eta == 0.0
+    assert pipe.sampling("super_res", Settings("fast")).eta == 1.0
+    assert pipe.sampling("prior", Settings("fast", eta=0.5)).eta == 0.5
+    assert pipe.sampling("prior", Settings("fast", sampler="ddim")).eta == 1.0  # not the row's
+
+
 def test_decoders_with_a_student_have_a_way_of_their_own(
     pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -271,3 +271,4 @@ def _half_log_snr(alpha_bar: float) -> float:
 
 
 SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver_pp_2m}
+WITH_ETA = frozenset({"ddim", "dpm++"})  # those that can be told how much noise to add

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unclip.pipeline.request import Settings
 
 T = TypeVar("T")
+SamplerName = Literal["ddpm", "ddim", "dpm++"]
 _FRAME, _RULES = "╭╮╰╯│ ", "─-"  # tyro draws with ASCII where the terminal is not UTF-8
 
 
@@ -69,7 +70,7 @@ class Sampled(Opening):
     of them, if the model has one; the preset's if left out."""
     decoder_steps: int | None = None
     super_res_steps: int | None = None
-    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
+    sampler: SamplerName | None = None
     """For all stages; if left out, ddim with inverted latents, else the preset's."""
     eta: float | None = None
     """Stochasticity of ddim and dpm++, 0 to 1; if left out, 0 with inverted latents, else the

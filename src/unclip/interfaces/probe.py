@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     started = time.perf_counter()
     from unclip.interfaces.embed import embeddings_of
     from unclip.models.pca import Components, Moments
-    from unclip.pipeline.manipulations import PROBED
+    from unclip.pipeline.manipulations import probed
 
     options.check()
     images = read([options.image])
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     pipe = options.open()
     width = pipe.clip.width
-    counts = options.components or (*(count for count in PROBED if count < width), width)
+    counts = options.components or probed(width)
     for count in counts:
         if not 0 <= count <= width:
             raise ValueError(f"{count} components were asked for; this model has {width}")

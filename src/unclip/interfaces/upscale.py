@@ -10,7 +10,7 @@ import tyro
 
 from unclip import __version__
 from unclip.interfaces.generate import check_output, is_file, progress_bar
-from unclip.interfaces.options import Opening, parse
+from unclip.interfaces.options import Opening, SamplerName, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Upscale(Opening):
     steps: Literal["fast", "default", "paper"] = "default"
     """Preset of sampler and steps."""
     super_res_steps: int | None = None
-    sampler: Literal["ddpm", "ddim", "dpm++"] | None = None
+    sampler: SamplerName | None = None
     """The preset's if left out."""
     eta: float | None = None
     """Stochasticity of ddim and dpm++, 0 to 1; the model's own if left out."""

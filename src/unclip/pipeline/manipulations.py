@@ -35,6 +35,11 @@ PROBED = (20, 30, 40, 80, 120, 160, 200, 320)
 """Components of the paper's figure 7."""
 
 
+def probed(width: int) -> tuple[int, ...]:
+    """`PROBED`, as far as embeddings of this width have so many, and all of them."""
+    return (*(count for count in PROBED if count < width), width)
+
+
 class Manipulations:
     """The part of `Pipeline` that starts from images, texts and embeddings."""
 
@@ -221,7 +226,7 @@ class Manipulations:
         self,
         image: Image.Image | Latents,
         embeddings: Tensor,
-        components: Sequence[int] = PROBED,
+        components: Sequence[int] | None = None,
         **arguments: Any,
     ) -> Output:
         """Decode z_i rebuilt from its first principal components, with the same noise (section 4).
@@ -230,6 +235,7 @@ class Manipulations:
             image: one.
             embeddings: (M, D) whose principal components are taken, `embed_images` of many images.
             components: how many of them, for each of the images that are made; all D give back z_i.
+                None is `probed(D)`.
 
         Raises:
             ValueError: fewer than two embeddings, or another width; more components than D.
@@ -240,6 +246,8 @@ class Manipulations:
         z_i, start, arguments = self._latents(image, arguments)
         if len(z_i) != 1:
             raise ValueError(f"{len(z_i)} images were given; components are probed of one")
+        if components is None:
+            components = probed(self.clip.width)
         if not components:
             raise ValueError("no number of components was given: take at least one")
         z_i = torch.cat([basis.rebuilt(z_i, count) for count in components])

@@ -509,7 +509,8 @@ class Pipeline(Manipulations):
         if isinstance(prior, AutoregressivePriorStage):
             steps = prior.steps
         sampler = settings.sampler or way.sampler or self.defaults["sampler"]
-        eta = self.defaults["eta"] if settings.eta is None else settings.eta
+        etas = (settings.eta, None if settings.sampler else way.eta, self.defaults["eta"])
+        eta = next(eta for eta in etas if eta is not None)
         interval = settings.guidance_interval or way.interval
         guidance = Guidance(scale, interval, distilled=distilled)
         reuse = way.reuse if settings.reuse is None else settings.reuse

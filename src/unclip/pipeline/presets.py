@@ -17,6 +17,7 @@ class Way:
         steps: of the sampler; an upsampler that predicts ε takes two where this is one, since x_0
             is then what is left of pure noise, divided by next to nothing.
         sampler: None is the model's own.
+        eta: the noise that this sampler adds, see `Sampling`; None is the model's own.
         interval: (lowest, highest) noise level σ at which to guide; None is all.
         reuse: deep features of a U-Net are computed at every `reuse`-th step.
         distilled: how instead, where a decoder's student gives guided predictions at once.
@@ -26,6 +27,7 @@ class Way:
     sampler: str | None = None
     interval: tuple[float, float] | None = None
     reuse: int = 1
+    eta: float | None = None
     distilled: "Way | None" = None
 
 
@@ -41,8 +43,8 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "fast": Preset(  # a fifth of `default`'s operations, or less
-        Way(12, "dpm++"),
-        Way(9, "ddim", (1.0, math.inf), distilled=Way(14, "dpm++")),
+        Way(12, "dpm++", eta=0.0),
+        Way(9, "ddim", (1.0, math.inf), distilled=Way(14, "dpm++", eta=0.0)),
         Way(1, "ddim", reuse=2),
         Way(1, "ddim", reuse=2),
     ),

@@ -12,7 +12,7 @@ from unclip.config import from_mapping, suggest
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known, inpaint
 from unclip.diffusion.prediction import Denoiser, Noise
-from unclip.diffusion.samplers import SAMPLERS, Callback, Sampler
+from unclip.diffusion.samplers import SAMPLERS, WITH_ETA, Callback, Sampler
 from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule
 from unclip.models.folder import ModelFolder
 from unclip.models.unet_config import UNetConfig
@@ -129,8 +129,8 @@ class Process:
         What is `known` of the result is kept, and the rest is painted.
         """
         timesteps = self.timesteps(sampling)
-        added: dict[str, Any] = {} if sampling.sampler == "ddpm" else {"eta": sampling.eta}
-        sampler: Sampler = partial(SAMPLERS[sampling.sampler], **added)
+        noisy: dict[str, Any] = {"eta": sampling.eta} if sampling.sampler in WITH_ETA else {}
+        sampler: Sampler = partial(SAMPLERS[sampling.sampler], **noisy)
         x = noise(like) if start is None else start.to(like.device)
         if known is None:
             return sampler(denoiser, x, self.schedule, timesteps, noise, callback=callback)
