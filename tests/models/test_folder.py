@@ -12,17 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from unclip.models.folder import (
-    ModelFolder,
-    load_weights,
-    read_facts,
-    read_json,
-    save_weights,
-    weight_files,
-    whole,
-    write_json,
-    write_safetensors,
-)
+from unclip.models.files import read_facts, read_json, whole, write_json, write_safetensors
+from unclip.models.folder import ModelFolder
+from unclip.models.weights import load_weights, save_weights, weight_files
 
 ENTRY = ("unclip", "Linear")
 

@@ -13,7 +13,7 @@ from huggingface_hub import constants, errors
 from unclip import CLIP, Pipeline
 from unclip.models import hub
 from unclip.models.clip_config import CLIPConfig
-from unclip.models.folder import write_json, write_safetensors
+from unclip.models.files import write_json, write_safetensors
 from unclip.pipeline.opening import CLASSES
 
 NAME = "somebody/unclip-1.0"

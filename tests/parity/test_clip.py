@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from unclip.models.clip import CLIP, ImageEncoder, TextEncoder
 from unclip.models.clip_config import CLIPTextConfig, CLIPVisionConfig
-from unclip.models.folder import ModelFolder, load_weights, read_json
+from unclip.models.files import read_json
+from unclip.models.folder import ModelFolder
+from unclip.models.weights import load_weights
 from unclip.stages.conditioning import FrozenCLIP
 
 transformers = pytest.importorskip("transformers")

@@ -8,7 +8,8 @@ import torch
 
 from unclip import Pipeline
 from unclip.interfaces.info import describe_model
-from unclip.models.folder import ModelFolder, read_json, write_json
+from unclip.models.files import read_json, write_json
+from unclip.models.folder import ModelFolder
 from unclip.models.offload import is_offloaded
 
 FAST = {"steps": "fast", "output_type": "pt"}

@@ -13,7 +13,8 @@ from tests.tiny import noise, scenes, tiny_recipe
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.samplers import noise_from
 from unclip.models.autoregressive_prior import Prefix
-from unclip.models.folder import ModelFolder, read_safetensors
+from unclip.models.files import read_safetensors
+from unclip.models.folder import ModelFolder
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
     AutoregressivePriorStage,

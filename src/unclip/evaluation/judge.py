@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from unclip.config import from_mapping
 from unclip.data.emoji_scene import BACKGROUNDS, COLOURS, MAX_OBJECTS, SHAPES, Scene
-from unclip.models.folder import bundled, load_weights, read_json
+from unclip.models.files import read_json
+from unclip.models.folder import bundled
+from unclip.models.weights import load_weights
 
 SIDE: Final = 64  # pixels; images of other sizes are resized
 CELLS: Final = 16  # G

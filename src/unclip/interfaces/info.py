@@ -102,7 +102,7 @@ def _licence(card: Path) -> str:
 
 def _weights(component: Path) -> str:
     """Parameters and precisions of each variant, from the headers of the weight files alone."""
-    from unclip.models.folder import variant_of, weight_files
+    from unclip.models.weights import variant_of, weight_files
 
     kinds = {variant_of(file) for file in component.glob("*.safetensors")}
     said = []

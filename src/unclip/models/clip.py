@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.models.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from unclip.models.folder import ModelFolder, load_weights, read_json
+from unclip.models.files import read_json
+from unclip.models.folder import ModelFolder
 from unclip.models.hub import resolve_component
 from unclip.models.layers import attention
+from unclip.models.weights import load_weights
 
 MAX_LOGIT_SCALE = math.log(100.0)
 

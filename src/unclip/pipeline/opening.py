@@ -6,12 +6,13 @@ from typing import Self
 import torch
 
 from unclip.models.diffusion_prior import DiffusionPrior
-from unclip.models.folder import ModelFolder, variants
+from unclip.models.folder import ModelFolder
 from unclip.models.int8 import to_int8
 from unclip.models.memory import give_back
 from unclip.models.packing import pack
 from unclip.models.precision import fastest_dtype
 from unclip.models.unet import UNet
+from unclip.models.weights import variants
 from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, TEXT_ENCODER, DecoderSettings, DecoderStage
