@@ -35,6 +35,19 @@ def test_mse(kind):
     assert float(losses["mse"]) == pytest.approx(0.25, rel=1e-5)
 
 
+def test_truncated_weights_do_not_suit_epsilon():
+    """At t = 999 of the cosine schedule they would be 1 / SNR, four hundred million."""
+    weights = LossConfig("truncated_snr")
+    x0, noise, t = batch()
+    for kind in PREDICTION_TYPES:
+        config = DiffusionConfig(prediction_type=kind)
+        if kind == "epsilon":
+            with pytest.raises(ValueError, match="truncated_snr does not suit networks that pred"):
+                diffusion_loss(noise, x0, noise, t, SCHEDULE, config, weights)
+        else:
+            diffusion_loss(noise, x0, noise, t, SCHEDULE, config, weights)
+
+
 def test_min_snr_values():
     snr = torch.tensor([0.5, 5.0, 20.0])
     torch.testing.assert_close(snr_weights(snr, "sample"), torch.tensor([0.5, 5.0, 5.0]))

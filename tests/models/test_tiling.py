@@ -1,11 +1,13 @@
 """Tiles: exact where the receptive field allows, aligned, bounded, and chosen by size alone."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unclip.models.tiling import BUDGET, activation_bytes, tile_side, tiled
+from unclip.models.tiling import BUDGET, _starts, activation_bytes, tile_side, tiled
 from unclip.models.unet import UNet
 from unclip.models.unet_config import adm_config
 from unclip.models.upsampler import UPSAMPLERS
@@ -61,6 +63,18 @@ def test_tiles_are_bounded_and_aligned() -> None:
     torch.testing.assert_close(tiled(network, both, 64, 8), both)
     assert set(seen) == {(1, 1, 64, 64)}  # one image at a time
     assert len(seen) == 2 * 5 * 2
+
+
+@pytest.mark.parametrize("multiple", [1, 8, 32])
+def test_tiles_overlap_by_a_quarter_wherever_they_may_begin(multiple: int) -> None:
+    for side in (64, 96, 192):
+        for length in range(side, 1025, 32):
+            starts = _starts(length, side, multiple)
+            assert (starts[0], starts[-1]) == (0, length - side)
+            assert all(start % multiple == 0 for start in starts)
+            for one, other in pairwise(starts):
+                assert one + side - other >= side // 4
+            assert len(starts) <= 2 + 2 * length // side
 
 
 def test_the_tile_follows_from_the_size() -> None:

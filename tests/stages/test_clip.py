@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.tiny import learns, scenes
+from unclip.models.clip import MAX_LOGIT_SCALE
 from unclip.models.folder import ModelFolder
 from unclip.stages.clip import ClipSettings, ClipStage, contrastive_loss
 from unclip.stages.conditioning import FrozenCLIP
@@ -44,6 +45,19 @@ def test_the_loss_is_the_symmetric_cross_entropy_of_cosines() -> None:
     perfect = contrastive_loss(z_i, z_i, torch.tensor(100.0))
     assert perfect["accuracy"].item() == 1.0
     assert perfect["loss"].item() < 1e-3
+
+
+def test_the_temperature_comes_down_again_from_its_limit() -> None:
+    stage = build()
+    with torch.no_grad():
+        stage.network.logit_scale.fill_(6.0)  # a step beyond
+    assert stage.network.towers()[0].config.logit_scale_init_value == MAX_LOGIT_SCALE
+    losses = stage.loss(scenes(8), torch.Generator())
+    losses["loss"].backward()
+    gradient = stage.network.logit_scale.grad
+    assert gradient is not None
+    assert gradient > 0  # of random pairs: lower is better
+    assert losses["scale"].item() == pytest.approx(100.0)
 
 
 def test_the_vocabulary_may_be_smaller_than_asked_for() -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -191,8 +192,14 @@ def test_it_is_saved_beside_its_teacher(
     assert torch.equal(sampled(again, DISTILLED, 1), sampled(stage.teacher, DISTILLED, 1))
     again.save(folder)
     assert folder.has(STUDENT)
+    again.with_student(None).save(folder)  # the same decoder
+    assert folder.has(STUDENT)
+    with torch.no_grad():
+        again.network.decoder.conv_in.weight.add_(1)
     again.with_student(None).save(folder)  # another decoder, which has not taught it
     assert not folder.has(STUDENT)
+    with pytest.raises(ValueError, match="has changed while its student was trained"):
+        stage.save(folder)
     assert not (tiny_copy / STUDENT).exists()
     assert "_decoder_distilled" not in folder.index()
 
@@ -272,6 +279,24 @@ def test_the_decoder_itself_computes_what_is_not_guided(
     # σ at t = 999, 856, 714, 571, 428, 285, 143, 0 is from 2e4 to 0.006.
     networks = [both.network.decoder] * 1 + [both.student.network] * 5 + [both.network.decoder] * 2
     assert seen == [(network, 2) for network in networks]
+
+
+def test_reused_features_are_not_carried_from_one_network_to_the_other(
+    both: DecoderStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[bool] = []
+    run = UNet._run
+
+    def watched(self: UNet, x: Tensor, emb: Tensor, context: Any, kept: Any = None) -> Any:
+        whole.append(kept is None)
+        return run(self, x, emb, context, kept)
+
+    monkeypatch.setattr(UNet, "_run", watched)
+    text, z_i = both.clip.text(CAPTIONS[:1]), both.clip.image(scenes(1, 32, 10)["images"])
+    guidance = replace(DISTILLED, interval=(0.3, 5.0))
+    both.sample(z_i, text, Sampling(8, guidance=guidance, reuse=4), noise(1))
+    # One step of the decoder, five of the student, of which the last is its fifth, and two more.
+    assert whole == [True, True, False, False, False, True, True, False]
 
 
 def test_the_bundled_student_has_learned_it() -> None:

@@ -1,6 +1,7 @@
 """Runs that start from another model's weights (`training.init`)."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from unclip.models.folder import ModelFolder
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
+from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import FIRST, SECOND, UpsamplerStage
+from unclip.training.distribution import Processes
+from unclip.training.plan import plan
 from unclip.training.stages import STAGES
-from unclip.training.start import Where, start
+from unclip.training.start import Materials, Where, open_data, prepare, start
 
 STILL = {"learning_rate": 1e-12}  # weights stay where they began
 
@@ -129,10 +133,77 @@ def test_a_student_starts_from_its_folders_decoder_and_nothing_else(
         train("decoder", further, tmp_path / f"run{number}", model, inpainting=inpainting)
         stage = DecoderStage.load(ModelFolder(further), FrozenCLIP.load(ModelFolder(further)))
         assert stage.student is None
-    decoder = tiny_recipe("decoder", training={"steps": 1})
+    decoder = tiny_recipe("decoder", training={"steps": 2})
     again = Where(model, tmp_path / "again", overwrite=True)
     assert start(STAGES["decoder"], decoder, again, "cpu") == 0
     assert not ModelFolder(model).has("decoder_distilled")  # it is not that decoder's
+
+
+def test_a_student_stays_with_the_decoder_that_it_learned_from(
+    origin: Path, tmp_path: Path
+) -> None:
+    model, runs = Path(shutil.copytree(origin, tmp_path / "model")), tmp_path / "runs"
+    folder = ModelFolder(model)
+
+    def run(stage: str, name: str, steps: int, *how: str) -> int:
+        recipe = tiny_recipe(stage, training={"steps": steps})
+        where = Where(model, runs / name, "resume" in how, "overwrite" in how)
+        return start(STAGES[stage], recipe, where, "cpu")
+
+    run("decoder", "decoder", 2, "overwrite")
+    run("distilled-decoder", "student", 2)
+    run("decoder", "decoder", 2, "resume")  # complete: the same decoder is published again
+    assert folder.has("decoder_distilled")
+    student = STAGES["distilled-decoder"].build(
+        tiny_recipe("distilled-decoder").network,
+        Materials(
+            folder, open_data(tiny_recipe("decoder").data), tiny_recipe("decoder").data,
+            torch.device("cpu"), lambda n: [], lambda: iter([]),
+        ),
+    )  # fmt: skip
+    run("decoder", "decoder", 4, "resume")
+    assert not folder.has("decoder_distilled")
+    with pytest.raises(ValueError, match="has changed while its student was trained"):
+        student.save(folder)
+    with pytest.raises(ValueError, match="by another teacher"):
+        run("distilled-decoder", "student", 4, "resume")
+    assert not folder.has("decoder_distilled")
+
+
+def test_a_resumed_run_does_not_need_the_other_model_any_more(origin: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(origin, tmp_path / "other"))
+    recipes = [
+        tiny_recipe("prior", training={"steps": n, "init": str(other)}, optimiser={"decay": 0.0})
+        for n in (2, 4)
+    ]
+    spec, where = STAGES["prior"], Where(tmp_path / "model", tmp_path / "run")
+    expected = Where(tmp_path / "model2", tmp_path / "run2")
+    assert start(spec, recipes[1], expected, "cpu") == 0
+    assert start(spec, recipes[0], where, "cpu") == 0
+    shutil.rmtree(other)
+    assert start(spec, recipes[1], replace(where, resume=True), "cpu") == 0
+    one, two = (
+        read_safetensors(place.run / "checkpoints" / "step-00000004.safetensors")
+        for place in (where, expected)
+    )
+    assert all(torch.equal(one[key], two[key]) for key in two)
+
+
+def test_a_dry_run_writes_nothing(origin: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe("prior", training={"init": str(origin)})
+    plan(STAGES["prior"], recipe, Where(tmp_path / "model", tmp_path / "run"), "cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_clip_is_read_in_fp32(origin: Path, tmp_path: Path) -> None:
+    """Whatever it is stored in: autocast decides what is computed in less."""
+    FrozenCLIP.load(ModelFolder(origin), torch.bfloat16).save(ModelFolder(tmp_path / "model"))
+    recipe = tiny_recipe("prior")
+    where = Where(tmp_path / "model", tmp_path / "run")
+    alone = Processes(0, 1, torch.device("cpu"))
+    stage = prepare(STAGES["prior"], recipe, where, alone).stage
+    assert isinstance(stage, PriorStage)
+    assert {p.dtype for p in stage.clip.text_encoder.parameters()} == {torch.float32}
 
 
 def test_a_clip_without_image_encoder_cannot_be_trained(origin: Path, tmp_path: Path) -> None:

@@ -157,6 +157,21 @@ def test_metrics_and_previews(tmp_path: Path) -> None:
     assert len(list((tmp_path / "previews").iterdir())) == 3
 
 
+def test_a_signal_to_another_process_is_reported_by_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unclip.training import loop
+
+    told = iter([0, 0, 0, 15])  # the precision, then each step: the third is not begun
+    monkeypatch.setattr(loop, "agreed", lambda number, processes: next(told))
+    stage, training = Regression(), Training(steps=9, batch_size=8, precision="fp32")
+    ended = train(stage, training, Optimiser(), data(), tmp_path, ALONE, lambda: None)
+    assert ended == 15
+    assert [file.stem for file in checkpoint.checkpoints(tmp_path / "checkpoints")] == [
+        "step-00000002"
+    ]
+
+
 def test_signals_are_given_back(tmp_path: Path) -> None:
     import signal
 

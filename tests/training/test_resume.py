@@ -210,6 +210,29 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         in_process("clip", other, tmp_path / "model", tmp_path / "run", resume=True)
 
 
+def test_a_refused_resume_leaves_the_runs_recipe_alone(tmp_path: Path) -> None:
+    in_process("clip", tiny_recipe("clip"), tmp_path / "model", tmp_path / "run")
+    before = (tmp_path / "run" / "recipe.toml").read_text()
+    other = tiny_recipe("clip", data={"world": {"seed": 5}})
+    with pytest.raises(ValueError, match="other data"):
+        in_process("clip", other, tmp_path / "model", tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "recipe.toml").read_text() == before
+
+
+def test_another_optimiser_is_refused(tmp_path: Path) -> None:
+    muon = tiny_recipe("clip", optimiser={"kind": "muon"})
+    in_process("clip", muon, tmp_path / "model", tmp_path / "run")
+    with pytest.raises(ValueError, match=r"has the moments of muon; .*--optimiser\.kind muon"):
+        in_process("clip", tiny_recipe("clip"), tmp_path / "model", tmp_path / "run", resume=True)
+
+
+def test_a_larger_network_is_refused(tmp_path: Path, model: Path) -> None:
+    larger = tiny_recipe("prior", network={"num_layers": 2})
+    in_process("prior", larger, model, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another network: it has a tensor 'ema.* besides"):
+        in_process("prior", tiny_recipe("prior"), model, tmp_path / "run", resume=True)
+
+
 def test_another_network_is_refused_by_the_tensor(tmp_path: Path) -> None:
     in_process("clip", tiny_recipe("clip"), tmp_path / "model", tmp_path / "run")
     other = tiny_recipe("clip", network={"context_length": 30})
@@ -296,6 +319,16 @@ def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
     start(STAGES["clip"], short, again, "cpu")
     assert len(checkpoint.checkpoints(where.run / "checkpoints")) == 1
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_deletes_nothing_where_the_new_run_cannot_begin(tmp_path: Path) -> None:
+    in_process("clip", tiny_recipe("clip"), tmp_path / "model", tmp_path / "run")
+    before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+    again = Where(tmp_path / "model", tmp_path / "run", overwrite=True)
+    missing = tiny_recipe("clip", data={"source": str(tmp_path / "nowhere")})
+    with pytest.raises(ValueError, match="nowhere"):
+        start(STAGES["clip"], missing, again, "cpu")
+    assert before == {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
 
 
 def test_checkpoints_hold_everything_and_only_two_stay(tmp_path: Path) -> None:

@@ -57,7 +57,16 @@ def snr_weights(snr: Tensor, prediction_type: str, gamma: float = 5.0, least: fl
     Min-SNR is Hang et al., arXiv 2303.09556, section 3.4: ε divides by SNR, v by SNR + 1. With
     ``least`` 1, SNR is truncated from below as well (Salimans & Ho, arXiv 2202.00512, section 4):
     the noisiest steps, where the layout of an image is decided, then keep their full weight.
+
+    Raises:
+        ValueError: ``least`` with ε, whose noisiest steps would then outweigh all others: divided
+            by an SNR of next to nothing.
     """
+    if least and prediction_type == "epsilon":
+        raise ValueError(
+            "truncated_snr does not suit networks that predict epsilon: choose the weighting "
+            "min_snr or simple, or a network that predicts sample or v_prediction"
+        )
     weights = snr.clamp(least, gamma)
     if prediction_type == "epsilon":
         return weights / snr

@@ -253,7 +253,8 @@ def evaluate_edits(
     settings = settings if settings.size else replace(settings, size=pipe.decoder.size)
     pipe.evaluations(settings, "decoder")  # what cannot be done is refused before the work
     if not trust:
-        check_judge(real_scores(judge, config, max(n, 500)))
+        size = min(max(settings.size or 0, 32), 1024)  # of the world's scenes
+        check_judge(real_scores(judge, replace(config, size=size), max(n, 500)))
     world = held_out(config)
     cases = [case(world.scene(i), ATTRIBUTES[i % len(ATTRIBUTES)], config) for i in range(n)]
     found: dict[tuple[str, float], list[Detections]] = {}

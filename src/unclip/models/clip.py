@@ -245,7 +245,7 @@ class CLIP(nn.Module):
 
         The learned temperature goes into both configs, as `logit_scale_init_value`.
         """
-        scale = self.logit_scale.item()
+        scale = min(self.logit_scale.item(), MAX_LOGIT_SCALE)
         with torch.device("meta"):
             text = TextEncoder(replace(self.config.text, logit_scale_init_value=scale))
             image = ImageEncoder(replace(self.config.vision, logit_scale_init_value=scale))

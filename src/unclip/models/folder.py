@@ -12,16 +12,21 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from unclip.models.files import opened_safetensors, read_json, write_json
+from unclip.models.files import read_json, read_safetensors, write_json
 from unclip.models.offload import Offload
-from unclip.models.weights import check_weights, load_weights, save_weights, weight_files
+from unclip.models.weights import (
+    check_weights,
+    fingerprint_of,
+    load_weights,
+    save_weights,
+    weight_files,
+)
 
 INDEX = "model_index.json"
 M = TypeVar("M", bound=nn.Module)
@@ -126,25 +131,14 @@ class ModelFolder:
                 save_weights(weights, folder, stem, max_shard_bytes)
 
     def fingerprint(self, *components: str) -> str:
-        """16 hexadecimal digits for the weights of those components that are there.
-
-        Of each tensor its name, shape and first 64 values go in, rounded to bf16: weights that were
-        converted from one to another precision are the same model.
-        """
-        digest = sha256()
+        """That of the weights of those components that are there: see `fingerprint_of`."""
         files = [
             file
             for component in components
             if self.has(component)
             for file in weight_files(self.component(component), self.variant)
         ]
-        for file in files:
-            with opened_safetensors(file) as opened:
-                for key in sorted(opened.keys()):
-                    tensor = opened.get_tensor(key)
-                    digest.update(f"{key} {tuple(tensor.shape)}".encode())
-                    digest.update(bytes(tensor.flatten()[:64].bfloat16().view(torch.uint8).numpy()))
-        return digest.hexdigest()[:16]
+        return fingerprint_of(map(read_safetensors, files))
 
     def duplicate(self, component: str, name: str) -> None:
         """Enter a component a second time, as `name`; on one disk the files are stored once."""

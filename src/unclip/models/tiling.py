@@ -63,6 +63,7 @@ def tiled(network: Callable[[Tensor], Tensor], x: Tensor, side: int, multiple: i
     """
     assert side % 16 == 0, side
     assert side % multiple == 0, (side, multiple)
+    assert side > multiple, (side, multiple)  # or tiles could not overlap
     height, width = x.shape[-2:]
     rows, columns = ((*_starts(length, side, multiple),) for length in (height, width))
     down, across = (_weights(min(side, length), side // 4) for length in (height, width))
@@ -84,11 +85,13 @@ def tiled(network: Callable[[Tensor], Tensor], x: Tensor, side: int, multiple: i
 
 
 def _starts(length: int, side: int, multiple: int) -> list[int]:
-    """Where tiles begin along an axis: evenly, the last one ending at the edge."""
+    """Where tiles begin along an axis: evenly, the last one ending at the edge. They overlap by a
+    quarter or more, which counts in multiples, as where they begin does."""
     if length <= side:
         return [0]
-    steps = math.ceil((length - side) / (side - side // 4))
-    return [round((length - side) * k / steps / multiple) * multiple for k in range(steps + 1)]
+    way = (length - side) // multiple
+    steps = math.ceil(way / (side * 3 // 4 // multiple))
+    return [round(way * k / steps) * multiple for k in range(steps + 1)]
 
 
 def _weights(length: int, overlap: int) -> Tensor:

@@ -7,7 +7,7 @@ Attribute names are the keys of the published layout, where the decoder is a `UN
 and an upsampler a `UNet2DModel`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -317,12 +317,14 @@ class UNet(nn.Module):
         context_mask: Tensor | None = None,
         guidance_scales: Sequence[float] | None = None,
         reuse: int = 1,
+        fresh: Iterable[int] = (),
         keep_kernels: bool = False,
     ) -> Conditions:
         """What `forward` computes anew at every step, though it could once: for `proceed`.
 
-        `timesteps` are those that will be asked for, in their order; at every `reuse`-th of them
-        all is computed, at the others the finest level alone, which is an approximation.
+        `timesteps` are those that will be asked for, in their order; at every `reuse`-th of them,
+        and at those in `fresh`, all is computed, at the others the finest level alone, which is an
+        approximation.
         `guidance_scales` has one for each timestep. With `keep_kernels`, weights that convolutions
         transform are kept in that form too, see `models/winograd.py`. The other arguments and the
         errors are those of `forward`. Not differentiable.
@@ -334,7 +336,7 @@ class UNet(nn.Module):
         return Conditions(
             {t: _activated(embedding, time_condition) for t, embedding in times},
             self._attended(context, context_mask),
-            DeepFeatures(frozenset(timesteps[::reuse])) if reuse > 1 else None,
+            DeepFeatures(frozenset([*timesteps[::reuse], *fresh])) if reuse > 1 else None,
             {} if keep_kernels else None,
         )
 

@@ -5,7 +5,8 @@ are refused.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -132,6 +133,21 @@ def _converted(file: Path, keys: list[str], dtype: torch.dtype | None) -> dict[s
                 if read > _CONVERTED_AT_ONCE:
                     break
     return result
+
+
+def fingerprint_of(parts: Iterable[Mapping[str, Tensor]]) -> str:
+    """16 hexadecimal digits for the weights of a component's files, or of networks.
+
+    Of each tensor its name, shape and first 64 values go in, rounded to bf16: weights that were
+    converted from one to another precision are the same model.
+    """
+    digest = sha256()
+    for tensors in parts:
+        for key in sorted(tensors):
+            first = tensors[key].detach().flatten()[:64].to("cpu", torch.bfloat16)
+            digest.update(f"{key} {tuple(tensors[key].shape)}".encode())
+            digest.update(bytes(first.view(torch.uint8).numpy()))
+    return digest.hexdigest()[:16]
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:

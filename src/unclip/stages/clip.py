@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from unclip.models.clip import CLIP
+from unclip.models.clip import CLIP, MAX_LOGIT_SCALE
 from unclip.models.clip_config import CLIPConfig
 from unclip.models.folder import ModelFolder
 from unclip.models.precision import full_precision
@@ -70,6 +70,8 @@ class ClipStage:
         tokens = self.tokenizer(batch["captions"]).trimmed().to(images.device)
         z_i = self.network.encode_image(preprocess(images, self.processor))
         z_t, _ = self.network.encode_text(tokens.ids)
+        with torch.no_grad():  # beyond its limit it would have no gradient, and stay there
+            self.network.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         with full_precision(images.device):
             return contrastive_loss(z_i.float(), z_t.float(), self.network.temperature())
 

@@ -14,6 +14,7 @@ Shapes: N images, C = 3 channels, H × W pixels at the decoder's resolution.
 """
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 import torch
@@ -33,6 +34,7 @@ from unclip.models.decoder import TextProjection, TextProjectionConfig, text_pro
 from unclip.models.folder import ModelFolder
 from unclip.models.unet import UNet, UNetConfig
 from unclip.models.unet_config import adm_config
+from unclip.models.weights import fingerprint_of
 from unclip.stages.base import (
     Batch,
     Process,
@@ -46,6 +48,7 @@ from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.masks import CHANNELS, mask_channels, random_masks
 
 TEXT_ENCODER = "decoder_text_encoder"
+TEACHER = ("decoder", "text_proj", TEXT_ENCODER)  # what a student belongs to
 STUDENT = "decoder_distilled"
 _STUDENT_NOTE = f"_{STUDENT}"  # in the index: the guidance scales that the student has learned
 _NOTE = "_decoder"  # in the index: what the decoder is conditioned on, where it is not unCLIP's
@@ -313,6 +316,8 @@ class DecoderStage:
         # With distilled guidance the student computes what is guided, the decoder the rest.
         taught = self.process.active(sampling) if guidance.distilled else frozenset()
         own = [t for t in timesteps if t not in taught]
+        # Where one takes over from the other, its last features are of steps that lie far back.
+        shared["fresh"] = [t for s, t in pairwise(timesteps) if (s in taught) != (t in taught)]
         if own:
             both = decoder.conditions(own, **shared)
             conditional = both[:count]
@@ -397,10 +402,17 @@ class DecoderStage:
             rows.append(self.sample(z_i, text, sampling, noise, known=known))
         return torch.stack(rows)
 
+    def is_in(self, folder: ModelFolder) -> bool:
+        """Whether the folder has these networks' weights."""
+        network = self.network
+        own = [network.decoder, network.text_proj, *filter(None, [network.text_encoder])]
+        mine = fingerprint_of(part.state_dict() for part in own)
+        return folder.fingerprint(*TEACHER) == mine
+
     def save(self, folder: ModelFolder) -> None:
         """decoder, text_proj, decoder_scheduler and, if it has them, decoder_text_encoder and
-        decoder_distilled. One that is there is another decoder's, and removed first."""
-        if folder.has(STUDENT):
+        decoder_distilled. One that is there and another decoder's is removed first."""
+        if folder.has(STUDENT) and not self.is_in(folder):
             folder.remove(STUDENT)
         for name, library, network in (
             ("decoder", "diffusers", self.network.decoder),

@@ -114,6 +114,15 @@ class DistillationStage:
         return torch.stack(rows)
 
     def save(self, folder: ModelFolder) -> None:
-        """decoder_distilled."""
+        """decoder_distilled.
+
+        Raises:
+            ValueError: the folder's decoder is another than the one that was learned from.
+        """
         assert self.teacher.student is not None
+        if not self.teacher.is_in(folder):
+            raise ValueError(
+                f"the decoder of {folder.path} has changed while its student was trained; train "
+                "the student anew with --overwrite"
+            )
         save_student(folder, self.teacher.student)

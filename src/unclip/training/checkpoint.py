@@ -28,6 +28,7 @@ class State:
         data: fingerprint of the data.
         precision: of the networks' computations, "fp32" or "bf16": where the recipe leaves the
             choice to a measurement, a resumed run must not measure again.
+        optimiser_kind: whose moments they are.
     """
 
     network: nn.Module
@@ -36,10 +37,16 @@ class State:
     step: int = 0
     data: str = ""
     precision: str = ""
+    optimiser_kind: str = ""
 
     @property
     def facts(self) -> dict[str, str]:
-        return {"step": str(self.step), "data": self.data, "precision": self.precision}
+        return {
+            "step": str(self.step),
+            "data": self.data,
+            "precision": self.precision,
+            "optimiser": self.optimiser_kind,
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
@@ -91,7 +98,8 @@ def resume(state: State, folder: Path) -> None:
     """Continue from the newest checkpoint in `folder` that is whole.
 
     Raises:
-        ValueError: there is none, it is of another network, or it was trained on other data.
+        ValueError: there is none, it is of another network or optimiser, or it was trained on
+            other data.
     """
     for partial in folder.glob(".*"):  # left by a killed process
         with contextlib.suppress(OSError):
@@ -101,9 +109,19 @@ def resume(state: State, folder: Path) -> None:
     if facts.get("data", state.data) != state.data:
         raise ValueError(
             f"{file} was trained on other data than is given now (its files, captions or settings "
-            "changed); give the run the data it began with, or start anew with --overwrite"
+            "changed) or by another teacher; give the run those it began with, or start anew with "
+            "--overwrite"
         )
-    for key, tensor in state.tensors().items():
+    if facts.get("optimiser", state.optimiser_kind) != state.optimiser_kind:
+        raise ValueError(
+            f"{file} has the moments of {facts['optimiser']}; continue with --optimiser.kind "
+            f"{facts['optimiser']}, or start anew with --overwrite"
+        )
+    wanted = state.tensors()
+    for key in tensors:
+        if key.startswith(("network.", "ema.")) and key not in wanted:
+            raise ValueError(f"{file} is of another network: it has a tensor {key!r} besides")
+    for key, tensor in wanted.items():
         if key not in tensors:
             raise ValueError(f"{file} is of another network: it has no tensor {key!r}")
         if tensors[key].shape != tensor.shape:

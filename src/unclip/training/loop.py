@@ -32,6 +32,8 @@ from unclip.training.recipe import Optimiser, Training
 from unclip.training.run import Run
 from unclip.training.sam import sharpness_aware
 
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
 
 class NotFiniteError(ValueError):
     """The loss or a gradient is not a number any more."""
@@ -69,6 +71,7 @@ def train(
     example: Batch | None = None,
     resume: bool = False,
     data: str = "",
+    begin: Callable[[], None] = lambda: None,
 ) -> int:
     """Train `stage.network` up to `training.steps`, or until a signal asks to stop.
 
@@ -82,6 +85,7 @@ def train(
         example: captioned images that previews are made for.
         resume: continue from the newest checkpoint in `folder`.
         data: fingerprint of the data, which a resumed run must share.
+        begin: called once nothing stands in the way any more, before anything is written.
 
     Returns:
         0 when the run is complete, else the signal's number.
@@ -93,12 +97,16 @@ def train(
     network = stage.network.to(processes.device).train()
     same_weights(network, processes.world_size)
     average = EMA(network, training.ema)
-    state = checkpoint.State(network, build(network, optimiser), average, data=data)
+    state = checkpoint.State(
+        network, build(network, optimiser), average, data=data, optimiser_kind=optimiser.kind
+    )
     if resume:
         checkpoint.resume(state, folder / "checkpoints")
     measured = training.precision == "auto" and state.precision
     dtype = resolve(measured or training.precision, processes.device)
+    dtype = _DTYPES[agreed(_DTYPES.index(dtype), processes)]  # each process has measured
     state.precision = name_of(dtype)
+    begin()
     report = _Report(training, state.step, folder if processes.main else None, dtype)
     parts = batches(state.step)
     kept = -1
@@ -116,8 +124,12 @@ def train(
             with average.in_place():
                 publish()
 
+    stopped = 0
     with Stopper() as stopper, contextlib.closing(report), contextlib.closing(parts):
-        while state.step < training.steps and not agreed(stopper.signal, processes):
+        while state.step < training.steps:
+            stopped = agreed(stopper.signal, processes)
+            if stopped:
+                break
             # ---- one training step -------------------------------------------------------------
             rate = learning_rate(optimiser, state.step, training.steps)
             for group in state.optimiser.param_groups:
@@ -145,7 +157,7 @@ def train(
                 kept = state.step
         if kept != state.step:  # or a complete run is resumed, which may lack its last publish
             keep()
-    return 0 if state.step == training.steps else stopper.signal
+    return stopped
 
 
 class _Report:

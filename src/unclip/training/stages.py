@@ -14,7 +14,7 @@ from unclip.stages.autoregressive_prior import (
 )
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
-from unclip.stages.decoder import STUDENT, DecoderSettings, DecoderStage
+from unclip.stages.decoder import STUDENT, TEACHER, TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
 from unclip.stages.distillation import DistillationSettings, DistillationStage
 from unclip.stages.upsampler import (
@@ -51,15 +51,15 @@ def _check_size(size: int, m: Materials, origin: ModelFolder) -> None:
         )
 
 
-def _frozen_clip(m: Materials, origin: ModelFolder) -> FrozenCLIP:
-    """The model folder's CLIP; a folder without one takes the origin's over."""
-    if not m.folder.has("text_encoder"):
-        FrozenCLIP.load(origin).save(m.folder)
-    return FrozenCLIP.load(m.folder).to(m.device)
+def _frozen_clip(m: Materials, origin: ModelFolder | None = None) -> FrozenCLIP:
+    """The model folder's CLIP, or the origin's for a folder that has none yet, in fp32: autocast
+    decides what is computed in less."""
+    folder = m.folder if origin is None or m.folder.has("text_encoder") else origin
+    return FrozenCLIP.load(folder, torch.float32).to(m.device)
 
 
 def _prior(settings: PriorSettings, m: Materials) -> PriorStage:
-    return PriorStage.build(settings, FrozenCLIP.load(m.folder).to(m.device), m.batches())
+    return PriorStage.build(settings, _frozen_clip(m), m.batches())
 
 
 def _adopt_prior(settings: PriorSettings, m: Materials, origin: ModelFolder) -> PriorStage:
@@ -86,8 +86,7 @@ PRIOR = StageSpec(
 def _autoregressive_prior(
     settings: AutoregressivePriorSettings, m: Materials
 ) -> AutoregressivePriorStage:
-    clip = FrozenCLIP.load(m.folder).to(m.device)
-    return AutoregressivePriorStage.build(settings, clip, m.batches())
+    return AutoregressivePriorStage.build(settings, _frozen_clip(m), m.batches())
 
 
 def _adopt_autoregressive_prior(
@@ -114,7 +113,7 @@ AUTOREGRESSIVE_PRIOR = StageSpec(
 
 
 def _decoder(settings: DecoderSettings, m: Materials) -> DecoderStage:
-    return DecoderStage.build(settings, FrozenCLIP.load(m.folder).to(m.device), m.data.size)
+    return DecoderStage.build(settings, _frozen_clip(m), m.data.size)
 
 
 def _adopt_decoder(settings: DecoderSettings, m: Materials, origin: ModelFolder) -> DecoderStage:
@@ -146,13 +145,14 @@ DECODER = StageSpec(
     ("decoder", "text_proj", "decoder_scheduler"),
     _decoder,
     _adopt_decoder,
+    (TEXT_ENCODER,),
 )
 
 
 def _distillation(settings: DistillationSettings, m: Materials) -> DistillationStage:
     if not m.folder.has("decoder"):
         raise ValueError(f"{m.folder.path} has no decoder to distil; train one first")
-    teacher = DecoderStage.load(m.folder, FrozenCLIP.load(m.folder).to(m.device), torch.float32)
+    teacher = DecoderStage.load(m.folder, _frozen_clip(m), torch.float32)
     teacher.network.to(m.device)
     _check_size(teacher.size, m, m.folder)
     return DistillationStage.build(settings, teacher)
@@ -168,6 +168,7 @@ DISTILLED_DECODER = StageSpec(
     ),
     (STUDENT,),
     _distillation,
+    teacher=TEACHER,
 )
 
 
@@ -194,7 +195,7 @@ def _upsampler(
         lambda settings, m: UpsamplerStage.build(settings, m.data.size, component),
         adopt,
         (FIRST, SCHEDULERS[FIRST]),
-        _upsampler_data,
+        source=_upsampler_data,
     )
 
 

@@ -15,7 +15,7 @@ from unclip.models.files import write_text
 from unclip.models.folder import ModelFolder
 from unclip.models.hub import is_hub_name, resolve_model
 from unclip.stages.base import Batch, Stage
-from unclip.stages.conditioning import CLIP_COMPONENTS
+from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.training.distribution import Processes, start_processes
 from unclip.training.loop import train
 from unclip.training.recipe import Data, Optimiser, Training
@@ -58,6 +58,7 @@ class StageSpec(Generic[S]):
     # The same with the networks of another model, for `training.init`.
     adopt: Callable[[S, Materials, ModelFolder], Stage] | None = None
     adopts: tuple[str, ...] = ()  # components that `adopt` may read beside its own and CLIP's
+    teacher: tuple[str, ...] = ()  # components that the whole run learns from
     # Data with more than images and captions; else `open_data`.
     source: Callable[[Recipe[S]], Source] | None = None
 
@@ -114,7 +115,7 @@ class Prepared:
     stage: Stage
     batches: Callable[[int], Generator[Batch, None, None]]  # from this step on
     example: Batch  # captioned images for previews
-    data: str  # fingerprint of the data
+    data: str  # fingerprint of the data, and of a teacher
 
 
 def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Processes) -> Prepared:
@@ -133,25 +134,33 @@ def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Proc
         lambda: _batches(source, recipe, 0, alone),
     )
     torch.manual_seed(recipe.training.seed)
-    stage = _stage(spec, recipe, materials)
+    stage = _stage(spec, recipe, materials, where.resume)
     with contextlib.closing(_batches(source, recipe, 0, alone)) as first:
         example = {key: value[:8] for key, value in next(first).items()}
     parts = recipe.training.accumulation
+    learned_from = [source.fingerprint()]
+    if spec.teacher:
+        learned_from.append(materials.folder.fingerprint(*spec.teacher))
     return Prepared(
         stage,
         lambda step: _batches(source, recipe, step * parts, processes),
         example,
-        source.fingerprint(),
+        " ".join(learned_from),
     )
 
 
-def _stage(spec: StageSpec[S], recipe: Recipe[S], materials: Materials) -> Stage:
-    """A fresh stage, or one with the weights of the model that `training.init` names."""
+def _stage(spec: StageSpec[S], recipe: Recipe[S], materials: Materials, resume: bool) -> Stage:
+    """A fresh stage, or one with the weights of the model that `training.init` names.
+
+    A run that is resumed has written those networks itself, and that model may be gone.
+    """
     init = recipe.training.init
     if not init:
         return spec.build(recipe.network, materials)
     if spec.adopt is None:
         raise ValueError(f"a {spec.name} cannot start from another model; leave training.init out")
+    if resume and all(materials.folder.has(name) for name in spec.components):
+        return spec.adopt(recipe.network, materials, materials.folder)
     name = init if is_hub_name(init) else Path(init)
     wanted = (*spec.components, *spec.adopts, *CLIP_COMPONENTS)
     origin = ModelFolder(resolve_model(name, None, None, wanted))
@@ -169,12 +178,21 @@ def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "au
     """
     processes = start_processes(device)
     folder = ModelFolder(where.model)
-    _check_folders(spec, folder, where, processes)
+    _check_folders(spec, folder, where)
     prepared = prepare(spec, recipe, where, processes)
-    if processes.main:
+
+    def begin() -> None:
+        if not processes.main:
+            return
+        if where.overwrite and not where.resume:
+            forget(where.run)
         where.run.mkdir(parents=True, exist_ok=True)
         text = dump_toml({"stage": spec.name, **to_mapping(recipe)})
         write_text(where.run / RECIPE, text + "\n")
+        clip = getattr(prepared.stage, "clip", None)
+        if isinstance(clip, FrozenCLIP) and not folder.has("text_encoder"):
+            clip.save(folder)  # that of `training.init`, to which the stage belongs
+
     return train(
         prepared.stage,
         recipe.training,
@@ -186,6 +204,7 @@ def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "au
         example=prepared.example,
         resume=where.resume,
         data=prepared.data,
+        begin=begin,
     )
 
 
@@ -199,23 +218,18 @@ def _batches(
     )
 
 
-def _check_folders(
-    spec: StageSpec[S], folder: ModelFolder, where: Where, processes: Processes
-) -> None:
+def _check_folders(spec: StageSpec[S], folder: ModelFolder, where: Where) -> None:
     """Refuse to overwrite a component or a run that nobody said should go."""
-    if where.resume:
+    if where.resume or where.overwrite:
         return
     there = [name for name in spec.components if folder.has(name)]
     checkpoints = where.run / "checkpoints"
-    if where.overwrite:
-        if processes.main:
-            forget(where.run)
-    elif there:
+    if there:
         raise ValueError(
             f"{folder.path} already has a {there[0]}; add --overwrite to train it anew, "
             "or --resume to continue its run"
         )
-    elif checkpoints.is_dir() and any(checkpoints.iterdir()):
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
         raise ValueError(
             f"{where.run} holds an unfinished run; add --resume to continue it, "
             "or --overwrite to start again"
