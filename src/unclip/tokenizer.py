@@ -174,12 +174,15 @@ class Tokenizer:
         if "added_tokens_decoder" not in config:  # the older files: there the map has the last word
             config |= _read_json(folder / "special_tokens_map.json", default={})
         pad = config.get("pad_token") or EOS
+        pad = pad.get("content") if isinstance(pad, dict) else pad
+        if not isinstance(pad, str):
+            raise ValueError(f"{folder}: pad_token is {pad!r}; it must be a string")
         try:
             return cls(
                 vocab,
                 [(a, b) for a, b in pairs],
                 length if length < 100_000 else 77,  # transformers writes 1e30 for "unknown"
-                pad if isinstance(pad, str) else pad["content"],
+                pad,
             )
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
@@ -235,7 +238,7 @@ def _read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, A
         return default
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")

@@ -144,7 +144,9 @@ def test_shards(tmp_path: Path) -> None:
         load_weights(other, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", 3])
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", 3, []]
+)
 def test_an_index_cannot_point_outside(name: Any, tmp_path: Path) -> None:
     inside = tmp_path / "component"
     (inside / "sub").mkdir(parents=True)
@@ -245,6 +247,7 @@ def test_facts_are_kept_in_the_header(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"{", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
         (b"[]", "must hold a JSON object, not a list"),
         (b"\xff", "JSON"),
     ],

@@ -1,5 +1,6 @@
 """Compiled steps: few graphs whatever is asked for, the same images, and what is refused."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from unclip import Pipeline
 from unclip.models import precision
+from unclip.models.folder import ModelFolder
 
 STEPS = {
     "prior_num_inference_steps": 2,
@@ -88,6 +90,24 @@ def test_what_does_not_go_together(
     monkeypatch.setattr(precision, "check_int8", lambda device: None)  # on any CPU
     with pytest.raises(ValueError, match=f"{name} and compile do not go together"):
         Pipeline.from_pretrained(tiny_model, device="cpu", compile=True, **other)
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({"_defaults": 3}, "_defaults is 3; it must be an object"),
+        ({"_defaults": {"sampler": ["ddim"]}}, "sampler is ['ddim']; it must be of type str"),
+        ({"_defaults": {"sampler": "euler"}}, "_defaults: unknown sampler 'euler'"),
+        ({"_defaults": {"eta": 2}}, "_defaults: eta is 2"),
+        ({"_defaults": {"prior": "ar"}}, "_defaults: unknown prior 'ar'"),
+        ({"_defaults": {"steps": 3}}, "unknown key 'steps'"),
+        ({"_class_name": ["UnCLIPPipeline"]}, "what can be opened is a folder of the"),
+    ],
+)
+def test_notes_that_make_no_sense(entries: dict[str, Any], says: str, tiny_copy: Path) -> None:
+    ModelFolder(tiny_copy).update_index(entries)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        Pipeline.from_pretrained(tiny_copy, dtype="fp32", device="cpu")
 
 
 def test_no_compiler_is_said_at_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

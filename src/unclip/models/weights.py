@@ -209,7 +209,7 @@ def _shards(index: Path) -> list[Path]:
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise ValueError(f"{index} has no weight_map")
-    files = [index.parent / str(name) for name in sorted(set(where.values()), key=str)]
+    files = [index.parent / name for name in sorted(set(map(str, where.values())))]
     for file in files:
         if file.parent != index.parent or not file.is_file():
             raise ValueError(f"{index} names {file.name}, which is not in {index.parent}")

@@ -1,10 +1,11 @@
 """A model folder of either published kind becomes stages; what does not fit is refused first."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 
+from unclip.config import from_mapping, to_mapping
 from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.models.folder import ModelFolder
 from unclip.models.int8 import to_int8
@@ -13,7 +14,9 @@ from unclip.models.packing import pack
 from unclip.models.precision import fastest_dtype
 from unclip.models.unet import UNet
 from unclip.models.weights import variants
+from unclip.pipeline.request import Settings
 from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
+from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
@@ -176,11 +179,36 @@ def needed_components(model: ModelFolder, kind: str) -> list[str]:
     return needed + ([TEXT_ENCODER] if decoder.caption_tokens == "own" else [])
 
 
+@dataclass(frozen=True)
+class _Defaults:
+    prior_guidance_scale: float | None = None
+    autoregressive_prior_guidance_scale: float | None = None
+    decoder_guidance_scale: float | None = None
+    sampler: str | None = None
+    eta: float | None = None
+    prior: str | None = None
+
+
+def read_defaults(model: ModelFolder) -> dict[str, Any]:
+    """What the index notes of how the model is to be sampled where nothing else is asked for."""
+    noted, where = model.index().get("_defaults", {}), f"{model.path}: _defaults"
+    if not isinstance(noted, dict):
+        raise ValueError(f"{where} is {noted!r}; it must be an object")
+    given = to_mapping(from_mapping(_Defaults, noted, where))
+    defaults = {key: value for key, value in given.items() if value is not None}
+    try:
+        Sampling(**{key: defaults[key] for key in ("sampler", "eta") if key in defaults})
+        Settings(prior=defaults.get("prior"))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return defaults
+
+
 def check_index(model: ModelFolder) -> str:
     """The kind of a model folder, if it has every component and each is of a known class."""
     index = model.index()
     kind = index.get("_class_name")
-    if kind not in NEEDED:
+    if not isinstance(kind, str) or kind not in NEEDED:
         raise ValueError(
             f"{model.path} is {'no pipeline' if kind is None else f'a {kind}'}; what can be opened "
             f"is a folder of the {' or the '.join(NEEDED)}"
@@ -192,7 +220,7 @@ def check_index(model: ModelFolder) -> str:
         model.component(name)
     for name, known in CLASSES.items():
         entry = index.get(name)
-        if entry and entry[1] is not None and entry[1] not in known:
+        if isinstance(entry, list) and entry[1] is not None and entry[1] not in known:
             raise ValueError(
                 f"{model.path}: {name} is a {entry[1]}; only {' or '.join(known)} is known there"
             )

@@ -27,7 +27,7 @@ from unclip.models.precision import device_named, resolve
 from unclip.pipeline.inpainting import RESAMPLES, Box, Hole, plan_hole
 from unclip.pipeline.latents import check_embeddings, check_noise
 from unclip.pipeline.manipulations import Manipulations
-from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts
+from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts, read_defaults
 from unclip.pipeline.presets import Way, preset
 from unclip.pipeline.request import (
     OUTPUT_TYPES,
@@ -144,7 +144,7 @@ class Pipeline(Manipulations):
             parts.decoder,
             parts.upsamplers,
             autoregressive_prior=parts.autoregressive_prior,
-            defaults=model.index().get("_defaults", {}),
+            defaults=read_defaults(model),
             name=str(folder or "bundled"),
             fingerprint=model.fingerprint("decoder", "text_proj", "text_encoder", "image_encoder"),
         )

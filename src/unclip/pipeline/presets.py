@@ -43,8 +43,8 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "fast": Preset(  # a fifth of `default`'s operations, or less
-        Way(12, "dpm++", eta=0.0),
-        Way(9, "ddim", (1.0, math.inf), distilled=Way(14, "dpm++", eta=0.0)),
+        Way(12, "dpm++", eta=1.0),
+        Way(9, "dpm++", (1.0, math.inf), eta=1.0, distilled=Way(14, "dpm++", eta=1.0)),
         Way(1, "ddim", reuse=2),
         Way(1, "ddim", reuse=2),
     ),
