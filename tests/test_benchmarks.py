@@ -85,10 +85,11 @@ def test_the_table(
     (line,) = (tmp_path / "results.jsonl").read_text().splitlines()
     report = json.loads(line)
     assert [row["variant"] for row in report["rows"]] == ["many steps", "fast", "super res ddim 2"]
-    reference, fast, _ = report["rows"]
+    reference, fast, fewer = report["rows"]
     assert reference["psnr"] is None
-    assert fast["psnr"] > 0
-    assert -1 <= fast["cosine"] <= 1
+    assert fast["psnr"] is None  # it adds noise
+    assert fewer["psnr"] > 0
+    assert -1 <= fewer["cosine"] <= 1
     assert fast["fid"] > 0
     assert fast["composition"]["scenes"] == 3
     import plot
