@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 
 from unclip.diffusion.samplers import SAMPLERS
-from unclip.models.files import write_text
+from unclip.files import write_text
 from unclip.models.folder import bundled
 from unclip.pipeline.pipeline import Pipeline
 

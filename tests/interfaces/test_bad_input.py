@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.interfaces.test_cli import Capture, refused
 from unclip import Pipeline
-from unclip.models.files import write_safetensors
+from unclip.files import write_safetensors
 from unclip.pipeline.latents import Latents
 
 OPEN = "unclip.interfaces.options.Opening.open"

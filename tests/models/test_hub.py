@@ -11,9 +11,9 @@ import torch
 from huggingface_hub import constants, errors
 
 from unclip import CLIP, Pipeline
+from unclip.files import write_json, write_safetensors
 from unclip.models import hub
 from unclip.models.clip_config import CLIPConfig
-from unclip.models.files import write_json, write_safetensors
 from unclip.pipeline.opening import CLASSES
 
 NAME = "somebody/unclip-1.0"

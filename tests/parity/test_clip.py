@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from unclip.files import read_json
 from unclip.models.clip import CLIP, ImageEncoder, TextEncoder
 from unclip.models.clip_config import CLIPTextConfig, CLIPVisionConfig
-from unclip.models.files import read_json
 from unclip.models.folder import ModelFolder
 from unclip.models.weights import load_weights
 from unclip.stages.conditioning import FrozenCLIP

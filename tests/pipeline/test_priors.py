@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from unclip import Pipeline
+from unclip.files import read_json, write_json
 from unclip.interfaces.info import describe_model
-from unclip.models.files import read_json, write_json
 from unclip.models.folder import ModelFolder
 from unclip.models.offload import is_offloaded
 

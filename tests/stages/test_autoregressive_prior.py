@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.tiny import noise, scenes, tiny_recipe
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.samplers import noise_from
+from unclip.files import read_safetensors
 from unclip.models.autoregressive_prior import Prefix
-from unclip.models.files import read_safetensors
 from unclip.models.folder import ModelFolder
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,

@@ -238,7 +238,7 @@ def test_folders_whose_parts_do_not_fit(
     component: dict[str, int], note: object, says: str, stage: DistillationStage, clip: FrozenCLIP,
     tiny_copy: Path,
 ) -> None:  # fmt: skip
-    from unclip.models.files import write_json
+    from unclip.files import write_json
 
     folder = ModelFolder(tiny_copy)
     stage.save(folder)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny_recipe
-from unclip.models.files import read_safetensors
+from unclip.files import read_safetensors
 from unclip.models.folder import ModelFolder
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP

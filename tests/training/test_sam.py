@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.tiny import tiny_recipe
-from unclip.models.files import read_safetensors
+from unclip.files import read_safetensors
 from unclip.training import checkpoint
 from unclip.training.recipe import Optimiser
 from unclip.training.sam import sharpness_aware

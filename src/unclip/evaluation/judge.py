@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unclip.config import from_mapping
 from unclip.data.emoji_scene import BACKGROUNDS, COLOURS, MAX_OBJECTS, SHAPES, Scene
-from unclip.models.files import read_json
+from unclip.files import read_json
 from unclip.models.folder import bundled
 from unclip.models.weights import load_weights
 

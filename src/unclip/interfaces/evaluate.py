@@ -343,7 +343,7 @@ def _check_output(output: Path | None) -> None:
 def _tell(rows: Sequence[tuple[str, ...]], report: dict[str, Any], output: Path | None) -> None:
     _print_table(rows)
     if output is not None:
-        from unclip.models.files import write_text
+        from unclip.files import write_text
 
         output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")

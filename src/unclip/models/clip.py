@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.files import read_json
 from unclip.models.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from unclip.models.files import read_json
 from unclip.models.folder import ModelFolder
 from unclip.models.hub import resolve_component
 from unclip.models.layers import attention

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from unclip.models.files import read_json, read_safetensors, write_json
+from unclip.files import read_json, read_safetensors, write_json
 from unclip.models.offload import Offload
 from unclip.models.weights import (
     check_weights,

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unclip.models.files import opened_safetensors, read_json, write_json, write_safetensors
+from unclip.files import opened_safetensors, read_json, write_json, write_safetensors
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 # 0, 1, 2, …: a constant that older versions of the publishing library stored as a tensor.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unclip.models.files import read_facts, read_safetensors, whole, write_safetensors
+from unclip.files import read_facts, read_safetensors, whole, write_safetensors
 from unclip.pipeline.request import Settings
 
 _FORMAT = "unclip-latents-1"

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unclip.models.files import read_facts, read_safetensors, write_safetensors
+from unclip.files import read_facts, read_safetensors, write_safetensors
 from unclip.training.optimiser import EMA
 
 _KEEP = 2  # the newest and, should the disk fail under it, the one before

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unclip.models.files import write_text
+from unclip.files import write_text
 
 
 class Run:

@@ -11,7 +11,7 @@ import torch
 from unclip.config import dump_toml, from_mapping, merge, read_toml, to_mapping
 from unclip.data.batches import Order, batches
 from unclip.data.sources import Source, open_source
-from unclip.models.files import write_text
+from unclip.files import write_text
 from unclip.models.folder import ModelFolder
 from unclip.models.hub import is_hub_name, resolve_model
 from unclip.stages.base import Batch, Stage

@@ -1,0 +1,101 @@
+"""What a user gave, as a number, or a sentence that says why it is none; and how it is shown.
+
+Numbers come from flags, recipes, JSON and Python, where numpy's and torch's are as good as Python's
+own. Values and texts that others wrote are never repeated raw: neither at any length, nor with the
+control characters that a terminal would obey.
+"""
+
+import math
+import operator
+import unicodedata
+from typing import Any, SupportsFloat, SupportsIndex, cast
+
+_SHOWN = 80  # characters of a bad value that a sentence repeats
+_OBEYED = ("Cc", "Cs", "Zl", "Zp")  # control and half characters, separators of lines
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def whole_number(value: Any, name: str, least: int | None = None, most: int | None = None) -> int:
+    """`value` as an int: Python's, numpy's or torch's, but no bool, float or text.
+
+    Args:
+        name: how the sentence calls it.
+        least, most: its bounds, themselves allowed.
+
+    Raises:
+        ValueError: another kind of value, or one outside the bounds.
+    """
+    try:
+        if _is_bool(value):
+            raise TypeError
+        number = operator.index(cast(SupportsIndex, value))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is {shown(value)}; it must be a whole number") from None
+    _check_bounds(number, name, least, most)
+    return number
+
+
+def real_number(
+    value: Any, name: str, least: float | None = None, most: float | None = None
+) -> float:
+    """`value` as a float: any of Python's, numpy's or torch's numbers, but no bool, text or NaN.
+
+    Args:
+        name: how the sentence calls it.
+        least, most: its bounds, themselves allowed. Infinity passes only where a bound is infinite.
+
+    Raises:
+        ValueError: another kind of value, or one outside the bounds.
+    """
+    try:
+        if isinstance(value, str | bytes) or _is_bool(value):
+            raise TypeError
+        number = float(cast(SupportsFloat, value))
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is {shown(value)}; it must be a number") from None
+    if math.isnan(number) or (math.isinf(number) and number not in (least, most)):
+        raise ValueError(f"{name} is {shown(value)}; it must be a finite number")
+    _check_bounds(number, name, least, most)
+    return number
+
+
+def shown(value: Any) -> str:
+    """`repr(value)` for a sentence: at most `_SHOWN` characters, all of them printable."""
+    try:
+        text = repr(value)
+    except Exception:  # numbers of thousands of digits, objects of others
+        text = f"a {type(value).__name__}"
+    text = printable(text)
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 4 :]} ({len(text):,} characters)"
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: such characters as escapes, e.g. `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode()
+        if unicodedata.category(c) in _OBEYED or c in _TURNING
+        else c
+        for c in text
+    )
+
+
+def _is_bool(value: Any) -> bool:
+    """Also numpy's and torch's, without importing either."""
+    return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+
+
+def _check_bounds(number: float, name: str, least: float | None, most: float | None) -> None:
+    low, high = least is None or number >= least, most is None or number <= most
+    if low and high:
+        return
+    if least is not None and most is not None:
+        wanted = f"between {least:,} and {most:,}"
+    else:
+        wanted = f"{least:,} or more" if least is not None else f"{most:,} or less"
+    raise ValueError(f"{name} is {shown(number)}; it must be {wanted}")

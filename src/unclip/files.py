@@ -1,0 +1,204 @@
+"""Files that are read with a limit, and written whole or not at all. Nothing pickled is read.
+
+Only regular files are opened: a pipe or a device could keep a reader waiting for ever. What is
+written is made in a fresh folder that nobody else may enter, so that no link planted under a
+guessable name is followed, and then renamed into place.
+"""
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_TEXT = 2**26
+"""Bytes of the largest text, JSON or TOML file that is read; real ones are far below."""
+_PARTIAL = ".partial"
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading bytes.
+
+    Raises:
+        OSError: it is not there, or must not be read.
+        ValueError: it is a folder, a pipe, a device or a socket.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError:
+        if os.path.isdir(path):  # which Windows does not open
+            raise ValueError(f"{path} is a folder") from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, most: int = MAX_TEXT) -> bytes:
+    """A regular file's bytes.
+
+    Raises:
+        ValueError: it cannot be read, or has more than `most` bytes.
+    """
+    try:
+        with open_regular(path) as file:
+            raw = file.read(most + 1)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    if len(raw) > most:
+        raise ValueError(f"{path} is larger than {most:,} bytes, which is more than it can need")
+    return raw
+
+
+def read_text(path: Path, most: int = MAX_TEXT) -> str:
+    """A UTF-8 text file, with or without a byte order mark, line ends as "\\n".
+
+    Raises:
+        ValueError: it cannot be read, has more than `most` bytes, or is not UTF-8.
+    """
+    try:
+        text = read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(f"{path} is not UTF-8 text (byte 0x{byte:02x})") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; `ValueError` in one sentence if it is none."""
+    text = read_text(path)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Another path to write `path` under: it is there whole when the block ends, or not at all.
+
+    The file gets the mode that the umask gives. What a killed process left of the same file goes.
+
+    Raises:
+        ValueError: the disk is full, or the place cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    with _private_folder(path) as private:
+        partial = private / path.name
+        try:
+            partial.touch(exist_ok=False)
+            mode = partial.stat().st_mode
+            yield partial
+            partial.chmod(stat.S_IMODE(mode))  # libraries make files that nobody else can read
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())  # or a power cut could leave the name without its bytes
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"cannot write {path}: {error}") from None
+
+
+def sweep(folder: Path, start: str = ".") -> None:
+    """Remove what killed processes left half-written in `folder`; what another one writes stays."""
+    for leftover in folder.glob(f"{escape(start)}*{_PARTIAL}"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            with suppress(OSError), _held(leftover):  # or another process holds it
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _private_folder(path: Path) -> Iterator[Path]:
+    """A fresh folder beside `path`, held while the block runs and removed then."""
+    start = f".{path.name[:64]}."  # names have a largest length
+    with ExitStack() as stack:
+        try:
+            sweep(path.parent, start)
+            private = Path(tempfile.mkdtemp(_PARTIAL, start, path.parent))
+            while True:
+                with suppress(FileNotFoundError, BlockingIOError):
+                    stack.enter_context(_held(private))
+                    if private.exists():
+                        break
+                # Another thread or process swept it before it was held.
+                private = Path(tempfile.mkdtemp(_PARTIAL, start, path.parent))
+        except OSError as error:
+            raise ValueError(f"cannot write {path}: {error.strerror}") from None
+        stack.callback(shutil.rmtree, private, ignore_errors=True)
+        yield private
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder of ours while it is in use; `BlockingIOError` if another process does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where an open file cannot be removed anyway
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, "Tensor"], facts: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, and `facts` into the header; the file is there whole or not at all."""
+    from safetensors.torch import save_file
+
+    stored = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    with whole(path) as partial:
+        save_file(stored, partial, {"format": "pt", **(facts or {})})
+
+
+@contextmanager
+def opened_safetensors(file: Path) -> Iterator[Any]:
+    """A safetensors file; `ValueError` if it is truncated or none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        open_regular(file).close()
+        with safe_open(file, "pt") as opened:
+            yield opened
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is not a whole safetensors file: {error}") from None
+
+
+def read_facts(file: Path) -> dict[str, str]:
+    """What the header of a safetensors file says beside its tensors."""
+    with opened_safetensors(file) as opened:
+        return dict(opened.metadata() or {})
+
+
+def read_safetensors(file: Path) -> "dict[str, Tensor]":
+    """All tensors of a file, memory-mapped; `ValueError` if it is truncated or no safetensors."""
+    with opened_safetensors(file) as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
