@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import pickle
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from unclip.data.emoji import (
     PALETTE,
     RELATIONS,
     SHAPES,
+    Background,
     Object,
     Scene,
     World,
@@ -22,6 +25,7 @@ from unclip.data.emoji import (
     is_held_out_pair,
     preview,
 )
+from unclip.data.emoji_compose import Draft, Thing, colours_swapped, order_inverted
 from unclip.data.emoji_scene import GRID
 from unclip.data.emoji_shapes import ArrayCache, ink_rows, mask
 
@@ -30,7 +34,7 @@ from unclip.data.emoji_shapes import ArrayCache, ink_rows, mask
 RECORDED = {
     "default": "694402f13429a964a6b4af8c526a05dad8ab86f0d2d112fb68f4822ac9e1e1fb",
     "held-out": "76c11676546c284c7d68ad0dae84eaf9f4aada58e052924286d6857ef7689357",
-    "contrast": "b4b66c279154648872e3a762eb2710c6c2dcfbb430c364289ae559f0e399ce5a",
+    "contrast": "7af5ef7dad3334ef349e08a6f64134b37b9a89b732cf6d7e85dcc74de4199914",
 }
 CONFIGS = {
     "default": WorldConfig(),
@@ -216,14 +220,35 @@ def test_training_keeps_every_shape_and_colour() -> None:
     assert all(is_held_out_pair(a, b) == is_held_out_pair(b, a) for a, b in couples)
 
 
+def groups_of(world: World, count: int) -> list[list[Scene]]:
+    size = world.config.contrast
+    return [[world.scene(g * size + step) for step in range(size)] for g in range(count)]
+
+
+def pairs_of(scene: Scene) -> list[tuple[str, str]]:
+    return [(thing.name, thing.colour) for thing in scene.objects]
+
+
+def is_rebound(one: Scene, other: Scene) -> bool:
+    """Whether the same names, colours and relation are tied to each other differently."""
+    same = [
+        sorted(name for name, _ in pairs_of(scene))
+        + sorted(colour for _, colour in pairs_of(scene))
+        for scene in (one, other)
+    ]
+    tied = pairs_of(one) != pairs_of(other)
+    return same[0] == same[1] and tied and one.relation == other.relation
+
+
 @pytest.mark.parametrize(("contrast", "split"), [(2, "train"), (4, "train"), (8, "all")])
-def test_contrast_groups_differ_in_one_attribute(contrast: int, split: str) -> None:
-    world = World(WorldConfig(contrast=contrast, split=split))
-    for group in range(120):
-        members = [world.scene(group * contrast + step) for step in range(contrast)]
+def test_contrast_groups_share_all_but_one_detail(contrast: int, split: str) -> None:
+    for members in groups_of(World(WorldConfig(contrast=contrast, split=split)), 120):
         assert len({scene.caption for scene in members}) == contrast
         assert len({scene.plain_caption for scene in members}) == contrast
         assert len({scene.style for scene in members}) == 1
+        if any(is_rebound(members[0], scene) for scene in members[1:]):
+            assert len({scene.background.kind for scene in members}) == 1
+            continue
         kinds = {
             "background": [(scene.background.kind, scene.background.colours) for scene in members],
             "relation": [scene.relation for scene in members],
@@ -231,8 +256,70 @@ def test_contrast_groups_differ_in_one_attribute(contrast: int, split: str) -> N
             "names": [tuple({thing.name: 0 for thing in scene.objects}) for scene in members],
             "colours": [tuple({thing.colour: 0 for thing in scene.objects}) for scene in members],
         }
-        varied = [name for name, values in kinds.items() if len(set(values)) > 1]
-        assert len(varied) == 1, (varied, [scene.caption for scene in members])
+        varied = {name for name, values in kinds.items() if len(set(values)) > 1}
+        # What an axis gives too few of is filled up with other names and colours.
+        assert len(varied) == 1 or varied & {"names", "colours"}, [s.caption for s in members]
+
+
+@pytest.mark.parametrize("more", [{}, {"max_objects": 2, "styles": ("plain",)}])
+def test_a_quarter_of_contrast_groups_turns_on_binding_and_order(more: dict[str, Any]) -> None:
+    groups = groups_of(World(WorldConfig(contrast=4, **more)), 600)
+    rebound = [g for g in groups if any(is_rebound(a, b) for a in g for b in g)]
+    assert 0.22 < len(rebound) / len(groups) < 0.45
+    related = [g for g in rebound if g[0].relation in ("above", "below", "left of", "right of")]
+    whole = [g for g in related if len({tuple(sorted(pairs_of(scene))) for scene in g}) == 2]
+    assert len(whole) > 0.4 * len(related)
+    for group in whole:  # {original, order inverted, both, colours swapped}, from anywhere on
+        orders = [tuple(name for name, _ in pairs_of(scene)) for scene in group]
+        assert sorted(orders.count(order) for order in orders) == [2, 2, 2, 2]
+        assert len({tuple(pairs_of(scene)) for scene in group}) == 4
+
+
+def test_misreadings_are_wrong_in_the_captions_words() -> None:
+    world = World(WorldConfig(max_objects=2, split="held-out"))
+    kinds = set()
+    for i in range(200):
+        scene, wrong = world.scene(i), world.misread(i)
+        kinds.update(wrong)
+        for caption in wrong.values():
+            assert caption != scene.caption
+            for colour in ("red", "blue", "green", "pink"):  # those with one word
+                assert caption.count(f" {colour}") == scene.caption.count(f" {colour}")
+        if "colours" in wrong:
+            one, two = scene.objects
+            assert {one.colour, two.colour} <= {*COLOURS}
+            assert one.colour != two.colour
+            assert one.name != two.name
+        if len(scene.objects) != 2 or scene.counted:
+            assert not wrong
+        if scene.relation in ("above", "left of"):
+            assert "relation" in wrong
+        if scene.relation is None:
+            assert "relation" not in wrong  # "a star and a ring" is as true as "a ring and a star"
+    assert kinds == {"colours", "relation"}
+
+
+def draft_of(relation: str | None, *things: Thing, counted: bool = False) -> Draft:
+    return Draft(things, Background("night"), relation, "plain", counted)
+
+
+def test_swapping_and_inverting() -> None:
+    star = Thing("shape", "star", "red", "plain", "small")
+    ring = Thing("shape", "ring", "blue", "plain", "large")
+    blue_star, red_ring = replace(star, colour="blue"), replace(ring, colour="red")
+    draft = draft_of("above", star, ring)
+    assert colours_swapped(draft) == draft_of("above", blue_star, red_ring)
+    assert order_inverted(draft) == draft_of("above", ring, star)
+    # What is inside is the smaller one, whichever it is.
+    inside = draft_of("inside", replace(ring, size="small"), replace(star, size="large"))
+    assert order_inverted(draft_of("inside", star, ring)) == inside
+    # Nothing that is as true as the draft itself.
+    assert order_inverted(draft_of(None, star, ring)) is None
+    assert colours_swapped(draft_of("above", star, blue_star)) is None
+    assert colours_swapped(draft_of(None, star, replace(ring, colour="red"))) is None
+    for change in (colours_swapped, order_inverted):
+        assert change(draft_of(None, star)) is None
+        assert change(draft_of(None, star, star, counted=True)) is None
 
 
 def test_ground_truth_as_plain_data() -> None:

@@ -1,6 +1,8 @@
 """Retrieval and zero-shot classification, on embeddings with known answers and on a tiny CLIP."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ from unclip.evaluation.retrieval import (
     class_embeddings,
     classify,
     clip_retrieval,
+    preferred,
     ranks,
     retrieval,
+    world_preferences,
     world_zero_shot,
 )
 from unclip.models.clip import ImageEncoder, TextEncoder
@@ -106,6 +110,37 @@ def test_with_a_clip_and_the_world(clip: FrozenCLIP) -> None:
     scores = world_zero_shot(clip, config, n=20)
     assert {name: score.classes for name, score in scores.items()} == {"shape": 15, "colour": 11}
     assert scores["shape"].accuracy.total == 20
+
+
+def test_the_nearer_caption_is_preferred_and_ties_are_not() -> None:
+    z_i = torch.eye(4)
+    right, wrong = z_i.clone(), z_i.roll(1, dims=0)
+    assert preferred(z_i, 3 * right, wrong) == Rate(4, 4)
+    assert preferred(z_i, right, 5 * right) == Rate(0, 4)
+    assert preferred(z_i, wrong, right) == Rate(0, 4)
+
+
+def test_preferences_in_the_world(clip: FrozenCLIP) -> None:
+    rates = world_preferences(clip, WorldConfig(max_objects=2), 40)
+    assert {name: rate.total for name, rate in rates.items()} == {"colours": 40, "relation": 40}
+    none = world_preferences(clip, WorldConfig(max_objects=2, relations=()), 10)
+    assert none["relation"] == Rate(0, 0)
+
+
+def test_a_bag_of_words_is_blind_to_binding_and_order(
+    clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The preferences see what retrieval hides: without places, a text is a bag of its tokens."""
+
+    def bag(captions: list[str]) -> Any:
+        ids = clip.tokenizer(captions).ids
+        counts = torch.nn.functional.one_hot(ids, len(clip.tokenizer)).sum(dim=1).float()
+        draw = torch.Generator().manual_seed(0)
+        return SimpleNamespace(z_t=counts @ torch.randn(counts.shape[1], 64, generator=draw))
+
+    monkeypatch.setattr(clip, "text", bag)
+    rates = world_preferences(clip, WorldConfig(max_objects=2, sizes=("medium",)), 60)
+    assert all(rate.right < rate.total / 2 for rate in rates.values())  # nearly all are ties
 
 
 def test_class_embeddings_are_mean_directions(clip: FrozenCLIP) -> None:

@@ -46,6 +46,10 @@ _STYLES: Final = {"plain": 79, "pixelated": 7, "pencil": 7, "posterised": 7}
 _TEXTURES: Final = {"plain": 76, "striped": 12, "dotted": 12}
 _RELATION_PERCENT: Final = 80
 _COUNT_PERCENT: Final = 50
+_REBOUND_PERCENT: Final = 75  # of the contrast groups that can turn on binding or order
+
+EDITION: Final = 2
+"""Of contrast groups: a run that was trained on others must not resume on these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,30 @@ class Draft:
     style: str
     counted: bool
     must_name: str = ""  # "background" where a contrast group turns on it
+
+
+def colours_swapped(draft: Draft) -> Draft | None:
+    """The two things with each other's colour; None where that says nothing new."""
+    if len(draft.things) != 2 or draft.counted:
+        return None
+    one, two = draft.things
+    if "emoji" in (one.kind, two.kind) or one.name == two.name or one.colour == two.colour:
+        return None
+    things = (replace(one, colour=two.colour), replace(two, colour=one.colour))
+    return replace(draft, things=things)
+
+
+def order_inverted(draft: Draft) -> Draft | None:
+    """The two things in each other's place; None where no relation says who is where.
+
+    Inside and on another, the size belongs to the place: what is carried is the smaller one.
+    """
+    if len(draft.things) != 2 or draft.counted or draft.relation is None:
+        return None
+    one, two = draft.things
+    if draft.relation in ("inside", "on"):
+        one, two = replace(one, size=two.size), replace(two, size=one.size)
+    return replace(draft, things=(two, one))
 
 
 def _bag(weights: dict[str, int], chosen: tuple[str, ...]) -> tuple[str, ...]:
@@ -249,17 +277,28 @@ class Composer:
         return Thing("shape", name, colour, texture, size)
 
     def variants(self, stream: Stream, count: int) -> list[Draft]:
-        """`count` drafts that differ in one attribute only: a contrast group."""
+        """`count` drafts of one scene that are told apart by a detail only: a contrast group.
+
+        A quarter to two fifths of the groups turn on binding and order (`_rebound`), which a CLIP
+        does not learn from anything else; the others on one attribute. What has fewer variants
+        than `count` is filled up with other names and colours for its first thing.
+        """
         for _ in range(GROUP_ATTEMPTS):
             base = self.draw(stream)
-            groups = [
-                group
-                for axis in (self._vary_names, self._vary_colours, self._vary_backgrounds)
-                if len(group := self._admitted(base, axis(base))) >= count
-            ]
-            for extra in (self._vary_relations, self._swap_colours, self._vary_counts):
-                if len(group := self._admitted(base, extra(base))) >= count:
-                    groups.append(group)
+            rebound = self._admitted(base, self._rebound(base))
+            if len(rebound) > 1 and stream.chance(_REBOUND_PERCENT):
+                groups = [rebound]
+            else:
+                axes = (
+                    self._vary_names,
+                    self._vary_colours,
+                    self._vary_backgrounds,
+                    self._vary_relations,
+                    self._vary_counts,
+                )
+                groups = [self._admitted(base, axis(base)) for axis in axes]
+            full = (self._filled(group, stream, count) for group in groups if len(group) > 1)
+            groups = [group for group in full if len(group) >= count]
             if groups:
                 group = stream.pick(groups)
                 start = stream.below(len(group))
@@ -268,6 +307,17 @@ class Composer:
             f"contrast is {count}, but these shapes, colours and backgrounds never give as many "
             "variants of one scene; allow more of them or lower contrast"
         )
+
+    def _filled(self, group: list[Draft], stream: Stream, count: int) -> list[Draft]:
+        """The group, and behind it as many other names and colours as it takes for `count`."""
+        if len(group) >= count:
+            return group
+        base = group[0]
+        others = self._admitted(base, self._vary_names(base) + self._vary_colours(base))
+        others = [draft for draft in others if draft not in group]
+        missing = min(count - len(group), len(others))
+        start = stream.below(max(1, len(others)))
+        return group + [others[(start + step) % len(others)] for step in range(missing)]
 
     def _admitted(self, base: Draft, others: list[Draft]) -> list[Draft]:
         if not others:
@@ -312,14 +362,15 @@ class Composer:
             return []
         return [replace(base, relation=name) for name in self.config.relations if name in beside]
 
-    def _swap_colours(self, base: Draft) -> list[Draft]:
-        if len(base.things) != 2 or base.counted:
-            return []
-        one, two = base.things
-        if "emoji" in (one.kind, two.kind) or one.name == two.name or one.colour == two.colour:
-            return []
-        things = (replace(one, colour=two.colour), replace(two, colour=one.colour))
-        return [replace(base, things=things)]
+    def _rebound(self, base: Draft) -> list[Draft]:
+        """The scene with its order inverted, with that and its colours swapped, and with these.
+
+        Each caption has the words of the others: only who is where, and whose colour is which,
+        tells them apart. Neighbours in the list, a circle with `base`, differ in one of the two.
+        """
+        inverted, swapped = order_inverted(base), colours_swapped(base)
+        both = inverted and colours_swapped(inverted)
+        return [draft for draft in (inverted, both, swapped) if draft is not None]
 
     def _vary_counts(self, base: Draft) -> list[Draft]:
         if not base.counted:

@@ -116,7 +116,8 @@ class WorldConfig:
     `colours` are the objects' colours; backgrounds use all eleven. `language` changes the names
     of emoji only: the sentence around them, and the names of shapes, stay English. With
     `contrast` above 1, each run of that many consecutive indices shows one scene in variants
-    that differ in a single attribute, each with a caption of its own: hard negatives for CLIP.
+    that a detail tells apart, each with a caption of its own: hard negatives for CLIP. The detail
+    is one attribute, or whose colour is which and who is where.
     """
 
     kinds: tuple[str, ...] = ("shapes",)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from unclip.data import emoji_glyphs
-from unclip.data.emoji_compose import Composer, Draft, Thing
+from unclip.data.emoji_compose import Composer, Draft, Thing, colours_swapped, order_inverted
 from unclip.data.emoji_grammar import Grammar
 from unclip.data.emoji_layout import lay_out
 from unclip.data.emoji_render import Image, render_scene
@@ -50,20 +50,7 @@ class World:
 
     def scene(self, index: int) -> Scene:
         """Scene number `index` (0 or more): ground truth and caption, without pixels."""
-        if index < 0:
-            raise IndexError(f"scene {index} does not exist; indices start at 0")
-        config = self.config
-        group, member = divmod(index, config.contrast)
-        keys = (config.seed, _SPLIT_KEYS[config.split], group)
-        content = Stream(*keys, _CONTENT)
-        if config.contrast == 1:
-            draft = self._composer.draw(content)
-        else:
-            held, drafts = self._group  # neighbouring indices share it
-            if held != group:
-                drafts = self._composer.variants(content, config.contrast)
-                self._group = (group, drafts)
-            draft = drafts[member]
+        keys, draft = self._draft(index)
         caption, named, background_named = self._grammar.caption(draft, Stream(*keys, _WORDS))
         layout = Stream(*keys, _LAYOUT)
         background, objects = _realise(draft, named, layout)
@@ -77,8 +64,39 @@ class World:
             counted=draft.counted,
             background_named=background_named,
             index=index,
-            seed=config.seed,
+            seed=self.config.seed,
         )
+
+    def _draft(self, index: int) -> tuple[tuple[int, ...], Draft]:
+        """What scene `index` holds, and the keys of its random streams."""
+        if index < 0:
+            raise IndexError(f"scene {index} does not exist; indices start at 0")
+        config = self.config
+        group, member = divmod(index, config.contrast)
+        keys = (config.seed, _SPLIT_KEYS[config.split], group)
+        content = Stream(*keys, _CONTENT)
+        if config.contrast == 1:
+            return keys, self._composer.draw(content)
+        held, drafts = self._group  # neighbouring indices share it
+        if held != group:
+            drafts = self._composer.variants(content, config.contrast)
+            self._group = (group, drafts)
+        return keys, drafts[member]
+
+    def misread(self, index: int) -> dict[str, str]:
+        """Captions of scene `index` that are wrong, by the draws that its own words come from: with
+        its two objects' "colours" swapped, and in each other's place ("relation"). One that would
+        be true, or says nothing of the kind, is left out.
+        """
+        keys, draft = self._draft(index)
+        wrong = {"colours": colours_swapped(draft)}
+        if draft.relation not in ("inside", "on"):  # there, shapes alone would tell
+            wrong["relation"] = order_inverted(draft)
+        return {
+            name: self._grammar.caption(other, Stream(*keys, _WORDS))[0]
+            for name, other in wrong.items()
+            if other is not None
+        }
 
     def render(self, scene: Scene, size: int | None = None) -> Image:
         """The scene's pixels, (size, size, 3) uint8; `size` is the config's unless given."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unclip.config import from_mapping
 from unclip.data.captions import ENDLESS, FORMATS, UNREADABLE, Captioned, Report, find
+from unclip.data.emoji_compose import EDITION
 from unclip.data.emoji_scene import SPLITS, Stream, WorldConfig
 from unclip.data.transforms import open_image, square, to_bytes
 
@@ -280,5 +281,8 @@ class WorldSource:
         return Report(name, images=ENDLESS, usable=ENDLESS, captions=ENDLESS)
 
     def fingerprint(self) -> str:
-        """Of the configuration."""
-        return hashlib.blake2b(repr(self.config).encode(), digest_size=16).hexdigest()
+        """Of the configuration, and of the rule that contrast groups are made by."""
+        text = repr(self.config)
+        if self.config.contrast > 1:
+            text += f" groups {EDITION}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -30,7 +30,8 @@ PAIRS = 4  # sets of pairs that retrieval is averaged over, where the data has s
 
 @dataclass(frozen=True)
 class EvaluateClip:
-    """Find the right caption among n, and the right image: recall, and zero-shot classes."""
+    """Find the right caption among n, and the right image: recall, zero-shot classes, and whether
+    captions with the colours swapped or the relation inverted are told from the true one."""
 
     model: str | None = None
     """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
@@ -145,7 +146,7 @@ def run(arguments: Sequence[str]) -> int:
 def run_clip(arguments: Sequence[str]) -> int:
     options = parse(EvaluateClip, "evaluate clip", arguments)
     _check_output(options.output)
-    from unclip.evaluation.retrieval import clip_retrieval, world_zero_shot
+    from unclip.evaluation.retrieval import clip_retrieval, world_preferences, world_zero_shot
     from unclip.models.folder import ModelFolder, bundled
     from unclip.models.hub import resolve_model
     from unclip.models.precision import device_named
@@ -176,6 +177,15 @@ def run_clip(arguments: Sequence[str]) -> int:
         rows += [
             (f"zero-shot {name}, of {one.classes}", str(one.accuracy))
             for name, one in classes.items()
+        ]
+        preferences = world_preferences(clip, world)
+        report["preferences"] = {name: rate.to_dict() for name, rate in preferences.items()}
+        rows += [
+            (f"true caption, not with {wrong}", str(preferences[name]))
+            for name, wrong in (
+                ("colours", "its colours swapped"),
+                ("relation", "its relation inverted"),
+            )
         ]
     _tell(rows, report, options.output)
     return 0
