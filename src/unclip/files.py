@@ -16,6 +16,8 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from unclip.checks import printable
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,7 +26,7 @@ MAX_TEXT = 2**26
 _PARTIAL = ".partial"
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading bytes.
 
     Raises:
@@ -36,12 +38,15 @@ def open_regular(path: str | Path) -> BinaryIO:
         descriptor = os.open(path, flags)
     except OSError:
         if os.path.isdir(path):  # which Windows does not open
-            raise ValueError(f"{path} is a folder") from None
+            raise ValueError(f"{printable(str(path))} is a folder") from None
         raise
+    except ValueError:  # a zero byte
+        raise ValueError(f"{printable(str(path))} cannot be the name of a file") from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise ValueError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise ValueError(f"{printable(str(path))} is {kind}")
     return os.fdopen(descriptor, "rb")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import random
 import struct
 import zlib
@@ -23,6 +24,7 @@ from unclip.data.transforms import (
     to_pil,
     to_rgb,
     to_tensor,
+    upright,
 )
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
 
@@ -46,8 +48,9 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_gives_the_upright_picture(orientation: int) -> None:
-    upright = picture()
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
+def test_exif_orientation_gives_the_upright_picture(kind: str, orientation: int) -> None:
+    straight = picture(48, 32)
     stored = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -60,10 +63,36 @@ def test_exif_orientation_gives_the_upright_picture(orientation: int) -> None:
     }
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = Image.fromarray(np.ascontiguousarray(stored[orientation](np.asarray(upright))))
-    assert np.array_equal(pixels(open_image(encoded(image, exif=exif))), pixels(upright))
-    tiff = open_image(encoded(image, "TIFF", exif=exif))
-    assert np.array_equal(pixels(tiff), pixels(upright))
+    image = Image.fromarray(np.ascontiguousarray(stored[orientation](np.asarray(straight))))
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    data = encoded(
+        image, kind, exif=exif, **options | ({"lossless": True} if kind == "WEBP" else {})
+    )
+    opened = open_image(data)
+    assert opened.size == straight.size
+    assert np.abs(pixels(opened) - pixels(straight)).max() <= (12 if kind == "JPEG" else 0)
+    assert upright(opened) is opened  # or it would be turned twice
+    turned = upright(Image.open(io.BytesIO(data)))  # what users of the Python API have
+    assert np.array_equal(pixels(turned), pixels(opened))
+    assert upright(turned) is turned
+    assert upright(turned.convert("L").convert("RGB")).size == straight.size
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.timeout(10)
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, reason in (
+        (tmp_path / "pipe.png", "is no regular file"),
+        (Path("/dev/zero"), "is no regular file"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "a\0b.png", "cannot be the name of a file"),
+        (tmp_path / "no\x1b[2J\n.png", r"no\\x1b\[2J\\n.png does not exist"),
+    ):
+        for reader in (open_image, image_size):
+            with pytest.raises(ValueError, match=reason) as caught:
+                reader(path)
+            assert str(caught.value).isprintable()
 
 
 def test_transparency_is_composited_on_white() -> None:

@@ -4,11 +4,11 @@ Shapes: N batch, C = 3 channels, H height, W width, n side of a square image in 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from io import BytesIO
 from os import PathLike, fspath
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from unclip.checks import printable
+from unclip.files import open_regular
 from unclip.models.preprocessing import ImageProcessorConfig, normalise
 
 MAX_PIXELS = 178_956_970
@@ -25,12 +27,14 @@ MAX_PIXELS = 178_956_970
 # starts Ghostscript, TGA has no signature, so that text files pass for pictures.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+    *(".apng", ".avif", ".avifs", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc"),
+    *(".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pgm", ".pjp", ".pjpeg", ".png"),
+    *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 """File name endings, in lower case, that count as images in a folder."""
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_WITH_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # Pillow's keys
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,19 +66,37 @@ def open_image(
     Raises ValueError, one sentence with the name, for anything that is not a whole picture of at
     most `max_pixels`.
     """
-    name = name or ("the image" if isinstance(source, bytes) else fspath(source))
-    image = _open_header(source, name, max_pixels)
-    with image:
+    name = _name_of(source) if name is None else printable(name)
+    with _opened(source, name, max_pixels) as image:
         with _named_errors(name):
             if size is not None:
                 _decode_smaller(image, 2 * size)
             image.load()
-        turn = _upright_turn(image)
+        turn = _turn(image)
         try:
-            image = to_rgb(image)
+            pixels = to_rgb(image)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        return image.copy() if turn is None else image.transpose(turn)
+        pixels = pixels.copy() if turn is None else pixels.transpose(turn)
+    pixels.info.clear()  # above all the orientation, which is done
+    return pixels
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A Pillow image turned as its EXIF orientation asks, which it then no longer carries.
+
+    What `open_image` gives is upright already, and passes unchanged.
+
+    Raises:
+        ValueError: see `read_pixels`.
+    """
+    read_pixels(image)  # first, because Pillow turns TIFFs itself when it reads them
+    turn = _turn(image)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = {key: value for key, value in image.info.items() if key not in _WITH_ORIENTATION}
+    return turned
 
 
 def read_pixels(image: Image.Image) -> None:
@@ -93,8 +115,7 @@ def image_size(
     source: str | PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
     """(width, height) in pixels from the header alone, as stored; ValueError as `open_image`."""
-    name = "the image" if isinstance(source, bytes) else fspath(source)
-    with _open_header(source, name, max_pixels) as image:
+    with _opened(source, _name_of(source), max_pixels) as image:
         return image.size
 
 
@@ -187,17 +208,33 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _open_header(source: str | PathLike[str] | bytes, name: str, max_pixels: int) -> Image.Image:
-    with _named_errors(name):
-        image = Image.open(
-            BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()
-        )
-    width, height = image.size
-    if width * height == 0 or width * height > max_pixels:
-        image.close()
-        reason = "no pixels" if width * height == 0 else f"more than {max_pixels:,} pixels"
-        raise ValueError(f"{name} is {width} x {height}, {reason}, so it is not opened")
-    return image
+def _name_of(source: str | PathLike[str] | bytes) -> str:
+    return "the image" if isinstance(source, bytes) else printable(fspath(source))
+
+
+@contextmanager
+def _opened(
+    source: str | PathLike[str] | bytes, name: str, max_pixels: int
+) -> Iterator[Image.Image]:
+    """The picture with its header read; its file is open until the block ends."""
+    with ExitStack() as stack:
+        file = BytesIO(source) if isinstance(source, bytes) else _open_file(source, name)
+        stack.enter_context(file)
+        with _named_errors(name):
+            image = stack.enter_context(Image.open(file, formats=_formats()))
+        width, height = image.size
+        if width * height == 0 or width * height > max_pixels:
+            reason = "no pixels" if width * height == 0 else f"more than {max_pixels:,} pixels"
+            raise ValueError(f"{name} is {width} x {height}, {reason}, so it is not opened")
+        yield image
+
+
+def _open_file(path: str | PathLike[str], name: str) -> BinaryIO:
+    """The file, unless it is none that ends: a pipe would keep its reader waiting."""
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise _said(name, error) from None
 
 
 def _decode_smaller(image: Image.Image, shorter: int) -> None:
@@ -207,7 +244,8 @@ def _decode_smaller(image: Image.Image, shorter: int) -> None:
         image.draft(image.mode, (round(image.width * scale), round(image.height * scale)))
 
 
-def _upright_turn(image: Image.Image) -> Image.Transpose | None:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the picture upright."""
     try:
         return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken EXIF block is no reason to refuse the picture
@@ -233,21 +271,28 @@ def _named_errors(name: str) -> Iterator[None]:
     """Whatever Pillow raises becomes a ValueError that names the file."""
     try:
         yield
-    except FileNotFoundError:
-        raise ValueError(f"{name} does not exist") from None
-    except IsADirectoryError:
-        raise ValueError(f"{name} is a folder, not an image") from None
-    except PermissionError:
-        raise ValueError(f"{name} cannot be read: permission denied") from None
-    except UnidentifiedImageError:
-        known = ", ".join(_formats())
-        raise ValueError(f"{name} is not an image in a known format ({known})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
-        raise ValueError(f"{name} has too many pixels to be opened") from None
-    except Exception as error:  # decoders of broken files raise a dozen other kinds
-        if isinstance(error, OSError) and error.strerror:  # the system's, not a decoder's
-            raise ValueError(f"{name} cannot be read: {error.strerror}") from None
-        raise ValueError(f"{name} is damaged or cut short ({error})") from None
+    except Exception as error:  # decoders of broken files raise a dozen kinds
+        raise _said(name, error) from None
+
+
+def _said(name: str, error: Exception) -> ValueError:
+    """The sentence for what the system or a decoder raised."""
+    match error:
+        case FileNotFoundError():
+            reason = "does not exist"
+        case IsADirectoryError():
+            reason = "is a folder, not an image"
+        case PermissionError():
+            reason = "cannot be read: permission denied"
+        case UnidentifiedImageError():
+            reason = f"is not an image in a known format ({', '.join(_formats())})"
+        case Image.DecompressionBombError() | Image.DecompressionBombWarning() | MemoryError():
+            reason = "has too many pixels to be opened"
+        case OSError() if error.strerror:  # the system's, not a decoder's
+            reason = f"cannot be read: {error.strerror}"
+        case _:
+            reason = f"is damaged or cut short ({printable(str(error))})"
+    return ValueError(f"{name} {reason}")
 
 
 # --- CLIP's preprocessing -------------------------------------------------------------------------
