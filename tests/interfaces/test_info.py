@@ -117,8 +117,10 @@ def test_a_name_is_looked_for_in_the_cache_only(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    said = refused(["info", "somebody/model"], capsys)
+    said = refused(["info", "hf:somebody/model"], capsys)
     assert "is not whole in the cache, and the Hugging Face Hub was not asked" in said
+    said = refused(["info", "out/none.png"], capsys)
+    assert said.startswith("there is no file or folder out/none.png")
 
 
 def test_a_damaged_model(tiny_copy: Path, capsys: Capture) -> None:

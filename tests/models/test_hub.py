@@ -17,6 +17,7 @@ from unclip.models.clip_config import CLIPConfig
 from unclip.pipeline.opening import CLASSES
 
 NAME = "somebody/unclip-1.0"
+HF = f"hf:{NAME}"
 HUB = [
     "README.md", "LICENSE.txt", "model_index.json", "big.ckpt", "assets/teaser.png",
     "decoder/config.json", "decoder/diffusion_pytorch_model.bin",
@@ -52,7 +53,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
 
 def test_only_needed_files(fetched: list[Any], tmp_path: Path) -> None:
-    assert hub.resolve_model(NAME, "v2", None, CLASSES) == tmp_path
+    assert hub.resolve_model(HF, "v2", None, CLASSES) == tmp_path
     ((name, revision, local, files),) = fetched
     assert (name, revision, local) == (NAME, "v2", False)
     unwanted = {
@@ -66,7 +67,7 @@ def test_only_needed_files(fetched: list[Any], tmp_path: Path) -> None:
 
 
 def test_a_variant_and_plain_weights_where_it_is_not(fetched: list[Any], tmp_path: Path) -> None:
-    hub.resolve_model(NAME, None, "fp16", CLASSES)
+    hub.resolve_model(HF, None, "fp16", CLASSES)
     weights = {file for *_, files in fetched for file in files if file.endswith(".safetensors")}
     assert weights == {
         "decoder/diffusion_pytorch_model.fp16.safetensors",
@@ -78,15 +79,31 @@ def test_a_variant_and_plain_weights_where_it_is_not(fetched: list[Any], tmp_pat
 
 @pytest.mark.parametrize(
     "name",
-    ["model", "./some/model", "/some/model", "~/model", "a/b/c", "some\\model", "", "../m", "a/"],
+    [
+        NAME, "models/mine", "out/none.png", "model", "./some/model", "/some/model", "~/model",
+        "a/b/c", "some\\model", "../m", "a/", "https://huggingface.co/somebody/model",
+    ],
+)  # fmt: skip
+def test_a_path_with_a_slip_is_no_request(name: str, fetched: list[Any]) -> None:
+    for call in (Pipeline.from_pretrained, CLIP.from_pretrained):
+        for path in (name, Path(name)):
+            with pytest.raises(ValueError, match="there is no model folder") as caught:
+                call(path)
+    assert not fetched
+    is_like_one = name in (NAME, "models/mine", "out/none.png")
+    assert (f"is hf:{name}" in str(caught.value)) == is_like_one
+
+
+@pytest.mark.parametrize(
+    "name", ["hf:", "hf:model", "hf:a/b/c", "hf:../m", "hf:a/b?x=1", "hf:a /b"]
 )
 def test_what_is_no_name(name: str, fetched: list[Any]) -> None:
-    assert hub.resolve_model(name, None, None, CLASSES) == Path(name)
-    assert hub.resolve_model(Path(NAME), None, None, CLASSES) == Path(NAME)
+    with pytest.raises(ValueError, match="write hf:owner/model"):
+        Pipeline.from_pretrained(name)
     assert not fetched
 
 
-def test_a_folder_of_that_name_comes_first(
+def test_a_folder_of_that_name(
     fetched: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,7 +128,7 @@ class Response:
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        (errors.RepositoryNotFoundError, "is no folder here and no model on the Hugging Face Hub"),
+        (errors.RepositoryNotFoundError, "is no model on the Hugging Face Hub"),
         (errors.GatedRepoError, "asks for a login and for consent"),
         (errors.RevisionNotFoundError, "has no revision 'v9'"),
         (errors.LocalEntryNotFoundError, r"not whole in the cache at .*'v9'.*is out of reach"),
@@ -123,9 +140,9 @@ def test_one_sentence(kind: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> 
     text = "first line\nsecond line"
     raising(monkeypatch, kind(text, response=Response()) if http else kind(text))
     with pytest.raises(ValueError, match=says) as caught:
-        Pipeline.from_pretrained(NAME, revision="v9")
+        Pipeline.from_pretrained(HF, revision="v9")
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(NAME)
+    assert str(caught.value).startswith(HF)
 
 
 @pytest.fixture
@@ -139,7 +156,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_offline(offline: Path) -> None:
     for call in (Pipeline.from_pretrained, CLIP.from_pretrained):
         with pytest.raises(ValueError, match=r"is not whole in the cache, .* is out of reach"):
-            call(NAME)
+            call(HF)
 
 
 def test_offline_from_the_cache(offline: Path, tiny_model: Path) -> None:
@@ -153,8 +170,8 @@ def test_offline_from_the_cache(offline: Path, tiny_model: Path) -> None:
         link = snapshot / file.relative_to(tiny_model)
         link.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(file, link)
-    pipe = Pipeline.from_pretrained(NAME, dtype="fp32", device="cpu")
-    assert pipe.name == NAME
+    pipe = Pipeline.from_pretrained(HF, dtype="fp32", device="cpu")
+    assert (pipe.name, pipe.revision) == (HF, commit)
     assert pipe("a star", steps="fast", size=16).images[0].size == (16, 16)
 
 
@@ -174,7 +191,7 @@ def test_a_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    loaded = CLIP.from_pretrained("somebody/clip", revision="main")
+    loaded = CLIP.from_pretrained("hf:somebody/clip", revision="main")
     assert torch.equal(loaded.text_projection.weight, clip.text_projection.weight)
     files = ["model.safetensors", "config.json", "pytorch_model.bin", "open_clip_model.safetensors"]
     found = [file for file in files if any(fnmatch.fnmatch(file, p) for p in asked)]

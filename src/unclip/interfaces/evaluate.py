@@ -34,7 +34,7 @@ class EvaluateClip:
     captions with the colours swapped or the relation inverted are told from the true one."""
 
     model: str | None = None
-    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
+    """A model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
     data: str = "emoji:shapes"
     """The built-in world (its held-out scenes), or a folder of captioned images (all of it)."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 256

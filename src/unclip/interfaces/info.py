@@ -17,24 +17,24 @@ class Info:
     """Describe a model folder, or say which command made an image."""
 
     path: tyro.conf.Positional[str | None] = None
-    """A model folder, the name of a model on the Hugging Face Hub that has been fetched, or a PNG
-    image; the bundled model if left out."""
+    """A model folder, a model on the Hugging Face Hub that has been fetched (hf:owner/model), or a
+    PNG image; the bundled model if left out."""
 
 
 def run(arguments: Sequence[str]) -> int:
     options = parse(Info, "info", arguments)
-    from unclip.models.hub import is_hub_name, resolve_model
+    from unclip.models.hub import absent, hub_name, resolve_model
     from unclip.pipeline.opening import CLASSES
 
     if options.path is None:
         print(describe_model(None))
         return 0
-    if is_hub_name(options.path):
+    if hub_name(options.path):
         print(describe_model(resolve_model(options.path, None, None, CLASSES, fetch=False)))
         return 0
     path = Path(options.path)
     if not path.exists():
-        raise ValueError(f"there is no file or folder {path}")
+        raise ValueError(absent(path, "file or folder"))
     print(describe_image(path) if path.is_file() else describe_model(path))
     return 0
 

@@ -24,7 +24,7 @@ class Opening:
     """Flags for the model and where it runs."""
 
     model: str | None = None
-    """A model folder, or a model's name on the Hugging Face Hub; the bundled model if left out."""
+    """A model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """The faster of fp32 and bf16 if left out; int8, for CPUs only, is an approximation."""
     device: str = "auto"

@@ -206,7 +206,7 @@ class CLIP(nn.Module):
         """Open a whole CLIP as it is published: `config.json` and safetensors weights.
 
         Args:
-            folder: its path, or a model's name on the Hugging Face Hub ("owner/model").
+            folder: its path, or a model on the Hugging Face Hub, "hf:owner/model".
             dtype: the precision of the weights; the files' own if left out.
             revision: branch, tag or commit on the Hub.
             variant: which weights are read where there are several, e.g. "fp16".

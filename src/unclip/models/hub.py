@@ -1,16 +1,21 @@
 """Models by their name on the Hugging Face Hub: fetched once, into the Hub's own cache.
 
-`huggingface_hub` does the work and has the settings: HF_HOME says where the cache is,
-HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN or `hf auth login` opens gated models.
+Only a name that begins with `hf:` is one on the Hub, as in "hf:owner/model": a path with a slip in
+it never asks the network. `huggingface_hub` does the work and has the settings: HF_HOME says where
+the cache is, HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN or `hf auth login` opens gated models.
 """
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from unclip.checks import shown
 from unclip.models.weights import variants
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+PREFIX = "hf:"
+"""What names on the Hub begin with."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_COMMIT = re.compile("[0-9a-f]{40}")
 _CARD = ("README.md", "LICENSE*")
 
 
@@ -22,10 +27,10 @@ def resolve_model(
     *,
     fetch: bool = True,
 ) -> Path:
-    """A model folder's path: `name` itself if it is a folder, else that of the Hub's model.
+    """A model folder's path: `name` itself, or for "hf:owner/model" that of the Hub's model.
 
     Args:
-        name: a path, or "owner/model".
+        name: a path, or "hf:owner/model".
         revision: branch, tag or commit on the Hub.
         variant: whose weights are fetched; components without it give their plain ones.
         components: the folders that are of use; nothing else is fetched, and never a pickle.
@@ -34,27 +39,56 @@ def resolve_model(
     Raises:
         ValueError: there is neither such a folder nor such a model, or the Hub is out of reach.
     """
-    if not is_hub_name(name):
-        return Path(name)
+    wanted = hub_name(name)
+    if wanted is None:
+        return _here(name)
     names = list(components)
-    path = _snapshot(str(name), revision, _patterns(names, variant), fetch)
+    path = _snapshot(wanted, revision, _patterns(names, variant), fetch)
     if variant:
         plain = [component for component in names if variant not in variants(path / component)]
-        path = _snapshot(str(name), revision, _patterns(plain, None), fetch)
+        path = _snapshot(wanted, revision, _patterns(plain, None), fetch)
     return path
 
 
 def resolve_component(name: str | Path, revision: str | None, variant: str | None) -> Path:
     """The same for a single network, whose files are not in folders: a published CLIP."""
-    if not is_hub_name(name):
-        return Path(name)
-    patterns = ["config.json", *_weights("", variant), *_CARD]
-    return _snapshot(str(name), revision, patterns, True)
+    wanted = hub_name(name)
+    if wanted is None:
+        return _here(name)
+    return _snapshot(wanted, revision, ["config.json", *_weights("", variant), *_CARD], True)
 
 
-def is_hub_name(name: str | Path) -> bool:
-    """Whether a string that names no folder here may name a model on the Hub."""
-    return isinstance(name, str) and not Path(name).exists() and bool(_NAME.fullmatch(name))
+def hub_name(name: str | Path) -> str | None:
+    """The "owner/model" of "hf:owner/model"; None for a path.
+
+    Raises:
+        ValueError: there is another thing than a name behind "hf:".
+    """
+    if not isinstance(name, str) or not name.startswith(PREFIX):
+        return None
+    wanted = name.removeprefix(PREFIX)
+    if not _NAME.fullmatch(wanted):
+        raise ValueError(f"{shown(name)} is no model on the Hub: write hf:owner/model")
+    return wanted
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit that a folder in the Hub's cache is of; None for any other folder."""
+    in_cache = path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name)
+    return path.name if in_cache else None
+
+
+def absent(name: str | Path, what: str = "model folder") -> str:
+    """What to say of a path where nothing is, which may be meant for a model on the Hub."""
+    hint = f"; the model of that name on the Hugging Face Hub is hf:{name}"
+    return f"there is no {what} {name}{hint if _NAME.fullmatch(str(name)) else ''}"
+
+
+def _here(name: str | Path) -> Path:
+    path = Path(name)
+    if not path.exists():
+        raise ValueError(absent(name))
+    return path
 
 
 def _patterns(components: Iterable[str], variant: str | None) -> list[str]:
@@ -90,14 +124,14 @@ def _snapshot(name: str, revision: str | None, patterns: list[str], fetch: bool)
     except errors.GatedRepoError:
         problem = "is on the Hub, but its owner asks for a login and for consent on its page"
     except errors.RepositoryNotFoundError:
-        problem = "is no folder here and no model on the Hugging Face Hub, or a private one"
+        problem = "is no model on the Hugging Face Hub, or a private one"
     except errors.RevisionNotFoundError:
         problem = f"is on the Hub, but has no revision {revision!r}"
     except errors.LocalEntryNotFoundError:
         reason = "is out of reach" if fetch else "was not asked"
-        problem = f"is no folder here, is not whole in the cache{at}, and the Hugging Face Hub "
+        problem = f"is not whole in the cache{at}, and the Hugging Face Hub "
         problem += reason
     except Exception as error:  # what its HTTP library raises has no common base
         first = str(error).splitlines() or [type(error).__name__]
-        problem = f"is no folder here, and could not be fetched from the Hub: {first[0]}"
-    raise ValueError(f"{name} {problem}")
+        problem = f"could not be fetched from the Hub: {first[0]}"
+    raise ValueError(f"{PREFIX}{name} {problem}")

@@ -19,7 +19,7 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.models.diffusion_prior import Prefix
 from unclip.models.folder import ModelFolder, bundled
-from unclip.models.hub import resolve_model
+from unclip.models.hub import commit_of, resolve_model
 from unclip.models.int8 import is_int8
 from unclip.models.memory import give_back, kept_memory
 from unclip.models.offload import Offload, is_offloaded
@@ -62,6 +62,7 @@ class Pipeline(Manipulations):
         autoregressive_prior: the other kind of prior, beside or instead of the diffusion prior.
         defaults: guidance scales and sampler that suit this model, by argument name.
         name: how the model is called in the notes of images.
+        revision: its commit on the Hub; empty for a folder of one's own.
         fingerprint: of its weights, which latents are checked against; empty: they are not.
         device, dtype: where and in what precision the networks are; sampling state is fp32.
     """
@@ -76,6 +77,7 @@ class Pipeline(Manipulations):
         autoregressive_prior: AutoregressivePriorStage | None = None,
         defaults: dict[str, Any] | None = None,
         name: str = "",
+        revision: str = "",
         fingerprint: str = "",
     ) -> None:
         self.autoregressive_prior = autoregressive_prior
@@ -89,7 +91,7 @@ class Pipeline(Manipulations):
             "eta": 0.0,
         }
         self.defaults |= defaults or {}
-        self.name, self.fingerprint = name, fingerprint
+        self.name, self.revision, self.fingerprint = name, revision, fingerprint
         self._null: TextCondition | None = None
         self._null_prefix: Prefix | None = None  # of `null`, in the prior: a constant too
 
@@ -108,8 +110,8 @@ class Pipeline(Manipulations):
         """Open a model folder of the published layout, for captions or for image variations.
 
         Args:
-            folder: its path, or a model's name on the Hugging Face Hub ("owner/model"), which is
-                fetched into the Hub's cache; the bundled model if left out.
+            folder: its path, or "hf:owner/model" on the Hugging Face Hub, which is fetched into the
+                Hub's cache; the bundled model if left out.
             revision: branch, tag or commit on the Hub.
             variant: which weights are read where there are several, e.g. "fp16".
             dtype: "auto" (what this machine computes fastest), "fp32", "bf16" or "fp16", or the
@@ -146,6 +148,7 @@ class Pipeline(Manipulations):
             autoregressive_prior=parts.autoregressive_prior,
             defaults=read_defaults(model),
             name=str(folder or "bundled"),
+            revision=commit_of(path) or "",
             fingerprint=model.fingerprint("decoder", "text_proj", "text_encoder", "image_encoder"),
         )
 

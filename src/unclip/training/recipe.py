@@ -72,7 +72,7 @@ class Training:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     ema: float = 0.9999  # decay of the averaged weights, which are the ones published
     seed: int = 0
-    init: str = ""  # a model (folder or Hub name) whose weights are trained further
+    init: str = ""  # a model (folder or hf:owner/model) whose weights are trained further
     log_every: int = 50
     preview_every: int = 1000  # 0: never
     checkpoint_every: int = 500

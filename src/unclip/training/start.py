@@ -13,7 +13,7 @@ from unclip.data.batches import Order, batches
 from unclip.data.sources import Source, open_source
 from unclip.files import write_text
 from unclip.models.folder import ModelFolder
-from unclip.models.hub import is_hub_name, resolve_model
+from unclip.models.hub import resolve_model
 from unclip.stages.base import Batch, Stage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.training.distribution import Processes, start_processes
@@ -161,9 +161,8 @@ def _stage(spec: StageSpec[S], recipe: Recipe[S], materials: Materials, resume: 
         raise ValueError(f"a {spec.name} cannot start from another model; leave training.init out")
     if resume and all(materials.folder.has(name) for name in spec.components):
         return spec.adopt(recipe.network, materials, materials.folder)
-    name = init if is_hub_name(init) else Path(init)
     wanted = (*spec.components, *spec.adopts, *CLIP_COMPONENTS)
-    origin = ModelFolder(resolve_model(name, None, None, wanted))
+    origin = ModelFolder(resolve_model(init, None, None, wanted))
     return spec.adopt(recipe.network, materials, origin)
 
 
