@@ -17,7 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip import __version__
-from unclip.models.precision import DTYPES, matmul_speeds
+from unclip.models.instructions import instructions
+from unclip.models.precision import matmul_speeds, types_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "results.jsonl"
@@ -30,11 +31,14 @@ def synchronise(device: torch.device) -> None:
 
 
 def matrix_peak(device: torch.device) -> dict[torch.dtype, float]:
-    """Operations a second in products of square matrices, the most that networks can hope for."""
+    """Operations a second in products of square matrices, the most that networks can hope for.
+
+    For each type that the device has instructions for.
+    """
     if device.type == "cpu":
         return matmul_speeds(2048)
     n, speeds = 8192, {}
-    for dtype in DTYPES.values():
+    for dtype in (*types_of(device.type), torch.float16):
         a = torch.randn(n, n, device=device, dtype=dtype)
         for count in (3, 10):  # the first round warms up
             synchronise(device)
@@ -65,7 +69,10 @@ def machine(device: torch.device) -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+    return {
+        "cpu": model, "kernels": instructions().kernels, "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "gpu": gpu,
+    }  # fmt: skip
 
 
 def commit() -> str | None:

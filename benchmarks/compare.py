@@ -46,7 +46,7 @@ from unclip.models.diffusion_prior import PRIORS, DiffusionPrior
 from unclip.models.int8 import check_int8, to_int8
 from unclip.models.memory import kept_memory
 from unclip.models.packing import PackedLinear, bytes_of, pack
-from unclip.models.precision import DTYPES, device_named, name_of
+from unclip.models.precision import DTYPES, device_named, name_of, types_of
 from unclip.models.unet import UNet
 from unclip.models.upsampler import UPSAMPLERS
 from unclip.pipeline.opening import compile_steps
@@ -447,8 +447,9 @@ def main() -> int:
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument(
-        "--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"]
-    )
+        "--precision", nargs="+", choices=["fp32", "bf16"],
+        help="those that the device has instructions for if left out",
+    )  # fmt: skip
     parser.add_argument(
         "--batch", nargs="+", type=int, help="1 and 4 if left out; of training 4 and 16"
     )
@@ -459,15 +460,18 @@ def main() -> int:
     oracle()  # their notes on loading are not for this table
     device, part = device_named(arguments.device), arguments.part
     steps = arguments.steps or STEPS[part]
+    measurable = [name_of(dtype) for dtype in types_of(device.type)]
+    for name in set(arguments.precision or ()) - set(measurable):
+        parser.error(f"{device} has no instructions for {name}: only {' and '.join(measurable)}")
     peaks = matrix_peak(device)
     limits = {name_of(dtype): speed for dtype, speed in peaks.items()}
     limits["bandwidth"] = memory_bandwidth(device)
     known = machine(device)
     print(f"{known['gpu'] or known['cpu']}, {known['threads']} threads")
-    peak = ", ".join(f"{limits[name] / 1e9:.0f} GFLOP/s in {name}" for name in ("fp32", "bf16"))
+    peak = ", ".join(f"{limits[name] / 1e9:.0f} GFLOP/s in {name}" for name in measurable)
     print(f"matrix peak {peak}; memory {limits['bandwidth'] / 1e9:.1f} GB/s")
     rows = []
-    for precision in arguments.precision:
+    for precision in arguments.precision or measurable:
         for batch in arguments.batch or BATCHES.get(part, (1, 4)):
             setting = Setting(arguments.size, precision, batch, steps, device)
             rows.append(measured(part, setting, arguments.repeats, limits))

@@ -1,5 +1,6 @@
 """8-bit layers: errors are those of rounding, neighbours do not matter, and images stay close."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.conftest import _awaken
+from tests.machines import PLAIN, WITH_BF16
 from unclip import Pipeline
 from unclip.interfaces.cli import main
 from unclip.models import int8
@@ -184,9 +186,10 @@ def test_what_int8_cannot_do(pipe: Pipeline, tiny_model: Path) -> None:
 def test_where_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="int8 is for CPUs; on the device cuda take bf16"):
         resolve("int8", torch.device("cuda"))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
-    with pytest.raises(ValueError, match="this CPU has no fast products of 8-bit integers"):
-        resolve("int8", CPU)
+    for cpu, advice in ((PLAIN, "take fp32$"), (replace(WITH_BF16, int8=False), "bf16 or fp32$")):
+        monkeypatch.setattr(int8, "instructions", lambda cpu=cpu: cpu)
+        with pytest.raises(ValueError, match=f"this CPU has no fast products .*: .*{advice}"):
+            resolve("int8", CPU)
 
 
 @needs_int8

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.machines import PLAIN
 from unclip import Pipeline
+from unclip.models import packing
+from unclip.models.instructions import instructions
 from unclip.models.memory import kept_memory
 from unclip.models.packing import PackedLinear, bytes_of, pack
 
@@ -17,6 +20,8 @@ from unclip.models.packing import PackedLinear, bytes_of, pack
 def test_it_computes_what_the_plain_layer_does(
     rows: tuple[int, ...], dtype: torch.dtype, bias: bool
 ) -> None:
+    if dtype not in instructions().packed:
+        pytest.skip(f"oneDNN cannot lay out weights in {dtype} on this CPU")
     plain = nn.Linear(96, 130, bias=bias).to(dtype).requires_grad_(False)
     x = torch.randn(*rows, 96, generator=torch.Generator().manual_seed(1)).to(dtype)
     rounding = torch.finfo(dtype).eps
@@ -55,6 +60,13 @@ def test_half_precision_without_kernels_is_left_alone() -> None:
     network = nn.Sequential(nn.Linear(4, 6)).half()
     pack(network)
     assert type(network[0]) is nn.Linear
+
+
+def test_bf16_is_left_alone_where_onednn_cannot_lay_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "instructions", lambda: PLAIN)
+    network = nn.Sequential(nn.Linear(4, 6).bfloat16(), nn.Linear(6, 4))
+    pack(network)
+    assert [type(layer) for layer in network] == [nn.Linear, PackedLinear]
 
 
 def test_priors_are_packed_on_cpus_and_saved_as_they_were(

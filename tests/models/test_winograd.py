@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.machines import WITH_BF16, WITH_MATRIX_UNITS
 from tests.models.test_int8 import refused
 from tests.models.test_unet import CONFIG, inputs, randomise
 from unclip.models import winograd
@@ -20,7 +21,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "_PIXELS", 1)
     monkeypatch.setattr(winograd, "_PIXELS_KEPT", 1)
     monkeypatch.setattr(winograd, "_PIXELS_FOUR", 1)
-    monkeypatch.setattr(winograd, "_matrix_units", lambda: False)
+    monkeypatch.setattr(winograd, "instructions", lambda: WITH_BF16)
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_where_it_is_used(monkeypatch: pytest.MonkeyPatch, calls: list[Algorithm
 def test_bf16_is_left_to_matrix_units(
     monkeypatch: pytest.MonkeyPatch, calls: list[Algorithm]
 ) -> None:
-    monkeypatch.setattr(winograd, "_matrix_units", lambda: True)
+    monkeypatch.setattr(winograd, "instructions", lambda: WITH_MATRIX_UNITS)
     x = torch.randn(1, 5, 6, 6)
     assert not layer().coarsen(64)  # fp32
     layer().bfloat16()(x.bfloat16())

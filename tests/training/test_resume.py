@@ -16,11 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.machines import PLAIN, WITH_BF16
 from tests.tiny import tiny_recipe
 from unclip.config import dump_toml, to_mapping
 from unclip.models.folder import ModelFolder
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.training import checkpoint
+from unclip.training import checkpoint, muon
 from unclip.training.stages import STAGES
 from unclip.training.start import Recipe, Where, start
 
@@ -195,12 +196,32 @@ def test_resumed_runs_keep_the_precision_that_was_measured(
 ) -> None:
     from unclip.models import precision
 
-    recipe = tiny_recipe("clip", training={"steps": 2, "precision": "auto"})
+    used = []
+    orthogonalised = muon.orthogonalised
+
+    def noted(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        used.append(dtype)
+        return orthogonalised(matrices, dtype)
+
+    monkeypatch.setattr(muon, "orthogonalised", noted)
+    monkeypatch.setattr(precision, "instructions", lambda: WITH_BF16)
+
+    def train(run: str, steps: int, wanted: str, resume: bool = False) -> str:
+        recipe = tiny_recipe(
+            "clip", optimiser={"kind": "muon"}, training={"steps": steps, "precision": wanted}
+        )
+        in_process("clip", recipe, tmp_path / run / "model", tmp_path / run, resume=resume)
+        return capsys.readouterr().out
+
     monkeypatch.setattr(precision, "fastest_dtype", lambda _: torch.bfloat16)
-    in_process("clip", recipe, tmp_path / "model", tmp_path / "run")
+    assert "which this CPU emulates" not in train("first", 2, "auto")
     monkeypatch.setattr(precision, "fastest_dtype", lambda _: torch.float32)
-    in_process("clip", recipe, tmp_path / "model", tmp_path / "run", resume=True)
-    assert "from step 2 to 2 in bf16" in capsys.readouterr().out
+    monkeypatch.setattr(precision, "instructions", lambda: PLAIN)  # on another machine
+    said = train("first", 3, "auto", resume=True)
+    assert "from step 2 to 3 in bf16, which this CPU emulates" in said
+    assert set(used) == {torch.bfloat16}  # Muon goes on in it as well
+    assert "in fp32\n" in train("second", 1, "fp32")
+    assert used[-1] == torch.float32
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:

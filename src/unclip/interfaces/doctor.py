@@ -33,7 +33,7 @@ def diagnosis() -> dict[str, Any]:
 
     from unclip import __version__
     from unclip.models.folder import bundled
-    from unclip.models.precision import fastest_dtype, matmul_speeds
+    from unclip.models.precision import fastest_dtype, matmul_speeds, name_of
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: dict[str, Any] = {
@@ -41,12 +41,13 @@ def diagnosis() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "processor": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "instructions": _instructions(),
         "memory": _memory(),
         "GPU": torch.cuda.get_device_name() if device == "cuda" else "none",
     }
     for dtype, speed in matmul_speeds(1024).items():
-        rows[f"{_name(dtype)} product"] = f"{speed / 1e9:,.0f} GFLOP/s on the CPU"
-    rows["would use"] = f"{_name(fastest_dtype(device))} on {device}"
+        rows[f"{name_of(dtype)} product"] = f"{speed / 1e9:,.0f} GFLOP/s on the CPU"
+    rows["would use"] = f"{name_of(fastest_dtype(device))} on {device}"
     rows["emoji font"] = _font()
     for module, what in _OPTIONAL.items():
         there = importlib.util.find_spec(module) is not None
@@ -56,8 +57,16 @@ def diagnosis() -> dict[str, Any]:
     return rows
 
 
-def _name(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
+def _instructions() -> str:
+    """What products on the CPU can be made of, and what it would emulate."""
+    from unclip.models.instructions import instructions
+    from unclip.models.precision import DTYPES
+
+    cpu = instructions()
+    has = {name: dtype in cpu.multiplied for name, dtype in DTYPES.items()} | {"int8": cpu.int8}
+    lacking = [name for name, there in has.items() if not there]
+    said = f"{cpu.kernels}; products in {', '.join(name for name, there in has.items() if there)}"
+    return f"{said}; without instructions for {', '.join(lacking)}" if lacking else said
 
 
 def _version(module: str) -> str:

@@ -13,12 +13,11 @@ and in bf16 as inexact (`models/winograd.py`).
 Shapes: N samples, C channels, H and W pixels, K inputs and M outputs of a linear layer.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.models.instructions import instructions
 from unclip.models.layers import TimestepEmbedding
 from unclip.models.unet import UNet
 
@@ -104,13 +103,12 @@ def check_int8(device: torch.device) -> None:
     """
     if device.type != "cpu":
         raise ValueError(f"int8 is for CPUs; on the device {device} take bf16, fp16 or fp32")
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    # CPUs without these instructions add up in 16 bits, which overflow.
-    fast = any(known.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    cpu = instructions()  # without those for 8 bits sums are kept in 16 bits, which overflow
     kernels = ("qconv_pointwise", "qconv_prepack", "qlinear_pointwise", "qlinear_prepack")
-    if not fast or not all(hasattr(torch.ops.onednn, name) for name in kernels):
-        lacking = "this torch" if fast else "this CPU"
-        raise ValueError(f"{lacking} has no fast products of 8-bit integers: take bf16 or fp32")
+    if not cpu.int8 or not all(hasattr(torch.ops.onednn, name) for name in kernels):
+        lacking = "this torch" if cpu.int8 else "this CPU"
+        others = "bf16 or fp32" if torch.bfloat16 in cpu.multiplied else "fp32"
+        raise ValueError(f"{lacking} has no fast products of 8-bit integers: take {others}")
 
 
 @torch.no_grad()

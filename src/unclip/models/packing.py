@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_PACKED = (torch.float32, torch.bfloat16)
+from unclip.models.instructions import instructions
 
 
 class PackedLinear(nn.Module):
@@ -47,10 +47,9 @@ def bytes_of(network: nn.Module) -> int:
 
 
 def pack(network: nn.Module) -> None:
-    """Replace the linear layers of `network`, where that is possible: on CPUs with oneDNN."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return
+    """Replace the linear layers of `network` whose type this CPU's oneDNN can lay out."""
+    packed = instructions().packed
     for module in network.modules():
         for name, child in module.named_children():
-            if type(child) is nn.Linear and child.weight.is_cpu and child.weight.dtype in _PACKED:
+            if type(child) is nn.Linear and child.weight.is_cpu and child.weight.dtype in packed:
                 setattr(module, name, PackedLinear(child))

@@ -1,17 +1,17 @@
-"""Where and in which precision to compute: measured, not guessed."""
+"""Where and in which precision to compute: of what the device has, what is faster."""
 
 import functools
 import time
 
 import torch
 
+from unclip.models.instructions import instructions
 from unclip.models.int8 import check_int8
 
 # fp16 and int8 are for sampling only: training underflows in the one, the other has no gradients.
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMED = {**DTYPES, "int8": torch.int8}
-_TIMED = (torch.float32, torch.bfloat16)
 
 
 def device_named(name: str) -> torch.device:
@@ -54,21 +54,38 @@ def full_precision(device: torch.device) -> torch.autocast:
 
 @functools.cache
 def fastest_dtype(device_type: str) -> torch.dtype:
-    """bf16 where its matrix products take less time than fp32's, else fp32.
+    """bf16 where the device has instructions for it and is faster with it, else fp32.
 
-    On CUDA devices the hardware is asked, on CPUs a product of 512 × 512 matrices is timed: older
-    CPUs emulate bf16 and are slower with it.
+    On a CUDA device that has them it is; on a CPU a product of 512 × 512 matrices is timed.
     """
-    if device_type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    types = types_of(device_type)
+    if device_type != "cpu" or len(types) == 1:
+        return types[-1]
     speeds = matmul_speeds(512)
-    return max(_TIMED, key=lambda dtype: speeds[dtype])
+    return max(types, key=lambda dtype: speeds[dtype])
+
+
+def types_of(device_type: str) -> tuple[torch.dtype, ...]:
+    """Those of fp32 and bf16 that the device has instructions for, not those that it emulates."""
+    if device_type == "cpu":
+        bf16 = torch.bfloat16 in instructions().multiplied
+    else:
+        bf16 = device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return (torch.float32, torch.bfloat16) if bf16 else (torch.float32,)
+
+
+def emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `device` is a CPU without instructions for products in `dtype`."""
+    return device.type == "cpu" and dtype not in instructions().multiplied
 
 
 def matmul_speeds(n: int, repeats: int = 7) -> dict[torch.dtype, float]:
-    """Best of `repeats` in operations per second of an n × n × n product, per data type."""
+    """Best of `repeats` in operations per second of an n × n × n product, on the CPU.
+
+    For each data type that it has instructions for: others would take seconds to minutes.
+    """
     speeds = {}
-    for dtype in _TIMED:
+    for dtype in types_of("cpu"):
         a = torch.randn(n, n).to(dtype)
         seconds = []
         for _ in range(repeats):

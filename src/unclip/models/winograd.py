@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.models.instructions import instructions
+
 _BYTES = 16 * 2**20  # of transformed inputs at a time: what caches hold, and no more memory
 _CHANNELS = 256  # fewer are bound by memory, not by multiplications
 _PIXELS = 1024  # of all samples: with fewer, transforming the weights takes longer than it saves
@@ -114,8 +116,7 @@ class Conv3x3(nn.Conv2d):
         Faster than 8-bit integers it is in bf16 only.
         """
         wide = min(self.in_channels, self.out_channels) >= _CHANNELS
-        fast = self.weight.dtype == torch.bfloat16 and not _matrix_units()
-        self.coarse = fast and wide and side**2 >= _PIXELS_FOUR
+        self.coarse = _direct_is_slow(self.weight.dtype) and wide and side**2 >= _PIXELS_FOUR
         return self.coarse
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,14 +135,13 @@ class Conv3x3(nn.Conv2d):
         return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
     def _pays(self, x: Tensor, algorithm: Algorithm, pixels: int) -> bool:
-        """Whether it is faster: not where a gradient is needed, nor where bf16 has matrix units
-        (AMX), beside which the transforms are slow."""
+        """Whether it is faster: not where a gradient is needed."""
         return (
             x.device.type == "cpu"
             and not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and x.dtype == self.weight.dtype
-            and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and not _matrix_units()))
+            and (x.dtype == torch.float32 or _direct_is_slow(x.dtype))
             and min(self.in_channels, self.out_channels) >= _CHANNELS
             and pixels >= _least(algorithm)
             and x.shape[-2] % algorithm.stride == x.shape[-1] % algorithm.stride == 0
@@ -163,10 +163,9 @@ def _least(algorithm: Algorithm) -> int:
     return _PIXELS if _kernels.get() is None else _PIXELS_KEPT
 
 
-@functools.cache
-def _matrix_units() -> bool:
-    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("amx_bf16"))
+def _direct_is_slow(dtype: torch.dtype) -> bool:
+    """In bf16: unless it has matrix units (AMX), beside which the transforms are slow."""
+    return dtype == torch.bfloat16 and not instructions().matrix_units
 
 
 @functools.cache

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unclip.models.precision import name_of, resolve
+from unclip.models.precision import emulated, name_of, resolve
 from unclip.stages.base import Batch, Stage
 from unclip.training import checkpoint
 from unclip.training.distribution import Processes, agreed, average_gradients, same_weights
+from unclip.training.muon import Muon
 from unclip.training.optimiser import EMA, build, learning_rate
 from unclip.training.recipe import Optimiser, Training
 from unclip.training.run import Run
@@ -106,8 +107,11 @@ def train(
     dtype = resolve(measured or training.precision, processes.device)
     dtype = _DTYPES[agreed(_DTYPES.index(dtype), processes)]  # each process has measured
     state.precision = name_of(dtype)
+    if isinstance(state.optimiser, Muon):
+        state.optimiser.dtype = dtype
     begin()
-    report = _Report(training, state.step, folder if processes.main else None, dtype)
+    reported = folder if processes.main else None
+    report = _Report(training, state.step, reported, dtype, processes.device)
     parts = batches(state.step)
     kept = -1
 
@@ -164,7 +168,12 @@ class _Report:
     """Progress on the terminal, metrics in the run's folder, and the check for finite numbers."""
 
     def __init__(
-        self, training: Training, first_step: int, folder: Path | None, dtype: torch.dtype
+        self,
+        training: Training,
+        first_step: int,
+        folder: Path | None,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.training, self.dtype = training, dtype
         self.run = Run(folder, first_step) if folder else None
@@ -174,10 +183,10 @@ class _Report:
         )  # fmt: skip
         self.last_step, self.last_time = first_step, time.monotonic()
         if folder:
-            print(
-                f"training from step {first_step} to {training.steps} in {name_of(dtype)}",
-                flush=True,
-            )
+            said = f"training from step {first_step} to {training.steps} in {name_of(dtype)}"
+            if emulated(dtype, device):  # the run's own, or one that was asked for
+                said += ", which this CPU emulates: --training.precision fp32 is many times faster"
+            print(said, flush=True)
 
     def check(self, step: int, loss: Tensor, norm: Tensor) -> None:
         # The sum of both is finite exactly if both are: one look at the device, not two.

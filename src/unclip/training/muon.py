@@ -27,6 +27,11 @@ class Muon(torch.optim.AdamW):
         groups: parameter groups; those that say `orthogonal=True` hold matrices and kernels.
         momentum: decay of the matrices' gradient average (Nesterov's).
         options: AdamW's.
+
+    Attributes:
+        dtype: what matrices are orthogonalised in. The training loop sets it to the run's
+            precision: one that the device is fast with, the same in all processes, and kept when
+            the run goes on elsewhere.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class Muon(torch.optim.AdamW):
     ) -> None:
         super().__init__(groups, **options)
         self.momentum = momentum
+        self.dtype = torch.float32
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -49,7 +55,8 @@ class Muon(torch.optim.AdamW):
             if parameter.grad is not None:
                 by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
         for same in by_shape.values():
-            updates = orthogonalised(torch.stack([self._direction(p) for p in same]).flatten(2))
+            directions = torch.stack([self._direction(p) for p in same]).flatten(2)
+            updates = orthogonalised(directions, self.dtype)
             rows, columns = updates.shape[-2:]
             # As long, root mean square, as AdamW's updates typically are.
             rate = group["lr"] * 0.2 * max(rows, columns) ** 0.5
@@ -70,9 +77,12 @@ class Muon(torch.optim.AdamW):
         return direction
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices, about, to `matrices` (B, R, C)."""
-    x = matrices.bfloat16()
+def orthogonalised(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The nearest semi-orthogonal matrices, about, to `matrices` (B, R, C), computed in `dtype`.
+
+    bf16 is exact enough, but it takes a hundred times as long where a CPU emulates it.
+    """
+    x = matrices.to(dtype)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]  # singular values at most 1
