@@ -1,6 +1,7 @@
 """Folders of captioned images and the built-in world as sources; every kind of broken folder."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,9 @@ def only_broken(root: Path) -> None:
         (lambda root: root.write_text("x"), "is not a folder"),
         (lambda root: root.mkdir(), "holds no images.*captions.csv"),
         (only_text, "holds no images"),
-        (only_images, "no usable image with a caption .1 images without a caption.*beside each"),
+        (only_images, "no usable image with a caption, but 1 images without a caption .*beside"),
         (only_broken, "1 unreadable images"),
-        (two_tables, "captions.csv and metadata.jsonl both name 0.png"),
+        (two_tables, "captions.csv and metadata.jsonl both name '0.png'"),
         (bad_table("captions.csv", "file,caption\n../x.png,a\n"), "line 2: '../x.png' is not"),
         (bad_table("captions.csv", "file,caption\n/etc/x.png,a\n"), "not a path inside"),
         (bad_table("captions.csv", "file,caption\nC:\\x.png,a\n"), "not a path inside"),
@@ -206,6 +207,128 @@ def test_hopeless_folders_give_one_sentence(
         FolderSource(tmp_path / "data", 16)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "data") in str(caught.value) or "both name" in str(caught.value)
+
+
+def only_photos_of_phones(root: Path) -> None:
+    root.mkdir()
+    (root / "1.heic").write_bytes(b"")
+
+
+def swallowing(root: Path) -> None:
+    folder(root, 1)
+    (root / "captions.csv").write_text('file,caption\n0.png,"a red star\n1.png,a blue heart\n')
+
+
+def pipes(root: Path) -> None:
+    put(root / "1.png")
+    os.mkfifo(root / "1.txt")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (only_photos_of_phones, "holds no images, but 1 pictures or films.*PNG or JPEG .1.heic"),
+        (swallowing, "captions.csv, line 2 is not CSV"),
+        (pipes, "1 images without a caption .1.png.; 1 pipes, devices or sockets .1.txt"),
+    ],
+)
+def test_what_is_there_and_cannot_be_used_is_named(
+    tmp_path: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(ValueError, match=reason):
+        FolderSource(tmp_path / "data", 16)
+
+
+def test_reports_hold_no_control_characters_and_no_long_names(tmp_path: Path) -> None:
+    root = folder(tmp_path / "data\x1b[2J", 2)
+    put(root / "red\x1b[31m\n.png")
+    (root / "bad\x07.png").write_text("no image")
+    (root / "bad\x07.txt").write_text("caption")
+    rows = "".join(f'{{"file": "{k * 50_000}.png", "text": "x"}}\n' for k in "abcd")
+    (root / "metadata.jsonl").write_text(rows)
+    text = str(FolderSource(root, 16).check(decode=True))
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert r"red\x1b[31m\n.png" in text
+    assert r"bad\x07.png is not an image" in text
+    assert len(text) < 2000
+
+
+def test_links_out_of_the_folder_are_said(tmp_path: Path) -> None:
+    folder(tmp_path / "elsewhere", 3)
+    folder(tmp_path / "data", 1)
+    (tmp_path / "data" / "away").symlink_to(tmp_path / "elsewhere")
+    source = FolderSource(tmp_path / "data", 16)
+    assert len(source) == 4
+    assert "6 files that lie outside the folder, through links (away/0.png" in str(source.check())
+
+
+def test_an_image_may_have_very_many_captions(tmp_path: Path) -> None:
+    put(tmp_path / "0.png")
+    row = {"file_name": "0.png", "text": [f"{number}" for number in range(60_000)]}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    source = FolderSource(tmp_path, 16)
+    assert source.check().captions == 60_000
+    assert sum(1 for _ in source.captions()) == 60_000
+
+
+PICTURES: dict[str, tuple[Callable[[Image.Image], Image.Image], dict[str, Any], str]] = {
+    "deep.png": (
+        lambda i: Image.fromarray(np.asarray(i.convert("L")).astype(np.uint16) * 257),
+        {},
+        "",
+    ),
+    "ink.jpg": (lambda i: i.convert("CMYK"), {}, ""),
+    "clear.png": (lambda i: i.convert("P"), {"transparency": 3}, ""),
+    "moving.gif": (
+        lambda i: i,
+        {"save_all": True, "append_images": [Image.new("RGB", (40, 32))]},
+        "",
+    ),
+    "moving.apng": (
+        lambda i: i,
+        {"save_all": True, "append_images": [Image.new("RGB", (40, 32))]},
+        "",
+    ),
+    "moving.webp": (
+        lambda i: i,
+        {"save_all": True, "append_images": [Image.new("RGB", (40, 32))]},
+        "",
+    ),
+    "pages.tiff": (
+        lambda i: i,
+        {"save_all": True, "append_images": [Image.new("RGB", (40, 32))]},
+        "",
+    ),
+    "a.jfif": (lambda i: i, {}, ""),
+    "really.jpg": (lambda i: i, {"format": "PNG"}, ""),
+    "bits.png": (lambda i: i.convert("1"), {}, ""),
+    "real.tif": (lambda i: Image.fromarray(np.asarray(i.convert("L")) / np.float32(255)), {}, ""),
+    "one.png": (lambda i: i.resize((1, 1)), {}, captions.SMALL),
+    "nan.tif": (
+        lambda i: Image.fromarray(np.full((32, 40), np.nan, np.float32)),
+        {},
+        captions.UNREADABLE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_of_every_kind(tmp_path: Path, name: str) -> None:
+    make, options, problem = PICTURES[name]
+    folder(tmp_path, 1)
+    noise = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+    make(Image.fromarray(noise)).save(tmp_path / name, **options)
+    (tmp_path / f"{Path(name).stem}.txt").write_text("this one")
+    source = FolderSource(tmp_path, 16)
+    assert list(source.check(decode=True).problems) == ([problem] if problem else [])
+    if not problem:
+        (number,) = (n for n, item in enumerate(source.items) if item.name == name)
+        sample = source[number]
+        assert sample["caption"] == "this one"
+        assert sample["image"].float().std() > 10  # not clipped, not the second frame
 
 
 def test_half_characters_and_null_captions_in_json(tmp_path: Path) -> None:
@@ -285,6 +408,8 @@ def test_held_out_images_stay_held_out(tmp_path: Path) -> None:
         return {item.name for item in FolderSource(tmp_path, 16, split=split, held_out=0.3).items}
 
     train, held_out = names("train"), names("held-out")
+    report = FolderSource(tmp_path, 16, split="train", held_out=0.3).check()
+    assert f"held out: {len(held_out)} of the usable images" in str(report)
     assert not train & held_out
     assert train | held_out == names("all")
     assert 4 < len(held_out) < 20

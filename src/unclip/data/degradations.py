@@ -13,6 +13,7 @@ Shapes: C = 3 channels, H × W pixels of the original, h × w of the small image
 """
 
 import math
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -234,6 +235,9 @@ class DegradedSource:
 
     def caption(self, index: int) -> str:
         return self.source.caption(index)
+
+    def captions(self) -> Iterator[str]:
+        return self.source.captions()
 
     def check(self, decode: bool = False) -> Report:
         return self.source.check(decode)

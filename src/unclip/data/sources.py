@@ -7,7 +7,7 @@ Shapes: C = 3 channels, H = W = size in pixels.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,17 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict
 import torch
 from torch import Tensor
 
+from unclip.checks import printable
 from unclip.config import from_mapping
-from unclip.data.captions import ENDLESS, FORMATS, UNREADABLE, Captioned, Report, find
+from unclip.data.captions import (
+    ENDLESS,
+    FORMATS,
+    UNREADABLE,
+    Captioned,
+    Report,
+    counted,
+    find,
+)
 from unclip.data.emoji_compose import EDITION
 from unclip.data.emoji_scene import SPLITS, Stream, WorldConfig
 from unclip.data.transforms import open_image, square, to_bytes
@@ -45,6 +54,10 @@ class Source(Protocol):
 
     def caption(self, index: int) -> str:
         """The caption of a sample whose image can be read, without reading it."""
+        ...
+
+    def captions(self) -> Iterator[str]:
+        """Every caption that a sample can have; an endless source's without end, in order."""
         ...
 
     def check(self, decode: bool = False) -> Report:
@@ -154,25 +167,32 @@ class FolderSource:
         self.items, self.report = self._find()
 
     def _find(self) -> tuple[list[Captioned], Report]:
+        where = printable(str(self.root))
         if not self.root.is_dir():
             what = "is not a folder" if self.root.exists() else "does not exist"
             raise ValueError(
-                f"the data folder {self.root} {what}; give a folder of images with captions: "
+                f"the data folder {where} {what}; give a folder of images with captions: "
                 f"{FORMATS}, or emoji for the built-in world"
             )
         items, report = find(self.root, self.size, self.min_side)
-        if not report.images:
-            raise ValueError(f"{self.root} holds no images; expected images with {FORMATS}")
         if not items:
-            kinds = "; ".join(f"{len(names)} {kind}" for kind, names in report.problems.items())
+            what = "usable image with a caption" if report.images else "images"
+            there = "; ".join(counted(report.problems)[:3])
             raise ValueError(
-                f"{self.root} holds no usable image with a caption ({kinds}); expected {FORMATS}"
+                f"{where} holds no {what}{f', but {there}' if there else ''}; expected images with "
+                f"{FORMATS}"
             )
-        if self.split != "all":
-            wanted = self.split == "held-out"
-            items = [one for one in items if _is_held_out(one.name, self.held_out) == wanted]
-            if not items:
-                raise ValueError(f"the split {self.split!r} of {self.root} is empty; hold out more")
+        held_out = [one for one in items if _is_held_out(one.name, self.held_out)]
+        report.held_out = len(held_out)
+        if self.split == "all":
+            return items, report
+        out = {one.name for one in held_out}
+        items = held_out if self.split == "held-out" else [o for o in items if o.name not in out]
+        if not items:
+            raise ValueError(
+                f"the split {self.split!r} of {where} is empty: {len(held_out)} of "
+                f"{report.usable} images are held out, by their names; change the fraction"
+            )
         return items, report
 
     def __len__(self) -> int:
@@ -206,6 +226,10 @@ class FolderSource:
     def caption(self, index: int) -> str:
         """The caption of a sample whose image can be read, without reading it."""
         return Stream(self.seed, index).pick(self.items[index % len(self.items)].captions)
+
+    def captions(self) -> Iterator[str]:
+        """Every caption of every image."""
+        return (caption for item in self.items for caption in item.captions)
 
     def check(self, decode: bool = False) -> Report:
         """The report on the whole folder; `decode` also decodes every usable image, in threads.
@@ -273,6 +297,10 @@ class WorldSource:
     def caption(self, index: int) -> str:
         """The scene's caption, without drawing it."""
         return self.world.scene(index).caption
+
+    def captions(self) -> Iterator[str]:
+        """Those of scenes 0, 1, 2, …"""
+        return map(self.caption, range(ENDLESS))
 
     def check(self, decode: bool = False) -> Report:
         """Draws one scene, so that whatever is missing shows before training."""

@@ -112,10 +112,11 @@ def read_pixels(image: Image.Image) -> None:
 
 
 def image_size(
-    source: str | PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS
+    source: str | PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, name: str | None = None
 ) -> tuple[int, int]:
     """(width, height) in pixels from the header alone, as stored; ValueError as `open_image`."""
-    with _opened(source, _name_of(source), max_pixels) as image:
+    name = _name_of(source) if name is None else printable(name)
+    with _opened(source, name, max_pixels) as image:
         return image.size
 
 

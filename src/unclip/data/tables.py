@@ -1,0 +1,146 @@
+"""Tables of captions: JSON Lines and CSV, read a row at a time.
+
+A row names a file and holds its caption or captions. Tables come from other people's programs: what
+is not as described is a sentence with the table's name and the line.
+"""
+
+import csv
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from unclip.checks import printable, shown
+from unclip.files import open_regular, read_bytes
+
+_FILE_KEYS = ("file_name", "file", "filename", "image", "path")
+_CAPTION_KEYS = ("text", "caption", "captions")
+_MAX_LINE = 2**20  # bytes
+_MARKS_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16, Windows' "Unicode" text
+
+
+class Row(NamedTuple):
+    """The line that a row begins at, how many lines it takes, the file as it is named, captions."""
+
+    line: int
+    lines: int
+    file: str
+    captions: list[str]
+
+
+def read_table(root: Path, table: str) -> Iterator[tuple[str, Row]]:
+    """(path within `root`, row) of each row of the table, whose own path is within `root` too.
+
+    Raises:
+        ValueError: a table that cannot be read, is not as described, or names a file outside.
+    """
+    path = root / table
+    where = printable(str(path))
+    read = _read_jsonl if table.lower().endswith(".jsonl") else _read_csv
+    for row in read(path, where):
+        yield _inside(PurePosixPath(table).parent, row.file, f"{where}, line {row.line}"), row
+
+
+def decoded(raw: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with its mark; `UnicodeDecodeError` if it is neither."""
+    return raw.decode("utf-16" if raw.startswith(_MARKS_16) else "utf-8-sig")
+
+
+def _inside(folder: PurePosixPath, file: str, where: str) -> str:
+    """The file's path within the root, or a ValueError if it lies outside."""
+    path = os.path.normpath(folder / file.replace("\\", "/"))
+    outside = file.startswith(("/", "\\")) or path.startswith("..") or path[1:2] == ":"
+    if outside or "\0" in file or path == ".":
+        raise ValueError(f"{where}: {shown(file)} is not a path inside the folder")
+    return path
+
+
+def _read_jsonl(path: Path, where: str) -> Iterator[Row]:
+    for number, line in enumerate(_text_lines(path, where), start=1):
+        if not line.strip():
+            continue
+        place = f"{where}, line {number}"
+        try:
+            row = json.loads(line, parse_int=float)  # Python refuses integers of 4,301 digits
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place} is not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{place} is not a JSON object like {{'file_name': .., 'text': ..}}")
+        yield Row(number, 1, *_file_and_captions(row, place))
+
+
+def _read_csv(path: Path, where: str) -> Iterator[Row]:
+    """The first line names the columns."""
+    lines = _text_lines(path, where)
+    header = next(lines, "")
+    delimiter = max(",;\t", key=header.count)  # spreadsheets of many countries write ";"
+    # Strict, or a quote that is never closed would swallow the rest of the table.
+    rows = csv.reader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
+    columns: list[str] | None = None
+    line = 1
+    try:
+        for cells in rows:
+            first, line = line, rows.line_num + 1
+            place = f"{where}, line {first}"
+            if columns is None:
+                columns = _columns(cells, place)
+            elif len(cells) > len(columns):
+                raise ValueError(f"{place} has more columns than line 1; put captions in quotes")
+            elif any(cells):
+                row = dict(itertools.zip_longest(columns, cells))
+                yield Row(first, line - first, *_file_and_captions(row, place))
+    except csv.Error as error:
+        raise ValueError(
+            f"{where}, line {line} is not CSV ({printable(str(error))}): close the quotes "
+            "that begin a caption, and write those inside one twice"
+        ) from None
+
+
+def _columns(cells: list[str], where: str) -> list[str]:
+    names = [cell.strip().lower() for cell in cells]
+    for name in filter(None, names):
+        if names.count(name) > 1:
+            raise ValueError(f"{where} names the column {shown(name)} twice; rename one of them")
+    return names
+
+
+def _text_lines(path: Path, where: str) -> Iterator[str]:
+    """Lines of UTF-8, or of UTF-16 with its mark; all end with "\\n"."""
+    number = 1
+    try:
+        with open_regular(path) as file:
+            if file.read(2) in _MARKS_16:
+                yield from io.StringIO(decoded(read_bytes(path)), newline=None)
+                return
+            file.seek(0)
+            while line := file.readline(_MAX_LINE + 1):
+                if len(line) > _MAX_LINE:
+                    raise ValueError(f"{where}, line {number} has more than {_MAX_LINE:,} bytes")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield from io.StringIO(text, newline=None) if "\r" in text else (text,)
+                number += 1
+    except UnicodeDecodeError as error:
+        kind, byte = error.encoding.upper(), error.object[error.start]
+        raise ValueError(
+            f"{where}, line {number} is not {kind} text (byte 0x{byte:02x}); save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read: {error.strerror}") from None
+
+
+def _file_and_captions(row: Mapping[str, Any], where: str) -> tuple[str, list[str]]:
+    file = next((row[key] for key in _FILE_KEYS if row.get(key)), None)
+    if not isinstance(file, str):
+        raise ValueError(f"{where} names no file; it needs one of {', '.join(_FILE_KEYS)}")
+    keys = [key for key in _CAPTION_KEYS if key in row]
+    if not keys:
+        raise ValueError(f"{where} holds no caption; it needs one of {', '.join(_CAPTION_KEYS)}")
+    texts = row[keys[0]]
+    texts = [""] if texts is None or texts == [] else texts
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: {keys[0]} is neither a text nor a list of texts")
+    return file, texts
