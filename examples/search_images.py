@@ -12,7 +12,8 @@ from pathlib import Path
 import torch.nn.functional as F
 
 from unclip import Pipeline
-from unclip.data.transforms import SUFFIXES, open_image
+from unclip.data.transforms import open_image
+from unclip.data.walk import walk
 from unclip.evaluation.retrieval import class_embeddings
 from unclip.pipeline.images import contact_sheet
 
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     pipe = Pipeline.from_pretrained(options.model)
-    files = sorted(path for path in options.folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = [options.folder / name for name in walk(options.folder).images]
     images = [open_image(path) for path in files]
     z_i = F.normalize(pipe.embed_images(images), dim=1)  # (N, D)
     z_t = F.normalize(pipe.embed_texts(options.text), dim=1)  # (1, D)

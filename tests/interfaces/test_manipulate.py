@@ -1,5 +1,6 @@
 """`unclip invert`, `vary`, `blend`, `edit`, `probe`, `embed`, `decode`: files, and mistakes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tests.interfaces.test_cli import Capture, refused
+from unclip.files import read_facts
 from unclip.interfaces.cli import main
 from unclip.pipeline.images import read_info
 
@@ -83,6 +85,36 @@ def test_embed_and_decode(tiny_model: Path, picture: str, tmp_path: Path) -> Non
         assert unclip("decode", *words, model=tiny_model) == 0
     pixels = [np.asarray(Image.open(tmp_path / f"e.{end}.png")) for end in ("npy", "safetensors")]
     assert (pixels[0] == pixels[1]).all()
+
+
+def test_folders_are_embedded_as_training_finds_them(
+    tiny_model: Path, picture: str, tmp_path: Path, capsys: Capture
+) -> None:
+    """What is damaged or none is named and passed over, and the rest is kept."""
+    whole, folder = Path(picture).read_bytes(), tmp_path / "photos"
+    for name in ("b.png", "d.jpg/a.png", "._b.png", "__MACOSX/b.png", ".thumbs/b.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(whole if name[0] != "." else b"resource fork")
+    (folder / "c\x1b[2J.png").write_bytes(whole[:300])  # its header is fine
+    (folder / "e.png").write_text("no image")
+    (folder / "f.heic").write_bytes(b"")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "g.png").write_bytes(whole)
+    (folder / "link").symlink_to(tmp_path / "other")
+    file = tmp_path / "e.safetensors"
+    assert unclip("embed", str(folder), "-o", str(file), model=tiny_model) == 0
+    rows = json.loads(read_facts(file)["names"])
+    assert rows == [str(folder / name) for name in ("b.png", "d.jpg/a.png", "link/g.png")]
+    said = capsys.readouterr().err
+    assert "skipped: 1 pictures or films in formats that are not read" in said
+    assert "used: 1 files that lie outside the folder, through links (link/g.png)" in said
+    assert "skipped: 2 unreadable images" in said
+    assert r"c\x1b[2J.png is damaged" in said
+    assert unclip("probe", picture, "--data", str(folder), "--components", "1", "-o",
+                  str(tmp_path / "p.png"), model=tiny_model) == 0  # fmt: skip
+    (folder / "only").mkdir()
+    (folder / "only" / "e.png").write_text("no image")
+    assert "e.png is not an image" in refused(["embed", str(folder / "only")], capsys)
 
 
 def test_names_that_are_no_text(

@@ -1,17 +1,21 @@
 """`unclip embed`: CLIP embeddings of images, folders of them, and texts, as a file."""
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
 from unclip.interfaces.generate import check_file, progress_bar
 from unclip.interfaces.options import Opening, parse
 
+T = TypeVar("T")
+
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from unclip.pipeline.pipeline import Pipeline
@@ -22,8 +26,9 @@ class Embed(Opening):
     """Write CLIP embeddings, one row for each image or text."""
 
     what: tyro.conf.Positional[tuple[str, ...]]
-    """Names of images, folders of images (all in them, by name), and texts: what is no file or
-    folder, and does not end like an image's name, is a text."""
+    """Names of images, folders of images (all in them, by name; damaged ones are named and passed
+    over), and texts: what is no file or folder, and does not end like an image's name, is a text.
+    """
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("embeddings.safetensors")
     """A .npy or a .safetensors file; the latter names its rows."""
 
@@ -33,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     started = time.perf_counter()
     import torch
 
-    from unclip.data.transforms import SUFFIXES
+    from unclip.data.transforms import SUFFIXES, image_size, open_image
     from unclip.pipeline.latents import write_embeddings
     from unclip.pipeline.request import check_prompts
 
@@ -44,19 +49,21 @@ def run(arguments: Sequence[str]) -> int:
     for word in options.what:
         path = Path(word[:1000])
         if word and is_there(path):
-            found += images_in(path) if path.is_dir() else [path]
+            if path.is_dir():
+                found += images_in(path)
+            else:
+                image_size(path)  # one that was named is refused before the work
+                found.append(path)
         elif path.suffix.lower() in SUFFIXES:
             raise ValueError(f"{word} does not exist")
         else:
             found += check_prompts(word)
     pipe = options.open()
-    rows = []
-    with progress_bar(len(found)) as bar:
-        for one in found:
-            rows.append(pipe.embed_texts(one) if isinstance(one, str) else _image(pipe, one))
-            bar.update()
+    kept, rows = _embedded(
+        pipe, found, lambda one: one if isinstance(one, str) else open_image(one)
+    )
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_embeddings(options.output, torch.cat(rows), [str(x) for x in found], pipe.fingerprint)
+    write_embeddings(options.output, torch.cat(rows), [str(one) for one in kept], pipe.fingerprint)
     took = time.perf_counter() - started
     print(f"{len(rows)} embeddings of width {pipe.clip.width} in {took:.1f} s: {options.output}")
     return 0
@@ -71,13 +78,26 @@ def is_there(path: Path) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """All images below a folder, in the order of their names."""
-    from unclip.data.transforms import SUFFIXES
+    """All images below a folder, in the order of their names, as training finds them; what else is
+    there, and not read, is said.
 
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ValueError(f"{folder} holds no images")
-    return files
+    Raises:
+        ValueError: there is none.
+    """
+    from unclip.checks import printable
+    from unclip.data.captions import counted
+    from unclip.data.walk import LINKED, walk
+
+    found = walk(folder)
+    where = printable(str(folder))
+    for line in counted(found.unread):
+        print(f"{where}: skipped: {line}", file=sys.stderr)
+    linked = [name for name in found.images if name in set(found.linked)]
+    for line in counted({LINKED: linked} if linked else {}):
+        print(f"{where}: used: {line}", file=sys.stderr)
+    if not found.images:
+        raise ValueError(f"{where} holds no images")
+    return [folder / name for name in found.images]
 
 
 def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
@@ -90,24 +110,48 @@ def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
 
     if samples < 2:
         raise ValueError(f"{samples} samples were asked for; components need at least 2")
-    if data.partition(":")[0] != "emoji":
-        path = Path(data)
-        if not path.is_dir():
-            return read_embeddings(path, pipe.clip.width)[:samples]
-        files = images_in(path)[:samples]
-        images = (open_image(file) for file in files)
+    if data.partition(":")[0] == "emoji":
+        world = open_source(data, size=pipe.sizes[-1])
+
+        def scene(index: int) -> "Image.Image":
+            return to_pil(world[index]["image"] / 127.5 - 1)
+
+        _, rows = _embedded(pipe, range(samples), scene)
+    elif Path(data).is_dir():
+        _, rows = _embedded(pipe, images_in(Path(data))[:samples], open_image)
     else:
-        world, files = open_source(data, size=pipe.sizes[-1]), []
-        images = (to_pil(world[i]["image"] / 127.5 - 1) for i in range(samples))
-    rows = []
-    with progress_bar(len(files) or samples) as bar:
-        for image in images:
-            rows.append(pipe.embed_images(image))
-            bar.update()
+        return read_embeddings(Path(data), pipe.clip.width)[:samples]
     return torch.cat(rows).cpu()
 
 
-def _image(pipe: "Pipeline", path: Path) -> "Tensor":
-    from unclip.data.transforms import open_image
+def _embedded(
+    pipe: "Pipeline", several: Sequence[T], read: "Callable[[T], Image.Image | str]"
+) -> "tuple[list[T], list[Tensor]]":
+    """Those that can be read, and the rows of their embeddings; the others are named, and do not
+    end the work.
 
-    return pipe.embed_images(open_image(path))
+    Raises:
+        ValueError: none of them can be read.
+    """
+    from unclip.data.captions import UNREADABLE, counted
+
+    kept: list[T] = []
+    rows: list[Tensor] = []
+    damaged: list[str] = []
+    with progress_bar(len(several)) as bar:
+        for one in several:
+            bar.update()
+            try:
+                what = read(one)
+            except ValueError as error:
+                damaged.append(str(error))
+                continue
+            rows.append(
+                pipe.embed_texts(what) if isinstance(what, str) else pipe.embed_images(what)
+            )
+            kept.append(one)
+    if not rows:
+        raise ValueError(f"there is nothing to embed: {damaged[0]}")
+    for line in counted({UNREADABLE: damaged} if damaged else {}):
+        print(f"skipped: {line}", file=sys.stderr)
+    return kept, rows
