@@ -134,7 +134,7 @@ def test_a_progress_bar_on_terminals(
         (["x", "--size", "48"], "16, 32 pixels"),
         (["x", "--sampler", "euler"], "euler"),
         (["x", "--guidance", "-2"], "-2.0"),
-        (["x", "--batch-size", "0"], "at least 1"),
+        (["x", "--batch-size", "0"], "--batch-size: the value is 0"),
         (["x", "--device", "cuda:99"], "cuda:99"),
     ],
 )

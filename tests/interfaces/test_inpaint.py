@@ -67,7 +67,7 @@ def test_bad_requests(tiny_model: Path, picture: str, tmp_path: Path, capsys: Ca
         ([picture, "a star", "--box", "30,2,90,9"], "reaches outside the image"),
         ([picture, "a star", "--box=-3,2,9,9"], "reaches outside the image"),
         ([picture, "a star", "--box", "9,2,3,9"], "holds no pixel"),
-        ([picture, mask, "a star", "--resamples", "0"], "0 resamples were asked for"),
+        ([picture, mask, "a star", "--resamples", "0"], "--resamples: the value is 0"),
         ([picture, mask, "a star", "-n", "0"], "0 images were asked for"),
     ):
         more = ["--model", str(tiny_model), "--precision", "fp32", "-o", str(out)]

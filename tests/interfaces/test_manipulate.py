@@ -183,7 +183,7 @@ def test_bad_requests(tiny_model: Path, picture: str, tmp_path: Path, capsys: Ca
         (["blend", picture, picture, "--frames", "0"], "0 images were asked for"),
         (["vary"], "there is no image: give one"),
         (["vary", picture, "-n", "0"], "0 images were asked for"),
-        (["vary", picture, "--eta", "2"], "eta is 2.0"),
+        (["vary", picture, "--eta", "2"], "--eta: the value is 2.0"),
         (["probe", picture, "--components", "65"], "this model has 64"),
         (["decode", wide], "width 3, but this model's embeddings have width 64"),
         (["decode", str(tmp_path / "objects.npy")], "not a whole .npy file of numbers"),

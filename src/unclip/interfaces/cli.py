@@ -1,15 +1,17 @@
-"""`unclip COMMAND …`: finds the command, runs it, and turns users' mistakes into one line.
+"""`unclip COMMAND …`: finds the command and runs it, on any stream; what fails is one line.
 
 Nothing heavy is imported here: each command imports what it uses, so that help is instant.
 """
 
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 from unclip import __version__
+from unclip.checks import shown
 from unclip.config import suggest
+from unclip.interfaces.failures import exit_code
+from unclip.interfaces.streams import standard_streams
 
 # name: (what it does, module in this package)
 COMMANDS = {
@@ -32,8 +34,18 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 is success, 2 a mistake in the request (one line says which)."""
+    """Run a command.
+
+    Returns:
+        The exit code: 0 is success, 2 a mistake in the request, 1 a fault of ours (one line says
+        what), 130 and 143 that it was stopped. See docs/errors.md.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with standard_streams():
+        return exit_code(lambda: _run(words), words)
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if words else 2
@@ -42,34 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        return _refuse(f"unknown command {name!r}{suggest(name, COMMANDS)}")
-    try:
-        module = importlib.import_module(f"unclip.interfaces.{COMMANDS[name][1]}")
-        run: Callable[[list[str]], int] = module.run
-        return run(rest)
-    except SystemExit as stop:  # tyro printed the help
-        return int(stop.code or 0)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as error:
-        if os.environ.get("UNCLIP_TRACEBACK"):  # for finding faults of ours
-            raise
-        return _refuse(_sentence(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-
-
-def _refuse(sentence: str) -> int:
-    print(f"unclip: {sentence}", file=sys.stderr)
-    return 2
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+        raise ValueError(f"unknown command {shown(name)}{suggest(name, COMMANDS)}")
+    module = importlib.import_module(f"unclip.interfaces.{COMMANDS[name][1]}")
+    run: Callable[[list[str]], int] = module.run
+    return run(rest)
 
 
 def _help() -> str:

@@ -29,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.pipeline.request import check_count
 
     options.check()
+    check_count(options.n, 1)
     pipe = options.open()
     z_i = read_embeddings(options.embeddings, pipe.clip.width)
     check_count(options.n, len(z_i))

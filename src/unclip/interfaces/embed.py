@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
-from unclip.interfaces.generate import check_file, progress_bar
+from unclip.interfaces.generate import check_file
 from unclip.interfaces.options import Opening, parse
+from unclip.interfaces.streams import progress_bar
 
 T = TypeVar("T")
 

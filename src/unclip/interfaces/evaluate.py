@@ -11,8 +11,10 @@ import tyro
 from unclip import __version__
 from unclip.config import suggest, to_mapping
 from unclip.data.emoji_scene import WorldConfig
-from unclip.interfaces.generate import check_folder, progress_bar
+from unclip.interfaces.generate import check_folder
+from unclip.interfaces.numbers import Batch, Count, Fraction, Pixels, Pool, Steps
 from unclip.interfaces.options import Prompted, Sampled, parse
+from unclip.interfaces.streams import progress_bar
 
 if TYPE_CHECKING:
     from unclip.data.sources import Source
@@ -37,9 +39,9 @@ class EvaluateClip:
     """A model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
     data: str = "emoji:shapes"
     """The built-in world (its held-out scenes), or a folder of captioned images (all of it)."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 256
+    n: Annotated[Pool, tyro.conf.arg(aliases=["-n"])] = 256
     """Candidates that each query is held against."""
-    size: int | None = None
+    size: Pixels | None = None
     """Pixels of the images' side; the decoder's if left out, or CLIP's own."""
     world: WorldConfig = field(default_factory=lambda: WORLD)
     """Which scenes of the built-in world."""
@@ -56,7 +58,7 @@ class Measuring(Sampled):
     """Which scenes of the built-in world."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .json file for the numbers and what they were measured with."""
-    batch_size: int = 32
+    batch_size: Batch = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class Judged(Measuring):
 class EvaluateComposition(Judged, Prompted):
     """Generate images for captions of held-out scenes, and say how often they are right."""
 
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 500
+    n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 500
     """Scenes."""
 
 
@@ -92,7 +94,7 @@ class EvaluateFid(Measuring, Prompted):
 
     data: str = "emoji:shapes"
     """The built-in world (its held-out scenes), or a folder of captioned images (all of it)."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1000
+    n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 1000
     """Images generated, and real ones; fewer give a larger distance."""
     clip: Path | None = None
     """A model folder whose CLIP measures, to compare models; the model's own if left out."""
@@ -102,11 +104,11 @@ class EvaluateFid(Measuring, Prompted):
 class EvaluateEdits(Judged):
     """Edit, vary and blend held-out scenes of one object, and say what the judge sees of it."""
 
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 200
+    n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 200
     """Scenes; each is edited in one attribute, the three in turn."""
-    theta: tuple[float, ...] = (0.25, 0.35, 0.5)
+    theta: tuple[Fraction, ...] = (0.25, 0.35, 0.5)
     """How far edits go; of several, the table shows the best one for each attribute."""
-    invert_steps: int = 50
+    invert_steps: Steps = 50
     """Steps of the inversion, and of decoding what it found."""
 
 
@@ -115,9 +117,9 @@ class EvaluateInpainting(Judged, Prompted):
     """Hide one of the two objects of held-out scenes, repaint it for the scene's caption, and say
     what the judge sees, and how far the image jumps at the border."""
 
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 200
+    n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 200
     """Scenes."""
-    resamples: int | None = None
+    resamples: Steps | None = None
     """How often RePaint goes through the decoder's steps; if left out, 5, or 1 with mask
     channels."""
 

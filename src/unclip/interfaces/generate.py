@@ -13,6 +13,7 @@ import tyro
 
 from unclip import __version__
 from unclip.interfaces.options import Prompted, parse
+from unclip.interfaces.streams import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +142,3 @@ def _slug(prompt: str) -> str:
     """A file name that still says what the image shows."""
     words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60]
     return words.encode()[:150].decode(errors="ignore") or "image"  # names end at 255 bytes
-
-
-def progress_bar(total: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit="step", leave=False, disable=not sys.stderr.isatty())

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from unclip.interfaces.generate import progress_bar
 from unclip.interfaces.making import Making, open_images, write
+from unclip.interfaces.numbers import Steps
 from unclip.interfaces.options import Prompted, parse
+from unclip.interfaces.streams import progress_bar
 
 if TYPE_CHECKING:
     from unclip.pipeline.inpainting import Box
@@ -34,7 +35,7 @@ class Inpaint(Making, Prompted):
     """x0,y0,x1,y1 in pixels from the upper left corner, x1 and y1 just outside; can be repeated."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """Images, with fresh noise each."""
-    resamples: int | None = None
+    resamples: Steps | None = None
     """Times that the decoder's steps are gone through (RePaint's r); if left out, 1 for a decoder
     with mask channels, else 5."""
 

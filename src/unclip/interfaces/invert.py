@@ -10,6 +10,7 @@ import tyro
 
 from unclip.interfaces.generate import check_file
 from unclip.interfaces.making import inverted, open_images
+from unclip.interfaces.numbers import Batch, Steps
 from unclip.interfaces.options import Opening, parse
 
 
@@ -21,9 +22,9 @@ class Invert(Opening):
     """Pictures of any kind and size; their central squares are inverted."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("latents.safetensors")
     """A .safetensors file."""
-    steps: int = 100
+    steps: Steps = 100
     """Of DDIM; more lead back more exactly."""
-    batch_size: int | None = None
+    batch_size: Batch | None = None
     """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
     sheet: Path | None = None
     """Write a labelled sheet of the images and their reconstructions, a .png file."""

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from unclip import __version__
-from unclip.interfaces.generate import check_file, check_folder, is_file, progress_bar
+from unclip.interfaces.generate import check_file, check_folder, is_file
+from unclip.interfaces.numbers import Steps
 from unclip.interfaces.options import Sampled
+from unclip.interfaces.streams import progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,8 +40,6 @@ class Making(Sampled):
 
     def check(self, animated: bool = False) -> None:
         """Refuse outputs that cannot be written, before the work."""
-        if self.eta is not None and not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
         endings = (".png", *ANIMATIONS) if animated else (".png",)
         if is_file(self.output):
             check_file(self.output, *endings)
@@ -55,7 +55,7 @@ class Inverting(Making):
 
     invert: bool = False
     """Start from the image's own noise, found by DDIM inversion, instead of fresh noise."""
-    invert_steps: int = 100
+    invert_steps: Steps = 100
     """Steps of the inversion, and of decoding what it found."""
 
     def start(

@@ -4,11 +4,25 @@ sampled. What does not parse becomes one sentence.
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
+
+from unclip.interfaces.numbers import (
+    Batch,
+    Fraction,
+    Guidance,
+    Noise,
+    Pixels,
+    Seed,
+    Steps,
+    rules,
+)
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -16,6 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
+_ENDLESS = 1_000_000
 _FRAME, _RULES = "╭╮╰╯│ ", "─-"  # tyro draws with ASCII where the terminal is not UTF-8
 
 
@@ -56,31 +71,31 @@ class Opening:
 class Sampled(Opening):
     """Flags for how images are drawn from their embeddings."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of the first image; the others count on."""
     steps: Literal["fast", "default", "paper"] = "default"
     """Preset of samplers and steps."""
-    guidance: float | None = None
+    guidance: Guidance | None = None
     """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: tuple[Noise, Noise] | None = None
     """Lowest and highest noise level σ, noise over signal, at which to guide; "0 inf" is all. The
     preset's if left out."""
     guidance_kind: Literal["branches", "distilled"] | None = None
     """Both branches of guidance in the decoder, or, at half the cost, what a student has learned
     of them, if the model has one; the preset's if left out."""
-    decoder_steps: int | None = None
-    super_res_steps: int | None = None
+    decoder_steps: Steps | None = None
+    super_res_steps: Steps | None = None
     sampler: SamplerName | None = None
     """For all stages; if left out, ddim with inverted latents, else the preset's."""
-    eta: float | None = None
+    eta: Fraction | None = None
     """Stochasticity of ddim and dpm++, 0 to 1; if left out, 0 with inverted latents, else the
     model's own."""
-    reuse: int | None = None
+    reuse: Steps | None = None
     """Compute deep features at every so many steps of decoder and upsampler, and reuse them in
     between; 1 is every step. If left out, 1 with inverted latents, else the preset's."""
-    size: int | None = None
+    size: Pixels | None = None
     """Pixels of a side, one of the model's sizes; the largest if left out."""
-    batch_size: int | None = None
+    batch_size: Batch | None = None
     """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
 
     def settings(self) -> "Settings":
@@ -107,8 +122,8 @@ class Prompted(Sampled):
 
     prior: Literal["diffusion", "autoregressive"] | None = None
     """Which prior draws the embedding, where the model has both; its own choice if left out."""
-    prior_steps: int | None = None
-    prior_guidance: float | None = None
+    prior_steps: Steps | None = None
+    prior_guidance: Guidance | None = None
     """Guidance scale of the prior; the model's own if left out."""
 
     def settings(self) -> "Settings":
@@ -131,15 +146,46 @@ def parse(options: Callable[..., T], command: str, arguments: Sequence[str], **m
         SystemExit: help was asked for, and printed.
     """
     prog = f"unclip {command}"
-    said = io.StringIO()
+    out, said = _Paper(sys.stdout), _Paper(sys.stderr)
+    helping = any(word in ("-h", "--help") for word in arguments)
+    width = shutil.get_terminal_size().columns if helping else _ENDLESS
     try:
-        with contextlib.redirect_stderr(said):
-            parsed: T = tyro.cli(options, prog=prog, args=list(arguments), **more)
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(said),
+            _columns(width),
+        ):
+            parsed: T = tyro.cli(options, prog=prog, args=list(arguments), registry=rules(), **more)
             return parsed
     except SystemExit as stop:
         if not stop.code:
+            print(out.getvalue(), end="")
             raise
         raise ValueError(f"{sentence(said.getvalue())} (see {prog} --help)") from None
+
+
+@contextlib.contextmanager
+def _columns(width: int) -> Iterator[None]:
+    """Have tyro, which asks the environment, break lines there: in a sentence of ours nowhere."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(width)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+class _Paper(io.StringIO):
+    """What tyro prints, as for a stream but without colours, which are escapes of a terminal."""
+
+    encoding = "utf-8"
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
 
 def sentence(box: str) -> str:
@@ -153,6 +199,7 @@ def sentence(box: str) -> str:
             paragraphs[-1].append(text)
     first, *others = [rows for rows in paragraphs if rows] or [["these flags make no sense"]]
     words = " ".join(first).removeprefix("Error parsing ").removesuffix(".")
+    words = words.removesuffix(" Expected 1 values").removesuffix(".")
     for title, *flags in others:
         if title.startswith("Perhaps you meant") and flags:
             words += f"; perhaps you meant {flags[0]}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from unclip.interfaces.making import Inverting, making, read, write
+from unclip.interfaces.numbers import Count, Width
 from unclip.interfaces.options import parse
 
 
@@ -17,12 +18,12 @@ class Probe(Inverting):
 
     image: tyro.conf.Positional[Path]
     """A picture of any kind and size, or a file that `unclip invert` wrote of one."""
-    components: tuple[int, ...] | None = None
+    components: tuple[Width, ...] | None = None
     """How many, for each image that is made; if left out, the paper's (20 to 320) and all."""
     data: str = "emoji:shapes"
     """What the components are of: the built-in world (emoji:shapes), a folder of images, or a file
     that `unclip embed` wrote."""
-    samples: int = 512
+    samples: Count = 512
     """Images of --data, at most; fewer than the embeddings' width leave components without use."""
 
 

@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 import tyro
 
 from unclip import __version__
-from unclip.interfaces.generate import check_output, is_file, progress_bar
+from unclip.interfaces.generate import check_output, is_file
+from unclip.interfaces.numbers import Fraction, Pixels, Seed, Steps
 from unclip.interfaces.options import Opening, SamplerName, parse
+from unclip.interfaces.streams import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +25,17 @@ class Upscale(Opening):
     """The image file, in any common format."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """A folder, or a .png file."""
-    size: int | None = None
+    size: Pixels | None = None
     """Pixels of the longer side; one pass of the nearest upsampler if left out."""
-    seed: int = 0
+    seed: Seed = 0
     steps: Literal["fast", "default", "paper"] = "default"
     """Preset of sampler and steps."""
-    super_res_steps: int | None = None
+    super_res_steps: Steps | None = None
     sampler: SamplerName | None = None
     """The preset's if left out."""
-    eta: float | None = None
+    eta: Fraction | None = None
     """Stochasticity of ddim and dpm++, 0 to 1; the model's own if left out."""
-    reuse: int | None = None
+    reuse: Steps | None = None
     """Compute deep features at every so many steps and reuse them in between; 1 is every step. The
     preset's if left out."""
 

@@ -7,7 +7,10 @@ from typing import Literal
 
 import tyro
 
+from unclip.interfaces.numbers import Pixels, Seed, Side
 from unclip.interfaces.options import parse
+
+_MOST_PIXELS = 100_000_000  # those of a sheet, which is drawn in memory
 
 
 @dataclass(frozen=True)
@@ -19,14 +22,14 @@ class Look:
     """The .png file that the sheet is written to."""
     kinds: tuple[Literal["shapes", "emoji"], ...] = ("shapes", "emoji")
     """Shapes need no font; emoji need Noto Color Emoji."""
-    size: int = 128
+    size: Pixels = 128
     """Pixels of a scene's side."""
     split: Literal["train", "held-out", "all"] = "train"
     language: str = "en"
     """Of the emoji's names."""
-    rows: int = 6
-    columns: int = 8
-    seed: int = 0
+    rows: Side = 6
+    columns: Side = 8
+    seed: Seed = 0
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -36,8 +39,9 @@ def run(arguments: Sequence[str]) -> int:
 
     if options.preview.suffix.lower() != ".png":
         raise ValueError(f"{options.preview} does not end in .png; give a .png file")
-    if options.rows < 1 or options.columns < 1:
-        raise ValueError("a sheet needs at least 1 row and 1 column")
+    pixels = options.rows * options.columns * options.size**2
+    if pixels > _MOST_PIXELS:
+        raise ValueError(f"the sheet would have {pixels:,} pixels; {_MOST_PIXELS:,} is the limit")
     check_output(options.preview)
     options.preview.parent.mkdir(parents=True, exist_ok=True)
     config = WorldConfig(

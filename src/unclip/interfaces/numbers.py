@@ -1,0 +1,145 @@
+"""Numbers on the command line: what is none, or outside its bounds, is refused in plain words
+before anything is opened. tyro reads every flag that is a number by these rules.
+"""
+
+import math
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Union, get_args
+
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from unclip.checks import real_number, shown, whole_number
+
+_IT = "the value"
+_INT, _FLOAT = "INT", "FLOAT"
+_NONE = ["None"]  # what help shows for a number that is left out, and may be typed
+
+
+def whole(least: int, most: int) -> PrimitiveConstructorSpec[int]:
+    """Reads a whole number with bounds, themselves allowed."""
+
+    def read(words: list[str]) -> int:
+        return whole_number(_int(words[0]), _IT, least, most)
+
+    return _spec(_INT, read, int)
+
+
+def real(least: float, most: float) -> PrimitiveConstructorSpec[float]:
+    """Reads a number with bounds, themselves allowed; NaN is none."""
+
+    def read(words: list[str]) -> float:
+        try:
+            value = float(words[0])
+        except ValueError:
+            raise ValueError(f"{shown(words[0])} is not a number") from None
+        return real_number(value, _IT, least, most)
+
+    return _spec(_FLOAT, read, float)
+
+
+def _spec(
+    metavar: str, read: Callable[[list[str]], Any], kind: type
+) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda x: isinstance(x, int | kind) and not isinstance(x, bool),
+        str_from_instance=lambda x: [str(x)],
+    )
+
+
+def _int(word: str) -> int:
+    """Python's own would take underscores and digits of other scripts, and no more than 4,300."""
+    digits = word.strip().removeprefix("-").removeprefix("+")
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(f"{shown(word)} is not a whole number")
+    if len(digits) > 40:
+        raise ValueError(f"{shown(word)} is larger than any number that makes sense here")
+    return int(word)
+
+
+Seed = Annotated[int, whole(-(2**63), 2**64 - 1)]
+Count = Annotated[int, whole(1, 100_000)]
+"""Of scenes or images that are measured."""
+Pool = Annotated[int, whole(1, 10_000)]
+"""Of candidates: all pairs of them are held against each other."""
+Width = Annotated[int, whole(0, 100_000)]
+Side = Annotated[int, whole(1, 1000)]
+"""Rows or columns of a sheet."""
+Steps = Annotated[int, whole(1, 10_000)]
+"""Of sampling; a model has its own limit, the steps that it was trained with."""
+Pixels = Annotated[int, whole(1, 2**15)]
+Batch = Annotated[int, whole(1, 10_000)]
+Guidance = Annotated[float, real(-1000, 1000)]
+Fraction = Annotated[float, real(0, 1)]
+Noise = Annotated[float, real(0, math.inf)]
+"""Levels of noise over signal."""
+
+
+def rules() -> ConstructorRegistry:
+    """What tyro is told of numbers, of none or several, and of those that may be left out."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def plain(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type is int:
+            return whole(-(2**63), 2**64 - 1)
+        return real(-math.inf, math.inf) if info.type is float else None
+
+    @registry.primitive_rule
+    def several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        items = get_args(info.type)
+        if info.type_origin is not tuple or not items:
+            return None
+        specs = [_inner(item, info) for item in items if item is not Ellipsis]
+        if any(spec is None or spec.metavar not in (_INT, _FLOAT) for spec in specs):
+            return None
+        return _tuple([spec for spec in specs if spec], endless=items[-1] is Ellipsis)
+
+    @registry.primitive_rule
+    def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        kinds = [kind for kind in get_args(info.type) if kind is not type(None)]
+        if info.type_origin not in (Union, types.UnionType) or len(kinds) != 1:
+            return None
+        spec = _inner(kinds[0], info)
+        return None if spec is None or spec.choices else _or_none(spec)
+
+    return registry
+
+
+def _inner(kind: Any, outer: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    found = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, outer.markers))
+    return found if isinstance(found, PrimitiveConstructorSpec) else None
+
+
+def _tuple(
+    specs: list[PrimitiveConstructorSpec[Any]], endless: bool
+) -> PrimitiveConstructorSpec[Any]:
+    count = len(specs)
+
+    def read(words: list[str]) -> tuple[Any, ...]:
+        if not endless and len(words) != count:
+            raise ValueError(f"it takes {count} values, not {len(words)}")
+        kinds = specs * len(words) if endless else specs
+        return tuple(spec.instance_from_str([w]) for spec, w in zip(kinds, words, strict=False))
+
+    metavar = " ".join(spec.metavar for spec in specs)
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"[{metavar} [{metavar} ...]]" if endless else metavar,
+        instance_from_str=read,
+        is_instance=lambda x: isinstance(x, tuple),
+        str_from_instance=lambda values: [str(value) for value in values],
+    )
+
+
+def _or_none(spec: PrimitiveConstructorSpec[Any]) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=spec.nargs,
+        metavar=spec.metavar,
+        instance_from_str=lambda words: None if words == _NONE else spec.instance_from_str(words),
+        is_instance=lambda x: x is None or spec.is_instance(x),
+        str_from_instance=lambda x: _NONE if x is None else spec.str_from_instance(x),
+    )
