@@ -1,15 +1,27 @@
-"""Recipes of every stage that train in seconds, batches of the built-in world, a few steps."""
+"""A tiny model folder that nobody trained; recipes that train in seconds; a few steps of them."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unclip.config import merge
 from unclip.data.emoji import World, WorldConfig
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import noise_from
+from unclip.models.folder import ModelFolder
+from unclip.stages.autoregressive_prior import (
+    AutoregressivePriorSettings,
+    AutoregressivePriorStage,
+)
 from unclip.stages.base import Batch, Stage
+from unclip.stages.clip import ClipSettings, ClipStage
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.decoder import DecoderSettings, DecoderStage
+from unclip.stages.diffusion_prior import PriorSettings, PriorStage
+from unclip.stages.upsampler import UpsamplerSettings, UpsamplerStage
 from unclip.training.stages import STAGES
 from unclip.training.start import Recipe, read
 
@@ -36,6 +48,56 @@ _NETWORKS: dict[str, dict[str, Any]] = {
     "upsampler": {"factor": 2, "widths": [16, 32], "groups": 8, "crop": 2},
     "upsampler-1024": {"factor": 2, "widths": [16, 32], "layers": 1, "groups": 8, "crop": 2},
 }
+
+
+def tiny_model_folder(path: Path) -> Path:
+    """Write a whole model folder, 16 → 32 px, with random weights; the path again."""
+    folder = ModelFolder(path)
+    world = World(WorldConfig(size=32))
+    torch.manual_seed(0)
+    clip_stage = ClipStage.build(
+        ClipSettings("tiny", vocab_size=560, context_length=24),
+        [world.scene(i).caption for i in range(50)],
+    )
+    clip_stage.save(folder)
+    clip = FrozenCLIP.load(folder)
+    images = torch.rand(16, 3, 16, 16) * 2 - 1
+    prior = PriorSettings(num_layers=1, num_attention_heads=2, attention_head_dim=16, statistics=16)
+    decoder = DecoderSettings(
+        (16, 32), layers=1, head_width=16, groups=8, context_width=32, prediction_type="sample"
+    )
+    upsampler = UpsamplerSettings(2, (16, 32), groups=8, prediction_type="sample")
+    for stage in (
+        PriorStage.build(prior, clip, [{"images": images}]),
+        DecoderStage.build(decoder, clip, 16),
+        UpsamplerStage.build(upsampler, 32),
+    ):
+        _awaken(stage.network)
+        stage.save(folder)
+    return path
+
+
+def with_autoregressive_prior(path: Path) -> Path:
+    """Give a tiny model folder an autoregressive prior as well; the path again."""
+    folder = ModelFolder(path)
+    images = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    settings = AutoregressivePriorSettings(
+        1, 2, 16, reconstruction_error=0.3, buckets=8, statistics=16
+    )
+    torch.manual_seed(0)
+    batch = {"images": images, "captions": [f"a red circle {i}" for i in range(16)]}
+    stage = AutoregressivePriorStage.build(settings, FrozenCLIP.load(folder), [batch])
+    _awaken(stage.network)
+    stage.save(folder)
+    return path
+
+
+@torch.no_grad()
+def _awaken(network: nn.Module) -> None:
+    """Give layers that start at zero weights, so that images depend on everything."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
 
 
 def tiny_recipe(stage: str, **tables: dict[str, Any]) -> Recipe[Any]:

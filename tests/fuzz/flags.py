@@ -1,0 +1,108 @@
+"""Every command with one or two flags, or a word, replaced by a hostile one."""
+
+import dataclasses
+import os
+import typing
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.fuzz.case import QUICK, Case, Good
+from tests.fuzz.hostile import WORDS
+from unclip.interfaces import (
+    blend,
+    decode,
+    edit,
+    embed,
+    evaluate,
+    generate,
+    info,
+    inpaint,
+    invert,
+    probe,
+    upscale,
+    vary,
+    world,
+)
+from unclip.interfaces.train import SPECS, _options
+
+_IMAGES = (*QUICK, "-o", "o.png")
+_PRIOR = ("--prior-steps", "1")
+_MEASURED = ("-n", "2", "--trust", "--batch-size", "2", *QUICK)
+_COMMANDS: dict[tuple[str, ...], tuple[Any, tuple[str, ...]]] = {
+    ("generate", "a star"): (generate.Generate, (*_IMAGES, *_PRIOR)),
+    ("vary", "good.png"): (vary.Vary, _IMAGES),
+    ("blend", "good.png", "good.png"): (blend.Blend, (*_IMAGES, "--frames", "2")),
+    ("edit", "good.png", "--to", "a star"): (edit.Edit, (*_IMAGES, "--invert-steps", "2")),
+    ("inpaint", "good.png", "a star", "--box", "0,0,9,9"): (
+        inpaint.Inpaint, (*_IMAGES, *_PRIOR, "--resamples", "1"),
+    ),
+    ("probe", "good.png", "--data", "two.npy"): (probe.Probe, (*_IMAGES, "--components", "2")),
+    ("invert", "good.png"): (
+        invert.Invert, ("--precision", "fp32", "--steps", "2", "-o", "o.safetensors"),
+    ),
+    ("embed", "good.png"): (embed.Embed, ("--precision", "fp32", "-o", "o.npy")),
+    ("decode", "two.npy"): (decode.Decode, _IMAGES),
+    ("upscale", "good.png"): (
+        upscale.Upscale, ("--precision", "fp32", "--super-res-steps", "1", "-o", "o.png"),
+    ),
+    ("data", "emoji", "--preview", "o.png"): (
+        world.Look, ("--kinds", "shapes", "--rows", "1", "--columns", "2", "--size", "32"),
+    ),
+    ("info",): (info.Info, ()),
+    ("evaluate", "clip"): (evaluate.EvaluateClip, ("-n", "4", "--data", "images", "--size", "16")),
+    ("evaluate", "composition"): (evaluate.EvaluateComposition, (*_MEASURED, *_PRIOR)),
+    ("evaluate", "fid"): (
+        evaluate.EvaluateFid, ("-n", "2", "--data", "images", "--batch-size", "2", *QUICK, *_PRIOR),
+    ),
+    ("evaluate", "edits"): (
+        evaluate.EvaluateEdits, (*_MEASURED, "--invert-steps", "1", "--theta", "0.5"),
+    ),
+    ("evaluate", "inpainting"): (
+        evaluate.EvaluateInpainting, (*_MEASURED, *_PRIOR, "--resamples", "1"),
+    ),
+    **{("train", name): (_options(spec), ("--dry-run",)) for name, spec in SPECS.items()},
+}  # fmt: skip
+_TRAINED = ("--data.workers", "0", "--data.source", "emoji:shapes", "--training.batch-size", "2")
+_ENCODINGS = ("utf-8",) * 7 + ("ascii", "cp1252", "utf-16")
+
+
+def make(random: Random, place: Path, good: Good) -> Case:
+    for name in ("model", "images", "two.npy"):
+        good.copy(name, place)
+    good.copy("images/000.png", place).rename(place / "good.png")
+    (place / "folder").mkdir()
+    (place / "loop").symlink_to("loop")
+    os.mkfifo(place / "fifo")
+    start = random.choice(list(_COMMANDS))
+    options, quick = _COMMANDS[start]
+    words = [*start, *quick]
+    if start[0] not in ("info", "data"):
+        words += ["--model", "model"]
+    if start[0] == "train":
+        words += _TRAINED
+    spoilt = []
+    for _ in range(random.choice((1, 1, 2))):
+        if random.random() < 0.2 and len(start) > 1:  # one of the words that come first
+            at, word = random.randrange(len(start)), random.choice(WORDS)
+            words[at] = word
+            spoilt.append(f"{start[at]} → {word[:40]!r}")
+            continue
+        flag = random.choice(_flags(options))
+        given = [random.choice(WORDS) for _ in range(random.choice((1, 1, 1, 1, 0, 2)))]
+        words += [f"{flag}={given[0]}"] if given and random.random() < 0.3 else [flag, *given]
+        spoilt.append(f"{flag} {[one[:40] for one in given]}")
+    title = f"{' '.join(start[:2])}: {', '.join(spoilt)}"
+    return Case(title, tuple(words), encoding=random.choice(_ENCODINGS))
+
+
+@cache
+def _flags(options: Any, prefix: str = "--") -> list[str]:
+    """Names of all flags, those of nested tables too."""
+    hints, found = typing.get_type_hints(options), []
+    for field in dataclasses.fields(options):
+        name = f"{prefix}{field.name.strip('_').replace('_', '-')}"
+        nested = dataclasses.is_dataclass(hints[field.name])
+        found += _flags(hints[field.name], f"{name}.") if nested else [name]
+    return found
