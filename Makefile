@@ -7,8 +7,10 @@ DEV := .venv/.dev
 COMPARED := bench-prior bench-decoder bench-upsampler bench-image bench-training
 SIZE ?= small
 SCENES ?= 100
+N ?= 5000
+SEED ?= 0
 
-.PHONY: demo pictures test lint types bench bench-approximations plots $(COMPARED) gpu clean
+.PHONY: demo pictures test fuzz lint types bench bench-approximations plots $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +35,10 @@ pictures: $(CORE)
 
 test: $(DEV)
 	$(BIN)/pytest -n 2 -m "not gpu"
+
+# N hostile inputs of every class, each in a process with limits; `make test` tries some hundred.
+fuzz: $(DEV)
+	$(BIN)/python -m tests.fuzz.run -n $(N) --seed $(SEED)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

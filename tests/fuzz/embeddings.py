@@ -32,7 +32,7 @@ def make(random: Random, place: Path, good: Good) -> Case:
     else:
         file = good.copy("two.npy", place)
         said = _spoil_npy(random, file, good.pipe.clip.width)
-    if random.random() < 0.1:
+    if file.is_file() and random.random() < 0.1:
         ending = random.choice((".npy", ".safetensors", ".npz", ".pt", ".NPY", "", ".png"))
         file = file.rename(place / f"x{ending}")
         said += f", named {file.name}"

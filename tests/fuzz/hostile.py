@@ -64,6 +64,8 @@ def document(
     """
     spoilt, said, raws = copy.deepcopy(good), [], []
     for _ in range(random.choice((1, 1, 1, 2))):
+        if not spoilt:
+            break
         holder, key, trail = _spot(random, spoilt)
         what = random.choice(("value",) * 8 + ("delete", "rename", "add", "twice"))
         if isinstance(holder, list) and what != "delete":
@@ -125,7 +127,7 @@ def spoil_bytes(random: Random, path: Path) -> str:
     elif what == "more":
         raw += random.randbytes(random.choice((1, 100_000)))
     elif what == "twice":
-        raw += raw
+        raw += bytes(raw)
     elif what == "insert":
         raw[at:at] = random.randbytes(random.choice((1, 8, 1000)))
     else:

@@ -56,11 +56,15 @@ def make(random: Random, place: Path, good: Good) -> Case:
     suffix, modes = _FORMATS[kind]
     mode, size = random.choice(modes), random.choice(_SIZES)
     file = place / f"x{suffix}"
-    _picture(random, mode, size).save(file, kind, **_options(random, kind))
+    picture = _picture(random, mode, size)
+    try:
+        picture.save(file, kind, **_options(random, kind))
+    except (OSError, RuntimeError, ValueError):  # what Pillow cannot write
+        picture.convert("L").save(file, "PNG")
     said = f"{kind} {mode} {size}"
     spoil = random.choice((None, replace, spoil_bytes, spoil_bytes, _bomb))
     said += f", {spoil(random, file)}" if spoil else ""
-    if random.random() < 0.15:
+    if file.is_file() and random.random() < 0.15:
         name = random.choice(WORDS).replace("/", "_")
         if random.random() < 0.7:
             name = name[:200] + random.choice((".png", ".JPG", ".jpeg", ".safetensors"))
