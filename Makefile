@@ -9,8 +9,11 @@ SIZE ?= small
 SCENES ?= 100
 N ?= 5000
 SEED ?= 0
+TESTS ?= tests
+PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
-.PHONY: demo pictures test fuzz lint types bench bench-approximations plots $(COMPARED) gpu clean
+.PHONY: demo pictures test test-avx2 test-default test-without-font fuzz lint types bench \
+  bench-approximations plots $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,7 +37,18 @@ pictures: $(CORE)
 	$(BIN)/python recipes/pictures.py
 
 test: $(DEV)
-	$(BIN)/pytest -n 2 -m "not gpu"
+	$(PYTEST) $(TESTS)
+
+# The same as other machines run it: a CPU with AVX2 and nothing newer; torch's own kernels without
+# any vector instructions; no emoji font. TESTS names some of them.
+test-avx2: $(DEV)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(TESTS)
+
+test-default: $(DEV)
+	ATEN_CPU_CAPABILITY=default $(PYTEST) $(TESTS)
+
+test-without-font: $(DEV)
+	XDG_DATA_DIRS=/nowhere XDG_DATA_HOME=/nowhere $(PYTEST) $(TESTS)
 
 # N hostile inputs of every class, each in a process with limits; `make test` tries some hundred.
 fuzz: $(DEV)
