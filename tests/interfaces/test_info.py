@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.interfaces.test_cli import Capture, refused
@@ -29,6 +30,7 @@ def command_of(image: Path, capsys: Capture) -> list[str]:
         ["--sampler", "ddim", "--eta", "0.5", "--size", "16", "--", "-dashed"],
         ["a star", "--guidance-interval", "0", "inf", "--reuse", "2", "--precision", "fp32"],
         ["a star", "--guidance-kind", "branches", "--steps", "fast", "--precision", "fp32"],
+        ["a star", "--offload", "--precision", "fp32"],  # its sums come in another order
     ],
 )
 def test_the_command_makes_the_same_image(
@@ -39,6 +41,7 @@ def test_the_command_makes_the_same_image(
     assert main(["generate", *words]) == 0
     image = sorted(first.iterdir())[-1]
     again = command_of(image, capsys)
+    assert ("--offload" in again) == ("--offload" in words)
     assert main([again[0], "--output", str(second), *again[1:]]) == 0
     (made,) = second.iterdir()
     assert made.name == image.name
@@ -64,6 +67,17 @@ def test_files_that_say_nothing(tmp_path: Path, capsys: Capture) -> None:
     assert "is not a PNG image" in refused(["info", str(text)], capsys)
     assert "there is no file or folder" in refused(["info", str(tmp_path / "no")], capsys)
     assert "is not a model folder" in refused(["info", str(tmp_path)], capsys)
+
+
+def test_what_machine_made_it(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    image = tmp_path / "image.png"
+    words = ["generate", "a star", "--model", str(tiny_model), "-o", str(image), *FAST]
+    assert main([*words, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(image)]) == 0
+    kernels = torch.backends.cpu.get_cpu_capability()
+    threads = torch.get_num_threads()
+    assert f"machine   cpu ({kernels}, {threads} threads)\n" in capsys.readouterr().out
 
 
 def test_a_model(tiny_model: Path, capsys: Capture) -> None:

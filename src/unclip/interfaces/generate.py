@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from unclip import __version__
-from unclip.interfaces.options import Prompted, parse
+from unclip.interfaces.options import Prompted, made_on, parse
 from unclip.interfaces.streams import progress_bar
 
 
@@ -57,10 +57,12 @@ def run(arguments: Sequence[str]) -> int:
     done = time.perf_counter()
     # The precision too: where it is chosen by a measurement, the next one may choose otherwise.
     used = settings.changed() | {"precision": name_of(pipe.dtype)}
-    for name in ("batch_size", "revision", "variant"):
-        if getattr(options, name) is not None:
+    for name in ("batch_size", "revision", "variant", "offload", "compile"):
+        if getattr(options, name) not in (None, False):
             used[name] = getattr(options, name)
-    notes = {"model": options.model, "settings": used, "version": __version__}
+    notes = {
+        "model": options.model, "settings": used, "machine": made_on(pipe), "version": __version__,
+    }  # fmt: skip
     where = write(made.images, prompts, made.seeds, notes, options.output)
     many, size = len(made.images), "×".join(map(str, made.images[0].size))
     print(

@@ -51,6 +51,7 @@ def describe_image(path: Path) -> str:
         "seed": notes.get("seed"),
         "model": notes.get("model") or "bundled",
         "settings": json.dumps(notes.get("settings") or {}),
+        **({"machine": notes["machine"]} if "machine" in notes else {}),
         "version": notes.get("version"),
     }
     return _table(rows) + "\n\n" + command_for(notes)

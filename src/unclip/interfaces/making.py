@@ -17,7 +17,7 @@ import tyro
 from unclip import __version__
 from unclip.interfaces.generate import check_file, check_folder, is_file
 from unclip.interfaces.numbers import Steps
-from unclip.interfaces.options import Sampled
+from unclip.interfaces.options import Sampled, made_on
 from unclip.interfaces.streams import progress_bar
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def write(
     used = options.settings().changed() | {"precision": name_of(pipe.dtype)}
     notes = {
         "command": list(command), "seed": options.seed, "model": options.model,
-        "settings": used, "version": __version__,
+        "settings": used, "machine": made_on(pipe), "version": __version__,
     }  # fmt: skip
     images = [image for row in rows for image in row]
     output, suffix = options.output, options.output.suffix.lower()

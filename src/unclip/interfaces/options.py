@@ -67,6 +67,17 @@ class Opening:
         )
 
 
+def made_on(pipe: "Pipeline") -> str:
+    """For an image's notes: what rounding depends on beside the settings."""
+    import torch
+
+    from unclip.models.instructions import instructions
+
+    if pipe.device.type != "cpu":
+        return str(pipe.device)
+    return f"cpu ({instructions().kernels}, {torch.get_num_threads()} threads)"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampled(Opening):
     """Flags for how images are drawn from their embeddings."""

@@ -11,7 +11,7 @@ import tyro
 from unclip import __version__
 from unclip.interfaces.generate import check_output, is_file
 from unclip.interfaces.numbers import Fraction, Pixels, Seed, Steps
-from unclip.interfaces.options import Opening, SamplerName, parse
+from unclip.interfaces.options import Opening, SamplerName, made_on, parse
 from unclip.interfaces.streams import progress_bar
 
 
@@ -73,6 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         "seed": options.seed,
         "model": options.model,
         "settings": settings.changed() | {"precision": name_of(pipe.dtype)},
+        "machine": made_on(pipe),
         "version": __version__,
     }
     save_png(made, file, notes)
