@@ -156,12 +156,16 @@ def test_networks_stay_close(config: Any) -> None:
 
 
 @needs_int8
-def test_a_seed_is_the_same_image_alone_and_in_a_batch(pipe: Pipeline) -> None:
+def test_a_seed_is_the_same_image_alone_and_in_a_batch(pipe: Pipeline, tiny_model: Path) -> None:
     assert name_of(pipe.dtype) == "int8"
     three = make(pipe, 3, seed=10)
     assert torch.equal(make(pipe, seed=12), three[2:])
-    together = make(pipe, 3, seed=10, steps=1, batch_size=3)
-    assert (together - make(pipe, 3, seed=10, steps=1)).abs().mean() < 1e-2
+    # Beside fp32, last bits that a batch changes can tip an integer over: no more than rounding to
+    # integers does anyway.
+    one = {"seed": 10, "steps": 1}
+    alone, together = make(pipe, 3, **one), make(pipe, 3, batch_size=3, **one)
+    exact = make(Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu"), 3, **one)
+    assert (together - alone).abs().mean() < (alone - exact).abs().mean()
 
 
 @needs_int8

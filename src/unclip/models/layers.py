@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.models.instructions import instructions
+
 Json = dict[str, Any]
+_HALVES = (torch.bfloat16, torch.float16)
 _SHORT = 512  # keys
 _FEW_CHANNELS, _FEW_PIXELS = 16, 1024  # in a group, in an image: where torch has a slow kernel
 
@@ -81,8 +84,13 @@ def attention(
 
     `mask` is boolean, True to attend, and broadcasts to (N, heads, L, M). Fused, but where a CPU
     trains on short sequences: the fused kernel's backward pass is far slower there than that of
-    its parts (docs/experiments.md).
+    its parts (docs/experiments.md). In fp32 where a CPU would emulate the type, or where torch's
+    kernels are limited to less than oneDNN's, when they fail.
     """
+    if q.device.type == "cpu" and q.dtype in _HALVES and _emulates(q.dtype):
+        with torch.autocast("cpu", enabled=False):
+            halves, (q, k, v) = q.dtype, (q.float(), k.float(), v.float())
+            return attention(q, k, v, mask=mask, causal=causal).to(halves)
     trains_on_cpu = q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled()
     if not trains_on_cpu or k.shape[-2] > _SHORT:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
@@ -93,6 +101,10 @@ def attention(
         scores = scores.masked_fill(~mask, -torch.inf)
     attended: Tensor = scores.softmax(dim=-1).to(v.dtype) @ v
     return attended
+
+
+def _emulates(dtype: torch.dtype) -> bool:
+    return not torch.compiler.is_compiling() and dtype not in instructions().multiplied
 
 
 class GroupNorm(nn.GroupNorm):
