@@ -256,6 +256,7 @@ def test_what_training_writes_opens_there(tiny_copy: Path, repaired: Any, tmp_pa
     first, last = (tmp_path / "saved" / f"super_res_{name}" for name in ("first", "last"))
     assert list(weights(first).values()) == list(weights(last).values())
     captions = ["a red circle", "a large yellow star above a small blue square"]
+    pipe = Pipeline.from_pretrained(tmp_path / "saved", dtype="fp32", device="cpu")
     ours = run_ours(
         pipe, pipe, captions, generator=generator(2), prior_num_candidates=1, **PRIOR_STEPS
     )

@@ -187,8 +187,8 @@ def diffusion_loss(
         t: (N,) timesteps, drawn uniformly.
 
     Returns:
-        Scalars: ``loss``, to minimise; ``mse``, unweighted, and, with learned variance, ``vlb``,
-        the estimate T L_t of the bound in bits per dimension, both detached.
+        Scalars: ``loss``, to minimise; ``mse``, unweighted, and, where the variance is trained,
+        ``vlb``, the estimate T L_t of the bound in bits per dimension, both detached.
 
     Raises:
         ValueError: the output has the wrong number of channels.
@@ -199,7 +199,7 @@ def diffusion_loss(
     mse, weighted = prediction_errors(predicted, x0, noise, t, schedule, config, loss)
     total = weighted.mean()
     losses = {"loss": total, "mse": mse.mean().detach()}
-    if fraction is not None:
+    if fraction is not None and config.trains_variance:
         vlb = variance_loss(predicted, fraction, x0, noise, t, schedule, config)
         losses |= {"loss": total + loss.vlb_weight * vlb, "vlb": vlb.detach()}
     return losses

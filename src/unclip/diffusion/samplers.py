@@ -136,7 +136,9 @@ def ddpm(
     """Ancestral sampling (Ho et al., arXiv 2006.11239, eq. 7; strided: arXiv 2102.09672, eq. 19).
 
     x_prev ~ N(μ̃(x_t, x_0), Σ), Σ = β̃, or exp(v log β + (1 - v) log β̃) where the denoiser learned
-    its variance (arXiv 2102.09672, eq. 15). Equals diffusers' UnCLIPScheduler.
+    its variance (arXiv 2102.09672, eq. 15); v is kept within [0, 1], where it is meant to be: above,
+    a network that learned it badly adds noise without bound. Within, this is diffusers'
+    UnCLIPScheduler.
 
     Args:
         x: (N, ...) noise at ``timesteps[0]``.
@@ -160,7 +162,7 @@ def ddpm(
             x = mean + math.sqrt(max(s.posterior_variance, 1e-20)) * noise(x)
         else:
             small, large = math.log(max(s.posterior_variance, 1e-20)), math.log(s.beta)
-            log_variance = small + (large - small) * prediction.variance
+            log_variance = small + (large - small) * prediction.variance.clamp(0, 1)
             x = mean + torch.exp(0.5 * log_variance) * noise(x)
         if callback is not None:
             callback(s.i, s.t, x, prediction)

@@ -48,6 +48,14 @@ class DiffusionConfig:
     prediction_type: str = "epsilon"
     beta_schedule: str = "squaredcos_cap_v2"
 
+    @property
+    def trains_variance(self) -> bool:
+        """Whether a network's variance half is trained. Beside x_0 it is not, but a constant: close
+        to the data, small errors in x_0 are many standard deviations of the posterior, and the
+        bound's gradient disturbs all else or teaches nothing (docs/experiments.md).
+        """
+        return self.variance_type == "learned_range" and self.prediction_type != "sample"
+
     def __post_init__(self) -> None:
         for name, known in (
             ("variance_type", VARIANCE_TYPES),

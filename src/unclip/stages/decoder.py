@@ -414,16 +414,19 @@ class DecoderStage:
         decoder_distilled. One that is there and another decoder's is removed first."""
         if folder.has(STUDENT) and not self.is_in(folder):
             folder.remove(STUDENT)
-        for name, library, network in (
-            ("decoder", "diffusers", self.network.decoder),
-            ("text_proj", "unclip", self.network.text_proj),
-        ):
-            folder.save(
-                name,
-                (library, network.config.class_name),
-                {"config.json": network.config.to_json()},
-                network.state_dict(),
-            )
+        decoder, text_proj = self.network.decoder, self.network.text_proj
+        folder.save(
+            "decoder",
+            ("diffusers", decoder.config.class_name),
+            {"config.json": decoder.config.to_json()},
+            self._published(decoder),
+        )
+        folder.save(
+            "text_proj",
+            ("unclip", text_proj.config.class_name),
+            {"config.json": text_proj.config.to_json()},
+            text_proj.state_dict(),
+        )
         folder.save(
             "decoder_scheduler",
             ("diffusers", "UnCLIPScheduler"),
@@ -442,6 +445,15 @@ class DecoderStage:
             folder.update_index({_NOTE: self.settings.note})
         if self.student is not None:
             save_student(folder, self.student)
+
+    def _published(self, network: UNet) -> dict[str, Tensor]:
+        """Its weights, the untrained variance half of an x_0 predictor a constant: v = 0, β̃."""
+        weights = network.state_dict()
+        if self.process.config.trains_variance or "conv_out.weight" not in weights:
+            return weights
+        weight, bias = weights["conv_out.weight"].clone(), weights["conv_out.bias"].clone()
+        weight[3:], bias[3:] = 0.0, -1.0  # the half holds 2 v - 1
+        return weights | {"conv_out.weight": weight, "conv_out.bias": bias}
 
 
 def save_student(folder: ModelFolder, student: Student) -> None:

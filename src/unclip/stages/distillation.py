@@ -95,7 +95,7 @@ class DistillationStage:
             predicted, lesson.x0, lesson.eps, t, schedule, config, weights
         )
         losses = {"loss": errors.mean(), "mse": mse.mean().detach()}
-        if fraction is not None:
+        if fraction is not None and config.trains_variance:
             branch = cond[:, :3].float()
             vlb = variance_loss(branch, fraction, images, noise, t, schedule, config)
             losses |= {"loss": losses["loss"] + weights.vlb_weight * vlb, "vlb": vlb.detach()}
