@@ -203,7 +203,7 @@ def numbers(name: str, one: Made, pipe: Pipeline, known: dict[str, Any]) -> dict
         "composition": composition.to_dict(),
         "psnr": 10 * math.log10(4 / squares) if squares > 0 else None,
         "cosine": statistics.mean(one.cosines) if one.cosines else None,
-        "fid": frechet_distance(one.moments, known["real"].moments),
+        "fid": frechet_distance(one.moments, known["others"]),
     }
 
 
@@ -291,7 +291,7 @@ def main() -> None:
     real = {"composition": composition.to_dict(), "fid": distance}
     print(
         f"{options.n} held-out scenes at {size} px, {name_of(pipe.dtype)} on {pipe.device}; PSNR "
-        f'and cosine: to "{MANY}" from the same noise; FID of real scenes: to as many others\n'
+        f'and cosine: to "{MANY}" from the same noise; FID: to as many real scenes, others\n'
     )
     print(table(rows, real, operations(pipe, Settings("default", size=options.size))))
     record(

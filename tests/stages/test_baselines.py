@@ -94,6 +94,33 @@ def test_its_own_text_transformer_reads_the_tokens_and_is_trained(clip: FrozenCL
     assert all(p.grad is None for p in clip.text_encoder.parameters())
 
 
+def test_its_own_text_transformer_attends_both_ways_and_not_to_padding(clip: FrozenCLIP) -> None:
+    """As GLIDE's does: what is said first can depend on what follows, as it cannot in CLIP."""
+    one, other = (clip.text([f"a red star above a {shape}"]) for shape in ("ring", "heart"))
+    own = built(OWN, clip).network.text_encoder
+    assert own is not None
+    first = [own(text.ids, text.mask)[1][:, 2] for text in (one, other)]
+    assert (first[0] - first[1]).abs().max() > 1e-4
+    causal = [clip.text_encoder(text.ids)[1][:, 2] for text in (one, other)]
+    torch.testing.assert_close(*causal, atol=1e-5, rtol=1e-5)
+    padded = one.padded(24)
+    for alone, beside in zip(own(one.ids, one.mask), own(padded.ids, padded.mask), strict=True):
+        if alone.ndim == 3:
+            beside = beside[:, : alone.shape[1]]
+        torch.testing.assert_close(alone, beside, atol=1e-5, rtol=1e-4)
+
+
+def test_a_text_transformer_of_one_direction_is_refused(clip: FrozenCLIP, tmp_path: Path) -> None:
+    folder = ModelFolder(tmp_path)
+    clip.save(folder)
+    built(OWN, clip).save(folder)
+    DecoderStage.load(folder, clip)
+    older = ["transformers", "CLIPTextModelWithProjection"]
+    folder.update_index({"decoder_text_encoder": older})
+    with pytest.raises(ValueError, match="one direction only; train the decoder anew"):
+        DecoderStage.load(folder, clip)
+
+
 def test_the_text_embedding_is_in_the_place_of_the_images(clip: FrozenCLIP) -> None:
     stage = built(replace(TEXT_EMBEDDING, drop_text=1.0, drop_image=0.0), clip)
     seen: list[Tensor] = []

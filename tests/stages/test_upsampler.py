@@ -94,6 +94,28 @@ def test_crops_keep_image_and_condition_together() -> None:
     assert torch.equal(whole, images)
 
 
+def test_crops_in_training_start_where_a_small_pixel_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that what bicubic upsampling makes of small pixels is where it is in whole images."""
+    stage = UpsamplerStage.build(
+        UpsamplerSettings(4, (16, 32), groups=8, crop=2, prediction_type="sample"), 32
+    )
+    seen: list[torch.Tensor] = []
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.append(x[:, 3:])
+        return x[:, :3]
+
+    monkeypatch.setattr(stage.network, "forward", network)
+    pixels = torch.arange(32.0)[:, None] * torch.ones(32) / 31
+    images = pixels.expand(64, 3, 32, 32)
+    stage.loss({"images": images}, torch.Generator().manual_seed(0))
+    # The ramp says where each crop begins.
+    starts = {round(float(value), 3) for value in seen[0][:, 0, 8, 8]}
+    assert len(starts) == 5  # (32 - 16) / 4 + 1 places
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.size 36 does not fit.*take a multiple of"):
         UpsamplerStage.build(UpsamplerSettings(4, (16, 32, 32), groups=8), 36)

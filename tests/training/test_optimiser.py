@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from unclip.models.clip import CLIP
+from unclip.models.clip_config import CLIPConfig
+from unclip.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.training.muon import Muon, orthogonalised
 from unclip.training.optimiser import EMA, build, learning_rate
 from unclip.training.recipe import Optimiser
@@ -34,6 +37,28 @@ def test_only_matrices_decay() -> None:
     assert [p.ndim for p in first["params"]] == [2]
     assert second["weight_decay"] == 0.0
     assert [p.ndim for p in second["params"]] == [1, 1]
+
+
+def test_vectors_and_positions_do_not_decay_whatever_their_shape() -> None:
+    networks = {
+        "clip": CLIP(CLIPConfig.preset("tiny", 520, 16)),
+        "prior": DiffusionPrior(
+            DiffusionPriorConfig(
+                num_attention_heads=2, attention_head_dim=8, num_layers=1, embedding_dim=16,
+                num_embeddings=8,
+            )
+        ),
+    }  # fmt: skip
+    for network in networks.values():
+        names = {id(p): name for name, p in network.named_parameters()}
+        decaying, plain = build(network, Optimiser(weight_decay=0.3)).param_groups
+        kept = {names[id(p)] for p in plain["params"]}
+        assert plain["weight_decay"] == 0.0
+        for name in (names[id(p)] for p in decaying["params"]):
+            assert name.endswith("weight")
+            assert "position" not in name
+        assert any("position" in name for name in kept)
+    assert "prd_embedding" in kept  # (1, 1, D): the prior's final query
 
 
 def test_muon_takes_the_hidden_matrices_and_kernels() -> None:

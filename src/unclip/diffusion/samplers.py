@@ -136,8 +136,8 @@ def ddpm(
     """Ancestral sampling (Ho et al., arXiv 2006.11239, eq. 7; strided: arXiv 2102.09672, eq. 19).
 
     x_prev ~ N(μ̃(x_t, x_0), Σ), Σ = β̃, or exp(v log β + (1 - v) log β̃) where the denoiser learned
-    its variance (arXiv 2102.09672, eq. 15); v is kept within [0, 1], where it is meant to be: above,
-    a network that learned it badly adds noise without bound. Within, this is diffusers'
+    its variance (arXiv 2102.09672, eq. 15). v is kept within [0, 1], where it is meant to be:
+    beyond, a network that learned it badly adds noise without bound. Within, this is diffusers'
     UnCLIPScheduler.
 
     Args:

@@ -3,7 +3,8 @@
 Heusel et al. (arXiv 1706.08500) take features of Inception; here they are CLIP's image embeddings
 z_i, which see what the model was trained to see (Kynkäänniemi et al., arXiv 2203.06026, argue for
 CLIP's). Numbers of different CLIPs cannot be compared, and of few images neither: the distance has
-a bias that shrinks with their number, so real images beside other real ones say where zero is.
+a bias that shrinks with their number, so real images beside other real ones say where zero is. Both
+distances are to the same other images: neither side shares captions with what it is held against.
 
 Shapes: N images, D embedding width, H × W pixels.
 """
@@ -25,17 +26,17 @@ _BATCH: Final = 64
 
 @dataclass(frozen=True)
 class Fid:
-    """Distances in CLIP's embeddings, lower is better.
+    """Distances to real images, samples n … 2 n, in CLIP's embeddings; lower is better.
 
     Attributes:
-        images: how many were generated, and held against as many real ones.
-        generated: of the generated images to the real ones whose captions they were made for.
-        real: of other real images to those; None where the data has not twice as many.
+        images: n, how many there are on each side.
+        generated: of images that were made for the captions of samples 0 … n.
+        real: of those samples' own images: what a perfect generator gets.
     """
 
     images: int
     generated: float
-    real: float | None
+    real: float
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -99,7 +100,7 @@ def evaluate_fid(
     batch: int = _BATCH,
     seed: int = 0,
 ) -> Fid:
-    """Generate an image for the captions of the first `n` samples, and compare them with theirs.
+    """Generate an image for the captions of the first `n` samples, and compare with the next `n`.
 
     Args:
         clip: whose embeddings are compared.
@@ -108,14 +109,17 @@ def evaluate_fid(
         seed: of the first image; the following ones count on.
 
     Raises:
-        ValueError: there are fewer than two images, or less than `n`.
+        ValueError: n is below two, or there are fewer than 2 n images.
     """
     if n < 2 or batch < 1:
         raise ValueError(
             f"n is {n} and batch is {batch}; take 2 images or more, in batches of 1 or more"
         )
-    if len(source) < n:
-        raise ValueError(f"{n} images were asked for, but the data has only {len(source)}")
+    if len(source) < 2 * n:
+        raise ValueError(
+            f"{n} generated images are compared with the real ones of as many other captions, but "
+            f"the data has only {len(source)}: ask for {len(source) // 2} or fewer"
+        )
 
     def real(first: int, last: int) -> Moments:
         return image_moments(clip, real_images(source, range(first, last), batch))
@@ -123,9 +127,8 @@ def evaluate_fid(
     starts = range(0, n, batch)
     captions = [source.caption(i) for i in range(n)]
     made = image_moments(clip, (generate(captions[i : i + batch], seed + i) for i in starts))
-    truth = real(0, n)
-    floor = frechet_distance(real(n, 2 * n), truth) if len(source) >= 2 * n else None
-    return Fid(n, frechet_distance(made, truth), floor)
+    others = real(n, 2 * n)
+    return Fid(n, frechet_distance(made, others), frechet_distance(real(0, n), others))
 
 
 def real_images(source: Source, indices: range, batch: int = _BATCH) -> Iterator[Tensor]:

@@ -95,7 +95,8 @@ class EvaluateFid(Measuring, Prompted):
     data: str = "emoji:shapes"
     """The built-in world (its held-out scenes), or a folder of captioned images (all of it)."""
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 1000
-    """Images generated, and real ones; fewer give a larger distance."""
+    """Images generated, for as many captions; they are held against the real images of as many
+    others. Fewer give a larger distance."""
     clip: Path | None = None
     """A model folder whose CLIP measures, to compare models; the model's own if left out."""
 
@@ -233,9 +234,11 @@ def run_fid(arguments: Sequence[str]) -> int:
         generate = generator(pipe, settings, options.batch_size, bar.update)
         found = evaluate_fid(clip, generate, source, options.n, options.batch_size, options.seed)
     report = {**_origin(options), "precision": name_of(pipe.dtype), "size": size}
-    rows = [(f"distance of {found.images} images to real ones", f"{found.generated:.4f}")]
-    if found.real is not None:
-        rows.append(("of as many other real ones to those", f"{found.real:.4f}"))
+    n = found.images
+    rows = [
+        (f"{n} generated images, to {n} real ones of other captions", f"{found.generated:.4f}"),
+        ("the real images of the same captions, to those", f"{found.real:.4f}"),
+    ]
     _tell(rows, {**report, "fid": found.to_dict()}, options.output)
     return 0
 

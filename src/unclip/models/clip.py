@@ -36,12 +36,12 @@ class SelfAttention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:  # (N, L, D)
+    def forward(self, x: Tensor, causal: bool, mask: Tensor | None = None) -> Tensor:
         q, k, v = (
             proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, H, L, D/H)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out = attention(q, k, v, causal=causal)
+        out = attention(q, k, v, mask=mask, causal=causal)
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
@@ -67,8 +67,8 @@ class Block(nn.Module):
         self.mlp = MLP(width, config.intermediate_size, _ACTIVATIONS[config.hidden_act])
         self.layer_norm2 = nn.LayerNorm(width, eps)
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x), causal)
+    def forward(self, x: Tensor, causal: bool, mask: Tensor | None = None) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), causal, mask)
         return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
 
 
@@ -77,9 +77,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
+    def forward(self, x: Tensor, causal: bool, mask: Tensor | None = None) -> Tensor:
+        """Tokens (N, L, D) → (N, L, D); `mask` (N, 1, 1, L) is True where one may be attended."""
         for layer in self.layers:
-            x = layer(x, causal)
+            x = layer(x, causal, mask)
         return x
 
 
@@ -102,12 +103,15 @@ class TextTransformer(nn.Module):
         self.encoder = Encoder(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Token ids (N, L) → hidden states (N, L, D) after the last norm, pooled (N, D).
 
-        Attention is causal, so padding at the end never reaches the tokens before it.
+        CLIP's attention is causal, so padding at the end never reaches the tokens before it. With
+        `mask` (N, L), True on tokens and False on padding, every token attends to all tokens.
         """
-        hidden = self.final_layer_norm(self.encoder(self.embeddings(ids), causal=True))
+        attended = None if mask is None else mask[:, None, None, :]
+        hidden = self.encoder(self.embeddings(ids), causal=mask is None, mask=attended)
+        hidden = self.final_layer_norm(hidden)
         # Folders written before eos ids were recorded say 2 and mean "the highest id is the end".
         end = ids if self.eos_token_id == 2 else (ids == self.eos_token_id).int()
         return hidden, hidden[torch.arange(len(ids), device=ids.device), end.argmax(dim=1)]
@@ -161,9 +165,12 @@ class TextEncoder(nn.Module):
         self.text_model = TextTransformer(config)
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids (N, L) → CLIP text embeddings z_t (N, E), not normalised; hidden (N, L, D)."""
-        hidden, pooled = self.text_model(ids)
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids (N, L) → text embeddings (N, E), CLIP's z_t, not normalised; hidden (N, L, D).
+
+        Causal as CLIP, or with `mask` (N, L) both ways between tokens, see `TextTransformer`.
+        """
+        hidden, pooled = self.text_model(ids, mask)
         return self.text_projection(pooled), hidden
 
 

@@ -50,7 +50,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "super_res_last": ("UNet2DModel",),
     "super_res_scheduler": ("UnCLIPScheduler",),
     STUDENT: ("UNet2DConditionModel",),
-    TEXT_ENCODER: ("CLIPTextModelWithProjection",),
+    TEXT_ENCODER: ("TextEncoder", "CLIPTextModelWithProjection"),  # the stage refuses the latter
     SECOND: ("UNet2DModel",),
     SCHEDULERS[SECOND]: ("UnCLIPScheduler",),
     COMPONENT: ("AutoregressivePrior",),

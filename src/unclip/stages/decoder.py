@@ -51,6 +51,7 @@ TEXT_ENCODER = "decoder_text_encoder"
 TEACHER = ("decoder", "text_proj", TEXT_ENCODER)  # what a student belongs to
 STUDENT = "decoder_distilled"
 _STUDENT_NOTE = f"_{STUDENT}"  # in the index: the guidance scales that the student has learned
+_TWO_WAY = ("unclip", "TextEncoder")  # in the index: no library knows it
 _NOTE = "_decoder"  # in the index: what the decoder is conditioned on, where it is not unCLIP's
 
 
@@ -100,8 +101,10 @@ class DecoderSettings:
 class DecoderNetwork(nn.Module):
     """The decoder's components: what z_i and the caption become, and the U-Net.
 
-    `text_encoder` is the text Transformer of its own, if it has one. It is built as CLIP's is
-    (causal, its vector read at the end token); of the paper's, only the size is known.
+    `text_encoder` is the text Transformer of its own, if it has one. It has the modules of CLIP's,
+    but its tokens attend to each other both ways, as those of GLIDE's, whose code masks nothing but
+    padding: what is said of the first object can so depend on the words that follow. Its vector is
+    read at the end token.
     """
 
     def __init__(
@@ -377,7 +380,7 @@ class DecoderStage:
         """What the U-Net is conditioned on; it does not depend on the timestep."""
         projection, text_encoder = self.network.text_proj, self.network.text_encoder
         if text_encoder is not None:
-            z_t, hidden = text_encoder(text.ids)
+            z_t, hidden = text_encoder(text.ids, text.mask)
             text = replace(text, z_t=z_t, hidden=hidden)
         if self.settings.condition == "caption":
             null = torch.ones(len(z_i), dtype=torch.bool, device=z_i.device)
@@ -436,7 +439,7 @@ class DecoderStage:
         if text_encoder is not None:
             folder.save(
                 TEXT_ENCODER,
-                ("transformers", "CLIPTextModelWithProjection"),
+                _TWO_WAY,
                 {"config.json": text_encoder.config.to_json()},
                 text_encoder.state_dict(),
                 stem="model",
@@ -497,6 +500,11 @@ def _load_text_encoder(
 ) -> TextEncoder:
     """The decoder's own text Transformer, which reads the tokens of the folder's CLIP."""
     where = str(folder.path / TEXT_ENCODER)
+    if folder.has(TEXT_ENCODER) and folder.index()[TEXT_ENCODER][1] != _TWO_WAY[1]:
+        raise ValueError(
+            f"{where} was trained by a version of unclip whose own text Transformer read captions "
+            "in one direction only; train the decoder anew with --overwrite"
+        )
     config = CLIPTextConfig.from_json(folder.config(TEXT_ENCODER), where)
     theirs = clip.text_encoder.config
     for key in ("vocab_size", "max_position_embeddings", "hidden_size", "projection_dim"):

@@ -170,7 +170,8 @@ class UpsamplerStage:
                 small = F.interpolate(images, size=side // self.settings.factor, mode="area")
                 upsampled = upsample_bicubic(self._blurred(small, generator), (side, side))
                 pair = torch.cat([images, upsampled], dim=1)  # (N, 6, H, W): cropped alike
-                crops = random_crops(pair, side // self.settings.crop, generator)
+                crop, factor = side // self.settings.crop, self.settings.factor
+                crops = random_crops(pair, crop, generator, factor)
                 x0, condition = crops.chunk(2, dim=1)
         x_t, t, noise = self.process.draw(x0, generator)
         output = self.network(_channels_last(upsampler_input(x_t, condition)), t)
@@ -291,12 +292,21 @@ def blur(images: Tensor, sigma: float) -> Tensor:
     return F.conv2d(padded, kernel, groups=images.shape[1])
 
 
-def random_crops(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """One square crop of `side` pixels of each image, its place drawn uniformly."""
+def random_crops(images: Tensor, side: int, generator: torch.Generator, step: int = 1) -> Tensor:
+    """One square crop of `side` pixels of each image, its place drawn uniformly from a grid.
+
+    Args:
+        step: of the grid, pixels. A crop that starts where a small pixel does has its small pixels
+            where whole images have theirs: what upsampling leaves of them is no matter of place.
+    """
     height, width = images.shape[-2:]
-    device = generator.device
-    tops = torch.randint(height - side + 1, (len(images),), generator=generator, device=device)
-    lefts = torch.randint(width - side + 1, (len(images),), generator=generator, device=device)
+    tops, lefts = (
+        step * torch.randint(
+            (extent - side) // step + 1, (len(images),), generator=generator,
+            device=generator.device,
+        )
+        for extent in (height, width)
+    )  # fmt: skip
     places = zip(images, tops.tolist(), lefts.tolist(), strict=True)
     return torch.stack([x[:, top : top + side, left : left + side] for x, top, left in places])
 

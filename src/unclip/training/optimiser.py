@@ -12,7 +12,8 @@ from unclip.training.recipe import Optimiser
 
 
 def build(network: nn.Module, recipe: Optimiser) -> torch.optim.AdamW:
-    """The recipe's optimiser. Only matrices and kernels decay, not biases, norms or scales.
+    """The recipe's optimiser. Only matrices and kernels decay, not biases, norms or scales, nor
+    single vectors and positions, whatever their shape.
 
     Each group has a `scale`, the factor of its learning rate on the recipe's.
     """
@@ -20,8 +21,8 @@ def build(network: nn.Module, recipe: Optimiser) -> torch.optim.AdamW:
     hidden = {name for name, p in named if recipe.kind == "muon" and _is_hidden(name, p)}
     parts = {
         "matrices": [p for name, p in named if name in hidden],
-        "decaying": [p for name, p in named if name not in hidden and p.ndim >= 2],
-        "plain": [p for name, p in named if name not in hidden and p.ndim < 2],
+        "decaying": [p for name, p in named if name not in hidden and _decays(name, p)],
+        "plain": [p for name, p in named if name not in hidden and not _decays(name, p)],
     }
     groups = [
         {
@@ -40,6 +41,11 @@ def build(network: nn.Module, recipe: Optimiser) -> torch.optim.AdamW:
         eps=recipe.eps,
         fused=True,
     )
+
+
+def _decays(name: str, parameter: Tensor) -> bool:
+    """Whether it mixes features: a vector does not, not even one of shape (1, 1, D)."""
+    return parameter.numel() > max(parameter.shape, default=1) and "position" not in name
 
 
 def _is_hidden(name: str, parameter: Tensor) -> bool:
