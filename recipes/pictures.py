@@ -72,6 +72,8 @@ def make(more: Callable[[str], Sequence[str]] = lambda command: []) -> None:
         save_png(Image.fromarray(world[number][0]), INPUTS / name, {})
     for line in (GENERATED, *PICTURES.values()):
         words = shlex.split(line)
+        for flag in {"-o", "--sheet"} & {*words}:  # the command would keep the earlier one
+            Path(words[words.index(flag) + 1]).unlink(missing_ok=True)
         if main([*words, *more(words[0])]):
             raise ValueError(f"unclip {line} failed")
     for name in PICTURES:

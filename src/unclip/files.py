@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -93,10 +93,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, put: Callable[[Path, Path], Any] = Path.replace) -> Iterator[Path]:
     """Another path to write `path` under: it is there whole when the block ends, or not at all.
 
     The file gets the mode that the umask gives. What a killed process left of the same file goes.
+
+    Args:
+        put: gives the written file its place, from the path that was written to `path`.
 
     Raises:
         ValueError: the disk is full, or the place cannot be written.
@@ -112,9 +115,10 @@ def whole(path: Path) -> Iterator[Path]:
             partial.chmod(stat.S_IMODE(mode))  # libraries make files that nobody else can read
             with partial.open("rb") as file:
                 os.fsync(file.fileno())  # or a power cut could leave the name without its bytes
-            partial.replace(path)
+            put(partial, path)
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"cannot write {path}: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"cannot write {path}: {reason}") from None
 
 
 def sweep(folder: Path, start: str = ".") -> None:
@@ -147,8 +151,18 @@ def _private_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold a folder of ours while it is in use; `BlockingIOError` if another process does."""
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for the moment in which a name in it is chosen and taken: other commands that
+    do the same wait. Where a file system has no locks, they do not."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(_held(folder, wait=True))
+        yield
+
+
+@contextmanager
+def _held(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a folder while it is in use; unless told to wait, `BlockingIOError` if another does."""
     try:
         import fcntl
     except ImportError:  # Windows, where an open file cannot be removed anyway
@@ -156,7 +170,7 @@ def _held(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

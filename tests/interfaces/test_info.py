@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.interfaces.test_cli import Capture, refused
 from tests.interfaces.test_generate import FAST, pixels
 from unclip.interfaces.cli import main
+from unclip.pipeline.images import save_png
 
 
 def command_of(image: Path, capsys: Capture) -> list[str]:
@@ -143,3 +145,21 @@ def test_a_damaged_model(tiny_copy: Path, capsys: Capture) -> None:
     assert "is not a whole safetensors file" in refused(["info", str(tiny_copy)], capsys)
     (tiny_copy / "model_index.json").write_text("[1]")
     assert "must hold a JSON object" in refused(["info", str(tiny_copy)], capsys)
+
+
+HOSTILE = "\x1b[31mRED\x1b]0;title\x07\u202e"
+
+
+def test_nothing_that_a_terminal_obeys(tiny_copy: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tiny_copy / "README.md").write_text(f"---\nlicense: {HOSTILE}\n---\n")
+    index = json.loads((tiny_copy / "model_index.json").read_text())
+    index[f"part\n{HOSTILE}"] = ["unclip", "x"]
+    (tiny_copy / "model_index.json").write_text(json.dumps(index))
+    assert main(["info", str(tiny_copy)]) == 0
+    notes = {"prompt": f"a\nseed  9{HOSTILE}", "seed": HOSTILE, "settings": {"eta": HOSTILE}}
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "i.png", {**notes, "model": HOSTILE})
+    assert main(["info", str(tmp_path / "i.png")]) == 0
+    said = capsys.readouterr().out
+    assert "\\x1b[31mRED" in said
+    assert all(character.isprintable() or character == "\n" for character in said)
+    assert sum(line.startswith("seed ") for line in said.splitlines()) == 1

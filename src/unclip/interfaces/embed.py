@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
-from unclip.interfaces.generate import check_file
 from unclip.interfaces.options import Opening, parse
+from unclip.interfaces.outputs import check_file, write_file
 from unclip.interfaces.streams import progress_bar
 
 T = TypeVar("T")
@@ -63,10 +63,12 @@ def run(arguments: Sequence[str]) -> int:
     kept, rows = _embedded(
         pipe, found, lambda one: one if isinstance(one, str) else open_image(one)
     )
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_embeddings(options.output, torch.cat(rows), [str(one) for one in kept], pipe.fingerprint)
+    z, names = torch.cat(rows), [str(one) for one in kept]
+    where = write_file(
+        options.output, lambda path: write_embeddings(path, z, names, pipe.fingerprint)
+    )
     took = time.perf_counter() - started
-    print(f"{len(rows)} embeddings of width {pipe.clip.width} in {took:.1f} s: {options.output}")
+    print(f"{len(rows)} embeddings of width {pipe.clip.width} in {took:.1f} s: {where}")
     return 0
 
 

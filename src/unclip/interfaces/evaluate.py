@@ -11,9 +11,9 @@ import tyro
 from unclip import __version__
 from unclip.config import suggest, to_mapping
 from unclip.data.emoji_scene import WorldConfig
-from unclip.interfaces.generate import check_folder
 from unclip.interfaces.numbers import Batch, Count, Fraction, Pixels, Pool, Steps
 from unclip.interfaces.options import Prompted, Sampled, parse
+from unclip.interfaces.outputs import check_file, write_file
 from unclip.interfaces.streams import progress_bar
 
 if TYPE_CHECKING:
@@ -350,9 +350,7 @@ def _origin(options: Any) -> dict[str, Any]:
 
 def _check_output(output: Path | None) -> None:
     if output is not None:
-        if output.is_dir():
-            raise ValueError(f"{output} is a folder; give the name of a .json file")
-        check_folder(output.parent)
+        check_file(output)
 
 
 def _tell(rows: Sequence[tuple[str, ...]], report: dict[str, Any], output: Path | None) -> None:
@@ -360,9 +358,8 @@ def _tell(rows: Sequence[tuple[str, ...]], report: dict[str, Any], output: Path 
     if output is not None:
         from unclip.files import write_text
 
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        print(f"written to {output}")
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        print(f"written to {write_file(output, lambda path: write_text(path, text))}")
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:

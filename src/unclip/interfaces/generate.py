@@ -2,17 +2,25 @@
 
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from unclip import __version__
-from unclip.interfaces.options import Prompted, made_on, parse
+from unclip.interfaces.options import Prompted, parse
+from unclip.interfaces.outputs import (
+    check_output,
+    is_file,
+    numbered,
+    write_beside,
+    write_file,
+    written_by,
+)
 from unclip.interfaces.streams import progress_bar
 
 
@@ -57,12 +65,11 @@ def run(arguments: Sequence[str]) -> int:
     done = time.perf_counter()
     # The precision too: where it is chosen by a measurement, the next one may choose otherwise.
     used = settings.changed() | {"precision": name_of(pipe.dtype)}
-    for name in ("batch_size", "revision", "variant", "offload", "compile"):
-        if getattr(options, name) not in (None, False):
-            used[name] = getattr(options, name)
-    notes = {
-        "model": options.model, "settings": used, "machine": made_on(pipe), "version": __version__,
-    }  # fmt: skip
+    given = {name: getattr(options, name) for name in ("batch_size", "variant")}
+    given |= {"revision": pipe.revision or options.revision}
+    given |= {name: getattr(options, name) or None for name in ("offload", "compile")}
+    used |= {name: value for name, value in given.items() if value is not None}
+    notes = {"settings": used, **written_by(options.model, pipe)}
     where = write(made.images, prompts, made.seeds, notes, options.output)
     many, size = len(made.images), "×".join(map(str, made.images[0].size))
     print(
@@ -70,38 +77,6 @@ def run(arguments: Sequence[str]) -> int:
         f"(opened in {opened - started:.1f} s; {name_of(pipe.dtype)} on {pipe.device}): {where}"
     )
     return 0
-
-
-def is_file(output: Path) -> bool:
-    """Whether `--output` names a file rather than a folder."""
-    return bool(output.suffix) and not output.is_dir()
-
-
-def check_output(output: Path) -> None:
-    """Find out before the work, not after it, whether images can be written there."""
-    if is_file(output) and output.suffix.lower() != ".png":
-        raise ValueError(f"{output} does not end in .png; images are written as PNG only")
-    check_folder(output.parent if is_file(output) else output)
-
-
-def check_file(file: Path, *endings: str) -> None:
-    """Find out before the work whether a file of this name can be written."""
-    if file.suffix.lower() not in endings:
-        raise ValueError(f"{file} does not end in {' or '.join(endings)}")
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder; give the name of a file")
-    check_folder(file.parent)
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that nothing can be written into, or that cannot be made."""
-    whole = folder.absolute()
-    there = next(place for place in (whole, *whole.parents) if place.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write into the folder {folder}: {error.strerror}") from None
 
 
 def write(
@@ -127,16 +102,21 @@ def write(
             "prompt": list(prompts), "n": count, "seed": seeds[0], "output": output.name, **notes
         }  # fmt: skip
         labels = [f"seed {seed}" for seed in seeds[:count]]
-        contact_sheet(rows, list(prompts), labels, output, info=all_notes)
-        return f"{output}, a sheet of {len(prompts)} × {count}"
+        where = write_file(
+            output,
+            lambda path: contact_sheet(rows, list(prompts), labels, path, info=all_notes),
+        )
+        return f"{where}, a sheet of {len(prompts)} × {count}"
     names = [_slug(prompt) for prompt in prompts]
     repeated = len(set(names)) < len(names)
     files = []
     for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        save = partial(save_png, image, info={"prompt": prompts[i // count], "seed": seed, **notes})
+        if is_file(output):
+            return write_file(output, save)
         name = f"{names[i // count]}-{seed}{f'-{i // count}' * repeated}.png"
-        file = output if is_file(output) else output / name
-        save_png(image, file, {"prompt": prompts[i // count], "seed": seed, **notes})
-        files.append(file)
+        file = output / name
+        files.append(write_beside(chain([file], numbered(file)), save))
     return str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1].name}"
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import tyro
 
+from unclip.checks import printable
+from unclip.files import read_bytes
 from unclip.interfaces.options import parse
 
 
@@ -95,7 +97,8 @@ def describe_model(path: Path | None) -> str:
 
 def _licence(card: Path) -> str:
     """The `license` in the heading of a model card."""
-    heading = card.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
+    raw = read_bytes(card).decode("utf-8", "replace")
+    heading = raw.replace("\r\n", "\n").split("\n---", 1)[0]
     lines = [line.removeprefix("license:").strip() for line in heading.splitlines()[1:]
              if line.startswith("license:")]  # fmt: skip
     return lines[0] if heading.startswith("---") and lines else "not said"
@@ -130,5 +133,7 @@ def _counted(files: Sequence[Path]) -> tuple[int, set[str]]:
 
 
 def _table(rows: dict[str, Any]) -> str:
+    rows = {printable(key): value for key, value in rows.items()}
     width = max(map(len, rows))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
+    # A value of several lines, from a prompt or a card, would pass for rows of ours.
+    return "\n".join(f"{key:<{width}}  {printable(str(value))}" for key, value in rows.items())

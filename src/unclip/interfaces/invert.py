@@ -3,15 +3,16 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.generate import check_file
 from unclip.interfaces.making import inverted, open_images
 from unclip.interfaces.numbers import Batch, Steps
 from unclip.interfaces.options import Opening, parse
+from unclip.interfaces.outputs import check_file, write_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     pipe = options.open()
     latents = inverted(pipe, images, options.steps, options.batch_size)
     found = pipe.psnr(images, latents)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    latents.save(options.output)
+    where = write_file(options.output, latents.save)
     for path, decibels in zip(options.images, found, strict=True):
         print(f"{path}: the reconstruction has a PSNR of {decibels:.1f} dB")
     if options.sheet:
@@ -55,7 +55,8 @@ def run(arguments: Sequence[str]) -> int:
         made = pipe.reconstruct(latents, size=size, batch_size=options.batch_size).images
         rows = [list(pair) for pair in zip(convert(pipe.squares(images), "pil"), made, strict=True)]
         labels = [f"{p.name}, {db:.1f} dB" for p, db in zip(options.images, found, strict=True)]
-        contact_sheet(rows, labels, ["image", "reconstruction"], options.sheet)
+        columns = ["image", "reconstruction"]
+        where += f", {write_file(options.sheet, partial(contact_sheet, rows, labels, columns))}"
     size, took = pipe.decoder.size, time.perf_counter() - started
-    print(f"latents of {len(images)} × {size}×{size} pixels in {took:.1f} s: {options.output}")
+    print(f"latents of {len(images)} × {size}×{size} pixels in {took:.1f} s: {where}")
     return 0

@@ -9,15 +9,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from unclip import __version__
-from unclip.interfaces.generate import check_file, check_folder, is_file
 from unclip.interfaces.numbers import Steps
-from unclip.interfaces.options import Sampled, made_on
+from unclip.interfaces.options import Sampled
+from unclip.interfaces.outputs import (
+    check_file,
+    check_folder,
+    is_file,
+    write_beside,
+    write_file,
+    written_by,
+)
 from unclip.interfaces.streams import progress_bar
 
 if TYPE_CHECKING:
@@ -143,36 +151,44 @@ def write(
     from unclip.pipeline.images import contact_sheet, save_png
 
     used = options.settings().changed() | {"precision": name_of(pipe.dtype)}
-    notes = {
-        "command": list(command), "seed": options.seed, "model": options.model,
-        "settings": used, "machine": made_on(pipe), "version": __version__,
-    }  # fmt: skip
+    notes = {**written_by(options.model, pipe, command), "seed": options.seed, "settings": used}
     images = [image for row in rows for image in row]
     output, suffix = options.output, options.output.suffix.lower()
     sheets = [options.sheet] if options.sheet else []
     if not is_file(output):
-        files = [f"{command[0]}-{i:03}.png" for i in range(len(images))]
-        for name, image in zip(files, images, strict=True):
-            save_png(image, output / name, notes)
-        where = str(output / files[0]) + (f" … {files[-1]}" if len(files) > 1 else "")
+        where = _write_numbered(images, output, command[0], notes)
     elif suffix in ANIMATIONS:
-        save_animation(images, output, notes)
-        where = str(output)
+        where = write_file(output, lambda path: save_animation(images, path, notes))
     elif len(images) == 1:
-        save_png(images[0], output, notes)
-        where = str(output)
+        where = write_file(output, lambda path: save_png(images[0], path, notes))
     else:
-        sheets = [output, *sheets]
-        where = f"{output}, a sheet of {len(rows)} × {len(rows[0])}"
+        where, sheets = f"a sheet of {len(rows)} × {len(rows[0])}", [output, *sheets]
     names, columns = list(row_labels) if len(row_labels) == len(rows) else [], list(column_labels)
     if origins:
         rows = [[origin, *row] for origin, row in zip(origins, rows, strict=True)]
         columns = ["the image", *columns]
+    cell = max(96, *images[0].size)
     for sheet in sheets:
-        contact_sheet(rows, names, columns, sheet, cell=max(96, *images[0].size), info=notes)
+        draw = partial(contact_sheet, rows, names, columns, cell=cell, info=notes)
+        where += f", {write_file(sheet, draw)}"
     size = "×".join(map(str, images[0].size))
     print(
         f"{len(images)} image{'s' * (len(images) > 1)} of {size} pixels in "
         f"{time.perf_counter() - started:.1f} s ({name_of(pipe.dtype)} on {pipe.device}): {where}"
     )
     sys.stdout.flush()
+
+
+def _write_numbered(
+    images: Sequence[Any], folder: Path, command: str, notes: dict[str, Any]
+) -> str:
+    """One file an image, counted on from those that are there; what to tell the user."""
+    from unclip.pipeline.images import save_png
+
+    files: list[Path] = []
+    number = 0
+    for image in images:
+        names = (folder / f"{command}-{i:03}.png" for i in count(number))
+        files.append(write_beside(names, partial(save_png, image, info=notes)))
+        number = int(files[-1].stem.rpartition("-")[2]) + 1
+    return str(files[0]) + (f" … {files[-1].name}" if len(files) > 1 else "")

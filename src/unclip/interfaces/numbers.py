@@ -66,7 +66,7 @@ Count = Annotated[int, whole(1, 100_000)]
 Pool = Annotated[int, whole(1, 10_000)]
 """Of candidates: all pairs of them are held against each other."""
 Width = Annotated[int, whole(0, 100_000)]
-Side = Annotated[int, whole(1, 1000)]
+Side = Annotated[int, whole(1, 64)]
 """Rows or columns of a sheet."""
 Steps = Annotated[int, whole(1, 10_000)]
 """Of sampling; a model has its own limit, the steps that it was trained with."""

@@ -11,8 +11,8 @@ import tyro
 
 from unclip.config import dump_toml, read_toml, suggest, to_mapping
 from unclip.evaluation.judge_training import JUDGE
-from unclip.interfaces.generate import check_folder
 from unclip.interfaces.options import parse
+from unclip.interfaces.outputs import check_folder
 from unclip.training.plan import plan
 from unclip.training.stages import STAGES
 from unclip.training.start import RECIPE, Recipe, StageSpec, Where, read, resolve, start

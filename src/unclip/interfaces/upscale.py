@@ -3,15 +3,23 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from unclip import __version__
-from unclip.interfaces.generate import check_output, is_file
 from unclip.interfaces.numbers import Fraction, Pixels, Seed, Steps
-from unclip.interfaces.options import Opening, SamplerName, made_on, parse
+from unclip.interfaces.options import Opening, SamplerName, parse
+from unclip.interfaces.outputs import (
+    check_output,
+    is_file,
+    numbered,
+    write_beside,
+    write_file,
+    written_by,
+)
 from unclip.interfaces.streams import progress_bar
 
 
@@ -66,20 +74,20 @@ def run(arguments: Sequence[str]) -> int:
             settings=settings,
             callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
         ).images[0]
-    name = f"{options.image.stem}-{max(made.size)}.png"
-    file = options.output if is_file(options.output) else options.output / name
     notes = {
-        "command": ["upscale", *arguments],
+        **written_by(options.model, pipe, ["upscale", *arguments]),
         "seed": options.seed,
-        "model": options.model,
         "settings": settings.changed() | {"precision": name_of(pipe.dtype)},
-        "machine": made_on(pipe),
-        "version": __version__,
     }
-    save_png(made, file, notes)
+    save = partial(save_png, made, info=notes)
+    if is_file(options.output):
+        where = write_file(options.output, save)
+    else:
+        file = options.output / f"{options.image.stem}-{max(made.size)}.png"
+        where = str(write_beside(chain([file], numbered(file)), save))
     (w, h), (width, height) = image.size, made.size
     print(
         f"{w}×{h} to {width}×{height} pixels in {time.perf_counter() - started:.1f} s "
-        f"({name_of(pipe.dtype)} on {pipe.device}): {file}"
+        f"({name_of(pipe.dtype)} on {pipe.device}): {where}"
     )
     return 0

@@ -9,6 +9,7 @@ import tyro
 
 from unclip.interfaces.numbers import Pixels, Seed, Side
 from unclip.interfaces.options import parse
+from unclip.interfaces.outputs import check_output, write_file
 
 _MOST_PIXELS = 100_000_000  # those of a sheet, which is drawn in memory
 
@@ -35,7 +36,6 @@ class Look:
 def run(arguments: Sequence[str]) -> int:
     options = parse(Look, "data", arguments)
     from unclip.data.emoji import WorldConfig, preview
-    from unclip.interfaces.generate import check_output
 
     if options.preview.suffix.lower() != ".png":
         raise ValueError(f"{options.preview} does not end in .png; give a .png file")
@@ -43,7 +43,6 @@ def run(arguments: Sequence[str]) -> int:
     if pixels > _MOST_PIXELS:
         raise ValueError(f"the sheet would have {pixels:,} pixels; {_MOST_PIXELS:,} is the limit")
     check_output(options.preview)
-    options.preview.parent.mkdir(parents=True, exist_ok=True)
     config = WorldConfig(
         kinds=options.kinds,
         size=options.size,
@@ -51,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         split=options.split,
         language=options.language,
     )
-    preview(options.preview, config, options.rows, options.columns, options.seed)
-    print(f"{options.rows * options.columns} scenes: {options.preview}")
+    rows, columns, seed = options.rows, options.columns, options.seed
+    where = write_file(options.preview, lambda path: preview(path, config, rows, columns, seed))
+    print(f"{rows * columns} scenes: {where}")
     return 0
