@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from unclip.words import read_words, words_in, write_words
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
@@ -51,7 +53,11 @@ class Tokenizer:
         merges: pairs in order of priority.
         context_length: L, the length that texts are cut and padded to.
         pad_token: the padding token; Karlo uses "!" (id 0), OpenAI's folders `<|endoftext|>`.
+
+    `words` are those of the captions that the model was trained with, if they are known.
     """
+
+    words: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -110,6 +116,16 @@ class Tokenizer:
         if sum(encoding.attention_mask) <= self.context_length:
             return ""
         return text[encoding.offsets[self.context_length - 2][1] :].strip()
+
+    def too_long(self, texts: Sequence[str]) -> int:
+        """How many of the texts do not fit into the context, so that their end is cut."""
+        encodings = self._backend.encode_batch(list(texts))
+        return sum(bool(e.overflowing) or len(e.ids) > self.context_length for e in encodings)
+
+    def unseen(self, text: str) -> list[str]:
+        """The words of a text that no caption of the model's training had, as far as is known."""
+        known = set(self.words or ())
+        return [word for word in words_in(text) if word not in known] if known else []
 
     @classmethod
     def train(
@@ -178,7 +194,7 @@ class Tokenizer:
         if not isinstance(pad, str):
             raise ValueError(f"{folder}: pad_token is {pad!r}; it must be a string")
         try:
-            return cls(
+            tokenizer = cls(
                 vocab,
                 [(a, b) for a, b in pairs],
                 length if length < 100_000 else 77,  # transformers writes 1e30 for "unknown"
@@ -186,9 +202,12 @@ class Tokenizer:
             )
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
+        tokenizer.words = read_words(folder)
+        return tokenizer
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write vocab.json, merges.txt and tokenizer_config.json, as `CLIPTokenizer` reads them."""
+        """Write vocab.json, merges.txt and tokenizer_config.json, as `CLIPTokenizer` reads them,
+        and words.txt."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -203,6 +222,8 @@ class Tokenizer:
         (folder / "vocab.json").write_text(json.dumps(self.vocab, ensure_ascii=False), "utf-8")
         (folder / "merges.txt").write_text(merges, "utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        if self.words is not None:
+            write_words(folder, self.words)
 
 
 def _backend(model: Any) -> "Backend":

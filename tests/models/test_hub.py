@@ -30,7 +30,8 @@ HUB = [
     "text_encoder/model.safetensors", "text_encoder/flax_model.msgpack",
     "text_encoder/model.fp16-00001-of-00002.safetensors",
     "text_encoder/model.safetensors.index.fp16.json",
-    "tokenizer/vocab.json", "tokenizer/merges.txt", "prior_scheduler/scheduler_config.json",
+    "tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/words.txt",
+    "prior_scheduler/scheduler_config.json",
     "safety_checker/model.safetensors", "feature_extractor/preprocessor_config.json",
 ]  # fmt: skip
 

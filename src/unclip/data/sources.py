@@ -16,7 +16,7 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict
 import torch
 from torch import Tensor
 
-from unclip.checks import printable
+from unclip.checks import printable, shown
 from unclip.config import from_mapping
 from unclip.data.captions import (
     ENDLESS,
@@ -29,6 +29,7 @@ from unclip.data.captions import (
 )
 from unclip.data.emoji_compose import EDITION
 from unclip.data.emoji_scene import SPLITS, Stream, WorldConfig
+from unclip.data.held_out import is_held_out
 from unclip.data.transforms import open_image, square, to_bytes
 
 _TRIES = 16
@@ -155,7 +156,8 @@ class FolderSource:
             raise ValueError(f"the image size must be 1 to 4096 pixels, not {size}")
         if not 0.0 <= held_out < 1.0 or (split == "held-out" and held_out == 0.0):
             raise ValueError(
-                f"held_out is {held_out}; give the fraction of images to hold out, such as 0.05"
+                f"held_out is {shown(held_out)}; give the fraction of images to hold out, such as "
+                "0.05"
             )
         self.root = Path(path)
         self.size = size
@@ -182,7 +184,7 @@ class FolderSource:
                 f"{where} holds no {what}{f', but {there}' if there else ''}; expected images with "
                 f"{FORMATS}"
             )
-        held_out = [one for one in items if _is_held_out(one.name, self.held_out)]
+        held_out = [one for one in items if is_held_out(one.name, self.held_out)]
         report.held_out = len(held_out)
         if self.split == "all":
             return items, report
@@ -262,11 +264,6 @@ class FolderSource:
         for item in self.items:
             digest.update("\t".join((item.name, *item.captions, "\n")).encode("utf-8", "replace"))
         return digest.hexdigest()
-
-
-def _is_held_out(name: str, fraction: float) -> bool:
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).digest()
-    return int.from_bytes(digest, "little") < fraction * 2**32
 
 
 class WorldSource:

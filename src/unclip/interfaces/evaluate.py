@@ -1,14 +1,16 @@
 """`unclip evaluate WHAT`: a model measured, as a table and as JSON."""
 
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from unclip import __version__
+from unclip.checks import printable
 from unclip.config import suggest, to_mapping
 from unclip.data.emoji_scene import WorldConfig
 from unclip.interfaces.numbers import Batch, Count, Fraction, Pixels, Pool, Steps
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from unclip.data.sources import Source
     from unclip.evaluation.composition import Composition, Generate
     from unclip.evaluation.judge import Judge
+    from unclip.models.folder import ModelFolder
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.request import Settings
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 WORLD = WorldConfig(
     max_objects=2, sizes=("medium", "large"), textures=("plain",), styles=("plain",)
 )
+Split = Literal["held-out", "train", "all"]
 PAIRS = 4  # sets of pairs that retrieval is averaged over, where the data has so many
 
 
@@ -38,7 +42,9 @@ class EvaluateClip:
     model: str | None = None
     """A model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
     data: str = "emoji:shapes"
-    """The built-in world (its held-out scenes), or a folder of captioned images (all of it)."""
+    """The built-in world (its held-out scenes), or a folder of captioned images."""
+    split: Split | None = None
+    """Of the folder's images; if left out, what training held out (data.held_out), else all."""
     n: Annotated[Pool, tyro.conf.arg(aliases=["-n"])] = 256
     """Candidates that each query is held against."""
     size: Pixels | None = None
@@ -93,7 +99,9 @@ class EvaluateFid(Measuring, Prompted):
     distance of their CLIP embeddings."""
 
     data: str = "emoji:shapes"
-    """The built-in world (its held-out scenes), or a folder of captioned images (all of it)."""
+    """The built-in world (its held-out scenes), or a folder of captioned images."""
+    split: Split | None = None
+    """Of the folder's images; if left out, what training held out (data.held_out), else all."""
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 1000
     """Images generated, for as many captions; they are held against the real images of as many
     others. Fewer give a larger distance."""
@@ -150,24 +158,20 @@ def run_clip(arguments: Sequence[str]) -> int:
     options = parse(EvaluateClip, "evaluate clip", arguments)
     _check_output(options.output)
     from unclip.evaluation.retrieval import clip_retrieval, world_preferences, world_zero_shot
-    from unclip.models.folder import ModelFolder, bundled
-    from unclip.models.hub import resolve_model
     from unclip.models.precision import device_named
     from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 
-    name = options.model
-    path = bundled("model") if name is None else resolve_model(name, None, None, CLIP_COMPONENTS)
-    folder = ModelFolder(path)
+    folder = _folder(options.model, CLIP_COMPONENTS)
     device = device_named(options.device)
     clip = FrozenCLIP.load(folder).to(device)
     if clip.image_encoder is None:
         raise ValueError(f"{folder.path} has no image_encoder, so there is nothing to retrieve")
     size = options.size or _native_size(folder, clip.image_encoder.config.image_size)
-    source = _source(options.data, options.world, size)
+    source, split = _source(options, size, folder, "clip")
     world = replace(options.world, size=max(32, size), split="held-out")
     pools = max(1, min(PAIRS, len(source) // max(1, options.n)))
     found = clip_retrieval(clip, source, options.n, pools)
-    report = {**_origin(options), "size": size, "retrieval": found.to_dict()}
+    report = {**_origin(options), "split": split, "size": size, "retrieval": found.to_dict()}
     rows = [("task", "right")]
     for name, rates in (
         ("text → image", found.text_to_image),
@@ -229,11 +233,12 @@ def run_fid(arguments: Sequence[str]) -> int:
     if clip.image_encoder is None:
         raise ValueError("the model has no image_encoder to compare images with; give --clip DIR")
     size = settings.size or pipe.sizes[-1]
-    source = _source(options.data, options.world, size)
+    model = _folder(options.model, (), options.revision, options.variant)
+    source, split = _source(options, size, model)
     with progress_bar(pipe.evaluations(settings) * options.n) as bar:
         generate = generator(pipe, settings, options.batch_size, bar.update)
         found = evaluate_fid(clip, generate, source, options.n, options.batch_size, options.seed)
-    report = {**_origin(options), "precision": name_of(pipe.dtype), "size": size}
+    report = {**_origin(options), "split": split, "precision": name_of(pipe.dtype), "size": size}
     n = found.images
     rows = [
         (f"{n} generated images, to {n} real ones of other captions", f"{found.generated:.4f}"),
@@ -243,19 +248,57 @@ def run_fid(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _source(data: str, world: WorldConfig, size: int) -> "Source":
-    """Held-out scenes of the built-in world, or a folder, at `size` pixels (the world: 32 or more).
+def _folder(
+    name: str | None, components: Collection[str], revision: str | None = None,
+    variant: str | None = None,
+) -> "ModelFolder":  # fmt: skip
+    """The model folder that the flags name; of one on the Hub, at least these components."""
+    from unclip.models.folder import ModelFolder, bundled
+    from unclip.models.hub import resolve_model
+
+    if name is None:
+        return ModelFolder(bundled("model"))
+    return ModelFolder(resolve_model(name, revision, variant, components))
+
+
+def _source(
+    options: EvaluateClip | EvaluateFid, size: int, model: "ModelFolder", *stages: str
+) -> "tuple[Source, str]":
+    """Held-out scenes of the built-in world (of 32 pixels or more), or a folder's images, at `size`
+    pixels; and their split.
+
+    Args:
+        stages: whose training counts, all if none is named.
 
     Raises:
-        ValueError: see `open_source`.
+        ValueError: see `open_source`; or a split is wanted that training did not make.
     """
+    from unclip.data.held_out import fraction_of
     from unclip.data.sources import open_source
 
-    if data.split(":")[0] != "emoji":
-        return open_source(data, size=size, split="all")
-    given = ("size", "seed", "split", *(["kinds"] if ":" in data else []))
-    more = {key: value for key, value in to_mapping(world).items() if key not in given}
-    return open_source(data, size=max(32, size), seed=world.seed, split="held-out", world=more)
+    data, world = options.data, options.world
+    if data.split(":")[0] == "emoji":
+        if options.split not in (None, "held-out"):
+            raise ValueError("--split is for folders; the world is measured on held-out scenes")
+        given = ("size", "seed", "split", *(["kinds"] if ":" in data else []))
+        more = {key: value for key, value in to_mapping(world).items() if key not in given}
+        size = max(32, size)
+        source = open_source(data, size=size, seed=world.seed, split="held-out", world=more)
+        return source, "held-out"
+    fraction = fraction_of(model, *stages)
+    split = options.split or ("held-out" if fraction else "all")
+    if split != "all" and not fraction:
+        raise ValueError(
+            f"the model {model.path} notes no images that its training held out (data.held_out), "
+            f"so there is no split {split!r}; leave --split out, to measure all"
+        )
+    source = open_source(data, size=size, split=split, held_out=fraction)
+    if split == "held-out":
+        said = f"the {100 * fraction:g} % that the model's training on this folder held out"
+    else:
+        said = "the model may have been trained on them"
+    print(f"{len(source):,} images of {printable(data)}: {said}", file=sys.stderr)
+    return source, split
 
 
 def run_edits(arguments: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from unclip.interfaces.outputs import (
     written_by,
 )
 from unclip.interfaces.streams import progress_bar
+from unclip.words import unknown_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,11 @@ def run(arguments: Sequence[str]) -> int:
             print(
                 f"this model reads no further than: … {unread[:60]!r} is ignored", file=sys.stderr
             )
-    with progress_bar(pipe.evaluations(settings) * len(prompts) * count) as bar:
+    total = pipe.evaluations(settings) * len(prompts) * count  # refuses what cannot be done
+    unseen = dict.fromkeys(w for prompt in prompts for w in pipe.clip.tokenizer.unseen(prompt))
+    if unseen:
+        print(unknown_words(list(unseen)), file=sys.stderr)
+    with progress_bar(total) as bar:
         made = pipe(
             prompts,
             count,

@@ -94,7 +94,7 @@ def _here(name: str | Path) -> Path:
 def _patterns(components: Iterable[str], variant: str | None) -> list[str]:
     patterns = ["model_index.json", *_CARD]
     for component in components:
-        patterns += [f"{component}/*.json", f"{component}/merges.txt"]
+        patterns += [f"{component}/{name}" for name in ("*.json", "merges.txt", "words.txt")]
         patterns += _weights(f"{component}/", variant)
     return patterns
 

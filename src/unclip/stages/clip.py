@@ -19,6 +19,7 @@ from unclip.models.preprocessing import ImageProcessorConfig, preprocess
 from unclip.stages.base import Batch
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.tokenizer import Tokenizer
+from unclip.words import vocabulary
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,13 @@ class ClipStage:
         self.processor = ImageProcessorConfig.for_clip(network.config.vision.image_size)
 
     @classmethod
-    def build(cls, settings: ClipSettings, captions: list[str]) -> Self:
-        """A fresh CLIP with a tokenizer trained on `captions`."""
+    def build(
+        cls, settings: ClipSettings, captions: list[str], words: tuple[str, ...] | None = None
+    ) -> Self:
+        """A fresh CLIP with a tokenizer trained on `captions`; `words` are those of all captions
+        that it will be trained with, if these are only some."""
         tokenizer = Tokenizer.train(captions, settings.vocab_size, settings.context_length)
+        tokenizer.words = vocabulary(captions) if words is None else words
         return cls(CLIP(settings.config(len(tokenizer))).initialise(), tokenizer)
 
     @classmethod

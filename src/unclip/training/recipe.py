@@ -7,6 +7,7 @@ the resolved recipe is written into the run, so that a run can be repeated from 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from unclip.checks import shown
 from unclip.data.emoji import WorldConfig
 from unclip.models.precision import PRECISIONS
 
@@ -18,6 +19,7 @@ class Data:
     source: str = "emoji"  # the built-in world, or a folder of captioned images
     size: int = 64  # pixels of a side
     workers: int = 1  # processes that load and render
+    held_out: float = 0.0  # fraction of a folder's images kept for evaluation, by their names
     world: WorldConfig = field(default_factory=WorldConfig)  # options of the built-in world
 
     def __post_init__(self) -> None:
@@ -25,12 +27,24 @@ class Data:
             raise ValueError(f"data.size is {self.size}; images need at least 8 pixels a side")
         if self.workers < 0:
             raise ValueError(f"data.workers is {self.workers}; it must not be negative")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"data.held_out is {shown(self.held_out)}; it must be in [0, 1)")
+        if self.held_out and self.is_world:
+            raise ValueError(
+                "data.held_out is for folders of images; the built-in world holds out combinations "
+                "of its own"
+            )
         known = WorldConfig()
         if (self.world.size, self.world.split) != (known.size, known.split):
             raise ValueError(
                 "data.world.size and data.world.split decide nothing here: data.size is the "
                 "images' size, and training takes the training split"
             )
+
+    @property
+    def is_world(self) -> bool:
+        """Whether the source is the built-in world, and no folder."""
+        return self.source.partition(":")[0] == "emoji"
 
 
 @dataclass(frozen=True)

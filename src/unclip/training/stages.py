@@ -27,6 +27,22 @@ from unclip.stages.upsampler import (
 )
 from unclip.training.recipe import Data, Optimiser, Training
 from unclip.training.start import Materials, Recipe, StageSpec, open_data
+from unclip.words import merged, vocabulary
+
+
+def _clip(settings: ClipSettings, m: Materials) -> ClipStage:
+    captions = m.captions(settings.captions)
+    words = None if m.source.endless else vocabulary(m.source.captions())
+    return ClipStage.build(settings, captions, words)
+
+
+def _adopt_clip(settings: ClipSettings, m: Materials, origin: ModelFolder) -> ClipStage:
+    stage = ClipStage.load(origin)
+    if stage.tokenizer.words is not None:  # else it may know any
+        more = m.captions(settings.captions) if m.source.endless else m.source.captions()
+        stage.tokenizer.words = merged(stage.tokenizer.words, vocabulary(more))
+    return stage
+
 
 CLIP = StageSpec(
     "clip",
@@ -38,8 +54,8 @@ CLIP = StageSpec(
         Optimiser(learning_rate=1e-3, weight_decay=0.2, beta2=0.98, eps=1e-6, decay=1.0),
     ),
     CLIP_COMPONENTS,
-    lambda settings, m: ClipStage.build(settings, m.captions(settings.captions)),
-    lambda settings, m, origin: ClipStage.load(origin),
+    _clip,
+    _adopt_clip,
 )
 
 

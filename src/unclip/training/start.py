@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -10,11 +11,13 @@ import torch
 
 from unclip.config import dump_toml, from_mapping, merge, read_toml, to_mapping
 from unclip.data.batches import Order, batches
+from unclip.data.held_out import note
 from unclip.data.sources import Source, open_source
 from unclip.files import write_text
 from unclip.models.folder import ModelFolder
 from unclip.models.hub import resolve_model
 from unclip.stages.base import Batch, Stage
+from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.training.distribution import Processes, start_processes
 from unclip.training.loop import train
@@ -23,6 +26,7 @@ from unclip.training.run import forget
 
 S = TypeVar("S")
 RECIPE = "recipe.toml"
+_COUNTED = 1000  # captions of the built-in world that are looked at for their length
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def read(spec: StageSpec[S], mapping: dict[str, Any], where: str) -> Recipe[S]:
 
 def open_data(data: Data, split: str = "train") -> Source:
     """The recipe's data source."""
-    if data.source.split(":")[0] != "emoji":
-        return open_source(data.source, size=data.size, split=split)
+    if not data.is_world:
+        return open_source(data.source, size=data.size, split=split, held_out=data.held_out)
     given = ("size", "seed", "split", *(["kinds"] if ":" in data.source else []))
     world = {key: value for key, value in to_mapping(data.world).items() if key not in given}
     return open_source(data.source, size=data.size, seed=data.world.seed, split=split, world=world)
@@ -135,6 +139,8 @@ def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Proc
     )
     torch.manual_seed(recipe.training.seed)
     stage = _stage(spec, recipe, materials, where.resume)
+    if processes.main:
+        _say_what_is_cut(stage, source, fresh=spec.name == "clip" and not recipe.training.init)
     with contextlib.closing(_batches(source, recipe, 0, alone)) as first:
         example = {key: value[:8] for key, value in next(first).items()}
     parts = recipe.training.accumulation
@@ -147,6 +153,22 @@ def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Proc
         example,
         " ".join(learned_from),
     )
+
+
+def _say_what_is_cut(stage: Stage, source: Source, fresh: bool) -> None:
+    """Captions of which the stage reads only the beginning, the last lines of the data's report."""
+    reader = stage if isinstance(stage, ClipStage) else getattr(stage, "clip", None)
+    if not isinstance(reader, ClipStage | FrozenCLIP):
+        return
+    read = list(islice(source.captions(), _COUNTED if source.endless else 20 * _COUNTED))
+    cut, length = reader.tokenizer.too_long(read), reader.tokenizer.context_length
+    if cut:
+        larger = "a larger" if fresh else "a CLIP that is trained anew with a larger"
+        print(
+            f"  cut: {cut:,} of {len(read):,} captions have more than the {length} tokens that "
+            f"CLIP reads; {larger} --network.context-length reads more",
+            flush=True,
+        )
 
 
 def _stage(spec: StageSpec[S], recipe: Recipe[S], materials: Materials, resume: bool) -> Stage:
@@ -192,6 +214,10 @@ def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "au
         if isinstance(clip, FrozenCLIP) and not folder.has("text_encoder"):
             clip.save(folder)  # that of `training.init`, to which the stage belongs
 
+    def publish() -> None:
+        prepared.stage.save(folder)
+        note(folder, spec.name, None if recipe.data.is_world else recipe.data.held_out)
+
     return train(
         prepared.stage,
         recipe.training,
@@ -199,7 +225,7 @@ def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "au
         prepared.batches,
         where.run,
         processes,
-        publish=lambda: prepared.stage.save(folder),
+        publish=publish,
         example=prepared.example,
         resume=where.resume,
         data=prepared.data,

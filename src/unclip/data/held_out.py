@@ -1,0 +1,60 @@
+"""Images of a folder that training does not see, and the model folder's note of how many.
+
+Which ones they are follows from their names, so that they stay the same when images are added, and
+that a larger fraction holds out those of a smaller one, and more.
+"""
+
+import hashlib
+
+from unclip.checks import real_number, shown
+from unclip.models.folder import ModelFolder
+
+NOTE = "_held_out"  # in the index: stage → fraction, and the rule
+RULE = "blake2b-32 of the path within the folder"
+
+
+def is_held_out(name: str, fraction: float) -> bool:
+    """Whether an image is held out; `name` is its path within the folder, with "/"."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).digest()
+    return int.from_bytes(digest, "little") < fraction * 2**32
+
+
+def note(folder: ModelFolder, stage: str, fraction: float | None) -> None:
+    """Write into the model folder what fraction of its data a stage was not trained on.
+
+    Args:
+        fraction: 0 for none; None for data that is no folder.
+    """
+    noted = _noted(folder)
+    before = dict(noted)
+    noted.pop(stage, None)
+    if fraction is not None:
+        noted[stage] = fraction
+    if noted != before:
+        folder.update_index({NOTE: {"rule": RULE, **noted}})
+
+
+def fraction_of(folder: ModelFolder, *stages: str) -> float:
+    """The fraction that none of these stages was trained on (of all that are noted, if none is
+    named); 0 where one saw all, or nothing is known.
+
+    Raises:
+        ValueError: the note is none that this version writes.
+    """
+    noted = _noted(folder)
+    return min((noted[stage] for stage in stages or noted if stage in noted), default=0.0)
+
+
+def _noted(folder: ModelFolder) -> dict[str, float]:
+    there = folder.index().get(NOTE, {})
+    where = f"{folder.path}: {NOTE}"
+    if not isinstance(there, dict):
+        raise ValueError(f"{where} is {shown(there)}; it must be an object")
+    rule = there.get("rule", RULE)
+    if rule != RULE:
+        raise ValueError(f"{where} holds images out by {shown(rule)}; known is {RULE!r}")
+    return {
+        stage: real_number(fraction, f"{where}: {shown(stage)}", 0.0, 1.0)
+        for stage, fraction in there.items()
+        if stage != "rule"
+    }

@@ -1,0 +1,99 @@
+"""Images that training does not see: which ones, and the model folder's note of it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import captioned_folder
+from tests.interfaces.test_cli import Capture
+from tests.tiny import tiny_recipe
+from unclip.data.held_out import NOTE, fraction_of, is_held_out, note
+from unclip.data.sources import FolderSource
+from unclip.interfaces.cli import main
+from unclip.models.folder import ModelFolder
+from unclip.training.stages import STAGES
+from unclip.training.start import Where, open_data, start
+
+
+def test_a_larger_fraction_holds_out_the_same_and_more() -> None:
+    names = [f"deep/{number}.png" for number in range(1000)]
+    few, many = ({n for n in names if is_held_out(n, f)} for f in (0.05, 0.2))
+    assert few < many
+    assert 20 < len(few) < 90
+    assert 150 < len(many) < 250
+    assert not any(is_held_out(name, 0.0) for name in names)
+
+
+def test_the_note_is_that_of_the_stage_that_saw_most(tiny_copy: Path) -> None:
+    folder = ModelFolder(tiny_copy)
+    assert fraction_of(folder) == 0
+    note(folder, "upsampler", None)  # the built-in world: nothing to note
+    assert NOTE not in folder.index()
+    note(folder, "clip", 0.1)
+    note(folder, "prior", 0.2)
+    assert (fraction_of(folder), fraction_of(folder, "prior")) == (0.1, 0.2)
+    assert fraction_of(folder, "decoder") == 0
+    note(folder, "clip", 0.0)  # trained anew, on all
+    assert fraction_of(folder) == 0
+    note(folder, "clip", None)
+    assert fraction_of(folder) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (0.1, "must be an object"),
+        ({"clip": "x"}, "'clip' is 'x'; it must be a number"),
+        ({"clip": 7}, "must be between 0.0 and 1.0"),
+        ({"rule": "md5"}, "holds images out by 'md5'"),
+    ],
+)
+def test_notes_of_others_are_refused(tiny_copy: Path, value: object, says: str) -> None:
+    folder = ModelFolder(tiny_copy)
+    folder.update_index({NOTE: value})
+    with pytest.raises(ValueError, match=says):
+        fraction_of(folder)
+
+
+def test_train_holds_out_and_evaluate_measures_what_was(tmp_path: Path, capsys: Capture) -> None:
+    data, model = captioned_folder(tmp_path / "mine", 30), tmp_path / "model"
+    (data / "000.txt").write_text("a caption that is longer by far than what CLIP reads " * 5)
+    table = {"source": str(data), "world": {}, "held_out": 0.3}
+    recipe = tiny_recipe("clip", data=table, training={"steps": 1, "batch_size": 4})
+    out = [item.name for item in FolderSource(data, 32, split="held-out", held_out=0.3).items]
+    seen = open_data(recipe.data)
+    assert isinstance(seen, FolderSource)
+    assert {item.name for item in seen.items}.isdisjoint(out)
+    assert len(seen) + len(out) == 30
+    assert start(STAGES["clip"], recipe, Where(model, tmp_path / "run"), "cpu") == 0
+    said = capsys.readouterr().out
+    assert f"held out: {len(out)} of the usable images" in said
+    assert f"of {len(seen)} captions have more than the 24 tokens that CLIP reads; a larger" in said
+    assert fraction_of(ModelFolder(model), "clip") == 0.3
+
+    words = ["evaluate", "clip", "--model", str(model), "--data", str(data), "-n", "4"]
+    assert main(words) == 0
+    assert f"{len(out)} images of {data}: the 30 % that" in capsys.readouterr().err
+    assert main([*words, "--split", "all"]) == 0
+    assert "may have been trained on them" in capsys.readouterr().err
+
+
+def test_what_no_note_covers_is_said(tiny_model: Path, captioned: Path, capsys: Capture) -> None:
+    words = ["evaluate", "clip", "--model", str(tiny_model), "-n", "4"]
+    assert main([*words, "--data", str(captioned)]) == 0
+    assert "24 images of " in (said := capsys.readouterr().err)
+    assert "the model may have been trained on them" in said
+    for data, split, says in (
+        (str(captioned), "held-out", "notes no images that its training held out"),
+        ("emoji:shapes", "train", "--split is for folders"),
+    ):
+        assert main([*words, "--data", data, "--split", split]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_recipes_that_hold_out_nothing_sensible() -> None:
+    for value in (1.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"data\.held_out is .*; it must be in \[0, 1\)"):
+            tiny_recipe("clip", data={"source": "mine", "held_out": value})
+    with pytest.raises(ValueError, match="the built-in world holds out combinations"):
+        tiny_recipe("clip", data={"held_out": 0.1})
