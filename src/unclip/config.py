@@ -1,8 +1,9 @@
 """Strict conversion between frozen dataclasses, plain mappings and TOML files.
 
-Every configuration of the package is a frozen dataclass beside the class that it configures and
-validates itself in `__post_init__`. This module only moves them in and out of files, and is strict
-about it: a key that no field carries is an error that names the key, never ignored.
+Every configuration of the package is a frozen dataclass beside the class that it configures, and
+`Checked`: however it is built, its fields are of the kinds that their annotations say, and numbers
+within the bounds that stand there too, `Annotated[int, Between(1, 64)]`. Files are read strictly: a
+key that no field carries is an error that names the key, never ignored.
 """
 
 import dataclasses
@@ -12,10 +13,54 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from unclip.checks import printable, real_number, shown, whole_number
+from unclip.files import MAX_CONFIG, read_text
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """The bounds of a field's number, themselves allowed; a tuple's are those of its length."""
+
+    least: float
+    most: float
+
+
+# Bounds that several configurations share. They are far above what any network of this kind has,
+# and low enough that a network of their size can be described (not: held) at no cost.
+Width = Annotated[int, Between(1, 2**16)]
+Heads = Annotated[int, Between(1, 1024)]
+Layers = Annotated[int, Between(1, 256)]
+Widths = Annotated[tuple[Width, ...], Between(1, 8)]
+Tokens = Annotated[int, Between(1, 2**16)]  # of a caption
+Side = Annotated[int, Between(1, 4096)]  # pixels
+Seed = Annotated[int, Between(0, 2**64 - 1)]
+Count = Annotated[int, Between(1, 10**9)]
+Probability = Annotated[float, Between(0, 1)]
+Dropout = Annotated[float, Between(0, 0.99)]
+Scale = Annotated[float, Between(0, 1000)]  # of guidance
+Positive = Annotated[float, Between(1e-20, 1e6)]
+
+
+class Checked:
+    """Base of every configuration: its values are of their fields' kinds, within their bounds.
+
+    numpy's and torch's numbers become Python's, lists tuples, whole numbers floats where floats are
+    meant. A `__post_init__` of a configuration's own calls this one first.
+
+    Raises:
+        ValueError: a value that is not, in one sentence that names the field.
+    """
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        for name, hint in _hints(kind).items():
+            object.__setattr__(self, name, _convert(hint, getattr(self, name), name))
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -27,15 +72,17 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         where: how messages name the origin, e.g. a file.
 
     Raises:
-        ValueError: an unknown key (with the nearest known one), a missing required key, or a value
-            of the wrong type.
+        ValueError: no mapping, an unknown key (with the nearest known one), a missing required key,
+            or a value of the wrong kind or out of bounds.
     """
     assert dataclasses.is_dataclass(cls)
-    hints = typing.get_type_hints(cls)
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{where} is {shown(mapping)}; it must be a table of keys")
+    hints = _hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in mapping:
         if key not in fields:
-            raise ValueError(f"{where}: unknown key {key!r}{suggest(key, fields)}")
+            raise ValueError(f"{where}: unknown key {shown(key)}{suggest(key, fields)}")
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in mapping.items()}
     for name, field in fields.items():
         required = (
@@ -43,7 +90,10 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         )
         if required and name not in values:
             raise ValueError(f"{where}: the key {name!r} is missing")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ValueError as error:  # of fields that do not go together
+        raise ValueError(f"{where}: {error}") from None
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -67,12 +117,11 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; `ValueError` in one sentence if it cannot be read or parsed."""
+    text = read_text(path, MAX_CONFIG)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a TOML file: {error}") from None
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        raise ValueError(f"{path} is not a TOML file: {printable(str(error))}") from None
 
 
 def dump_toml(mapping: Mapping[str, Any], prefix: str = "") -> str:
@@ -90,11 +139,14 @@ def dump_toml(mapping: Mapping[str, Any], prefix: str = "") -> str:
     return "\n".join(lines)
 
 
-def suggest(word: str, known: typing.Iterable[str]) -> str:
+def suggest(word: object, known: typing.Iterable[str]) -> str:
     """A tail for error messages: the nearest known word, else all of them."""
     words = sorted(known)
-    near = difflib.get_close_matches(word, words, n=1)
+    near = difflib.get_close_matches(str(word)[:_WORD], words, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(words)}"
+
+
+_WORD = 64  # characters of a bad word that are compared with known ones
 
 
 def _plain(value: Any) -> Any:
@@ -116,37 +168,66 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """The annotation of every field that is given, bounds included."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type, or a ValueError."""
+    """`value` as what a field's annotation says, or a ValueError."""
+    bounds = None
+    if typing.get_origin(hint) is Annotated:
+        hint, *notes = typing.get_args(hint)
+        (bounds,) = (note for note in notes if isinstance(note, Between))
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if hint is int or hint is float:
+        return _convert_number(hint, bounds, value, where)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(args, value, where)
     if origin is typing.Literal:
-        if value not in args:
+        if not (isinstance(value, str) and value in args):
             raise ValueError(
-                f"{where} is {value!r}; it must be one of {', '.join(map(repr, args))}"
+                f"{where} is {shown(value)}; it must be one of {', '.join(map(repr, args))}"
             )
         return value
     if origin is tuple:
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ValueError(f"{where} is {value!r}; it must be a list")
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_convert(args[0], item, where) for item in value)
-        if len(args) != len(value):
-            raise ValueError(f"{where} has {len(value)} entries; it must have {len(args)}")
-        return tuple(_convert(a, item, where) for a, item in zip(args, value, strict=True))
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where} is {value!r}; it must be a table of keys")
+        return _convert_tuple(args, bounds, value, where)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise ValueError(f"{where} is {shown(value)}; it must be a table of keys")
+        return {key: _convert(args[1], item, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and not isinstance(value, hint):
         return from_mapping(hint, value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    wrong_bool = isinstance(value, bool) and hint is not bool
-    if isinstance(hint, type) and (wrong_bool or not isinstance(value, hint)):
-        raise ValueError(f"{where} is {value!r}; it must be of type {hint.__name__}")
+    if not isinstance(value, hint):
+        raise ValueError(f"{where} is {shown(value)}; it must be of type {hint.__name__}")
     return value
+
+
+def _convert_number(kind: type, bounds: Between | None, value: Any, where: str) -> float:
+    least, most = (bounds.least, bounds.most) if bounds else (None, None)
+    if kind is float:
+        return real_number(value, where, least, most)
+    return whole_number(value, where, least, most)  # type: ignore[arg-type]
+
+
+def _convert_tuple(
+    args: tuple[Any, ...], bounds: Between | None, value: Any, where: str
+) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise ValueError(f"{where} is {shown(value)}; it must be a list")
+    if len(args) == 2 and args[1] is Ellipsis:
+        if bounds and not bounds.least <= len(value) <= bounds.most:
+            raise ValueError(
+                f"{where} has {len(value):,} entries; it must have {bounds.least} to {bounds.most}"
+            )
+        return tuple(_convert(args[0], item, where) for item in value)
+    if len(args) != len(value):
+        raise ValueError(f"{where} has {len(value):,} entries; it must have {len(args)}")
+    return tuple(_convert(a, item, where) for a, item in zip(args, value, strict=True))
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 2**26
 """Bytes of the largest text, JSON or TOML file that is read; real ones are far below."""
+MAX_CONFIG = 2**20
+"""The same of a recipe, or of a network's configuration."""
 _PARTIAL = ".partial"
 
 
@@ -80,9 +82,9 @@ def read_text(path: Path, most: int = MAX_TEXT) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; `ValueError` in one sentence if it is none."""
-    text = read_text(path)
+def read_json(path: Path, most: int = MAX_TEXT) -> dict[str, Any]:
+    """Read a JSON object of at most `most` bytes; `ValueError` in one sentence if it is none."""
+    text = read_text(path, most)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ Shapes: N texts, L context length.
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from unclip.checks import printable, real_number, shown, whole_number
+from unclip.files import MAX_CONFIG, read_json, read_text
 from unclip.words import read_words, words_in, write_words
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+MAX_VOCABULARY = 2**20  # ids; models of text alone have a quarter of that
+_REASON = 200  # characters of what the library says that a sentence repeats
 # CLIP's pattern: special tokens, English contractions, runs of letters, single digits, other runs.
 _WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
@@ -70,9 +75,11 @@ class Tokenizer:
 
         for token in (BOS, EOS, pad_token):
             if token not in vocab:
-                raise ValueError(f"the tokenizer's vocabulary has no token {token!r}")
+                raise ValueError(f"the tokenizer's vocabulary has no token {shown(token)}")
         self.vocab, self.merges = vocab, list(merges)
-        self.context_length, self.pad_token = context_length, pad_token
+        # Start, end, and one between.
+        self.context_length = whole_number(context_length, "the context length", 3, 2**16)
+        self.pad_token = pad_token
         self.eos_id = vocab[EOS]
         try:
             model = models.BPE(
@@ -84,16 +91,17 @@ class Tokenizer:
                 fuse_unk=False,
             )
         except Exception as error:  # the library raises no narrower kind
-            raise ValueError(f"vocabulary and merges do not fit together: {error}") from None
+            reason = printable(str(error))[:_REASON]
+            raise ValueError(f"vocabulary and merges do not fit together: {reason}") from None
         self._backend = _backend(model)
         # The padding token is special too, so that "!" in a text is id 0, as in transformers.
         self._backend.add_special_tokens([BOS, EOS, pad_token])
         self._backend.post_processor = processors.RobertaProcessing(
             (EOS, vocab[EOS]), (BOS, vocab[BOS]), trim_offsets=False, add_prefix_space=False
         )
-        self._backend.enable_truncation(context_length)
+        self._backend.enable_truncation(self.context_length)
         self._backend.enable_padding(
-            length=context_length, pad_id=vocab[pad_token], pad_token=pad_token
+            length=self.context_length, pad_id=vocab[pad_token], pad_token=pad_token
         )
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
@@ -138,8 +146,7 @@ class Tokenizer:
         from tokenizers import models, trainers
 
         smallest = 2 * 256 + 2
-        if vocab_size < smallest:
-            raise ValueError(f"vocab_size is {vocab_size}; byte-pair encoding needs {smallest}")
+        vocab_size = whole_number(vocab_size, "vocab_size", smallest, MAX_VOCABULARY)
         byte_tokens = _byte_alphabet()
         backend = _backend(models.BPE(end_of_word_suffix="</w>"))
         backend.train_from_iterator(
@@ -171,35 +178,31 @@ class Tokenizer:
             ValueError: files that are missing, damaged, or not a byte-pair encoding.
         """
         folder = Path(folder)
-        config = _read_json(folder / "tokenizer_config.json", default={})
+        config = _read_if_there(folder / "tokenizer_config.json")
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            vocab = _read_json(folder / "vocab.json")
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-            pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+            vocab: object = read_json(folder / "vocab.json")
+            lines = read_text(folder / "merges.txt").split("\n")
+            merges: object = [x for x in lines if x and not x.startswith("#version")]
         elif (folder / "tokenizer.json").is_file():
-            model = _read_json(folder / "tokenizer.json").get("model", {})
-            if not {"vocab", "merges"} <= set(model):
+            model = read_json(folder / "tokenizer.json").get("model")
+            if not isinstance(model, dict) or not {"vocab", "merges"} <= set(model):
                 raise ValueError(f"{folder / 'tokenizer.json'} is not a byte-pair encoding")
-            vocab = model["vocab"]
-            pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+            vocab, merges = model["vocab"], model["merges"]
         else:
             raise ValueError(f"{folder} holds no tokenizer (vocab.json and merges.txt)")
-        if any(len(pair) != 2 for pair in pairs):
-            raise ValueError(f"{folder}: a line of the merges does not hold two tokens")
-        length = context_length or config.get("model_max_length", 77)
+        length = context_length
+        if length is None:
+            named = f"{folder}: model_max_length"
+            said = real_number(config.get("model_max_length", 77), named, 3, math.inf)
+            length = int(said) if said < 2**16 else 77  # transformers writes 1e30 for "unknown"
         if "added_tokens_decoder" not in config:  # the older files: there the map has the last word
-            config |= _read_json(folder / "special_tokens_map.json", default={})
+            config |= _read_if_there(folder / "special_tokens_map.json")
         pad = config.get("pad_token") or EOS
         pad = pad.get("content") if isinstance(pad, dict) else pad
         if not isinstance(pad, str):
-            raise ValueError(f"{folder}: pad_token is {pad!r}; it must be a string")
+            raise ValueError(f"{folder}: pad_token is {shown(pad)}; it must be a string")
         try:
-            tokenizer = cls(
-                vocab,
-                [(a, b) for a, b in pairs],
-                length if length < 100_000 else 77,  # transformers writes 1e30 for "unknown"
-                pad,
-            )
+            tokenizer = cls(_checked_vocabulary(vocab), _checked_merges(merges), length, pad)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
         tokenizer.words = read_words(folder)
@@ -254,13 +257,26 @@ def _nonempty(texts: Iterable[str]) -> Iterator[str]:
     return (text for text in texts if text.strip())
 
 
-def _read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    if default is not None and not path.is_file():
-        return default
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")
-    return value
+def _checked_vocabulary(vocab: object) -> dict[str, int]:
+    """Token → id as the library can take it: what it cannot, it answers by ending the program."""
+    if not isinstance(vocab, dict):
+        raise ValueError(f"the vocabulary is {shown(vocab)}; it must be an object of tokens")
+    for token, number in vocab.items():
+        whole_number(number, f"the id of the token {shown(token)}", 0, MAX_VOCABULARY - 1)
+    return vocab
+
+
+def _checked_merges(merges: object) -> list[tuple[str, str]]:
+    """Pairs of tokens, of lines "a b" or of pairs."""
+    if not isinstance(merges, list):
+        raise ValueError(f"the merges are {shown(merges)}; they must be a list")
+    pairs: list[Any] = [tuple(merge.split(" ") if isinstance(merge, str) else merge)
+             if isinstance(merge, str | list) else () for merge in merges]  # fmt: skip
+    for pair, merge in zip(pairs, merges, strict=True):
+        if len(pair) != 2 or not all(isinstance(token, str) for token in pair):
+            raise ValueError(f"{shown(merge)} is among the merges; each must be two tokens")
+    return pairs
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path, MAX_CONFIG) if path.is_file() else {}

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from unclip.diffusion.losses import (
     vlb_terms,
 )
 from unclip.diffusion.prediction import to_network_target, to_prediction
-from unclip.diffusion.schedules import PREDICTION_TYPES, DiffusionConfig, Schedule
+from unclip.diffusion.schedules import DiffusionConfig, PredictionType, Schedule
 
 SCHEDULE = Schedule.cosine(1000)
 
@@ -24,7 +25,7 @@ def batch(n=6, dtype=torch.float32):
     return x0, noise, torch.tensor([0, 1, 250, 500, 998, 999])[:n]
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("kind", get_args(PredictionType))
 def test_mse(kind):
     x0, noise, t = batch()
     config = DiffusionConfig(prediction_type=kind)
@@ -39,7 +40,7 @@ def test_truncated_weights_do_not_suit_epsilon():
     """At t = 999 of the cosine schedule they would be 1 / SNR, four hundred million."""
     weights = LossConfig("truncated_snr")
     x0, noise, t = batch()
-    for kind in PREDICTION_TYPES:
+    for kind in get_args(PredictionType):
         config = DiffusionConfig(prediction_type=kind)
         if kind == "epsilon":
             with pytest.raises(ValueError, match="truncated_snr does not suit networks that pred"):
@@ -154,7 +155,7 @@ def test_hybrid_trains_the_variance_only_through_the_bound():
     torch.testing.assert_close(losses["vlb"], 1000 * terms.mean())
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("kind", get_args(PredictionType))
 def test_wild_half_precision_outputs_give_finite_gradients(kind):
     x0, noise, t = batch()
     config = DiffusionConfig(variance_type="learned_range", prediction_type=kind)

@@ -1,8 +1,10 @@
+from typing import get_args
+
 import pytest
 import torch
 
 from unclip.diffusion.prediction import dynamic_threshold, to_network_target, to_prediction
-from unclip.diffusion.schedules import PREDICTION_TYPES, DiffusionConfig, Schedule
+from unclip.diffusion.schedules import DiffusionConfig, PredictionType, Schedule
 
 SCHEDULE = Schedule.cosine(1000)
 
@@ -14,7 +16,7 @@ def data(shape=(4, 3, 5, 5), dtype=torch.float64):
     return x0, noise, t, SCHEDULE.q_sample(x0, t, noise)
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("kind", get_args(PredictionType))
 @pytest.mark.parametrize("shape", [(4, 6), (4, 3, 5, 5)])
 def test_target_and_prediction_are_inverse(kind, shape):
     x0, noise, t, x_t = data(shape)
@@ -26,7 +28,7 @@ def test_target_and_prediction_are_inverse(kind, shape):
     assert prediction.variance is None
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("kind", get_args(PredictionType))
 @pytest.mark.parametrize("threshold", [None, 0.9])
 def test_eps_agrees_with_clipped_x0(kind, threshold):
     _, noise, t, x_t = data()

@@ -105,7 +105,7 @@ def test_resume_and_overwrite(captioned: Path, capsys: Capture) -> None:
     [
         ("[training]\nstepz = 3\n", "training: unknown key 'stepz'; did you mean 'steps'?"),
         ("[trainings]\nsteps = 3\n", "unknown table 'trainings'"),
-        ('[training]\nsteps = "3"\n', "training: steps is '3'; it must be of type int"),
+        ('[training]\nsteps = "3"\n', "training: steps is '3'; it must be a whole number"),
         ("[data.world]\nmax_object = 1\n", "unknown key 'max_object'"),
         ("[training\n", "is not a TOML file"),
         ('stage = "prior"\n', "is a recipe for 'prior', not for 'clip'"),

@@ -95,7 +95,7 @@ def test_every_part_of_the_prefix_matters(network: AutoregressivePrior) -> None:
 
 
 def test_impossible_sizes_are_refused(network: AutoregressivePrior) -> None:
-    with pytest.raises(ValueError, match="codes must be at least 1"):
+    with pytest.raises(ValueError, match="num_codes is 0; it must be between 1 and"):
         AutoregressivePriorConfig(0)
     with pytest.raises(ValueError, match=r"`num_buckets` and .* at least 2"):
         AutoregressivePriorConfig(3, num_buckets=1)

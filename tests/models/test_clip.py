@@ -103,9 +103,9 @@ def test_configs_go_there_and_back() -> None:
     ("change", "reason"),
     [
         ({"hidden_acts": "gelu"}, "where: unknown key 'hidden_acts'"),
-        ({"hidden_act": "relu"}, "hidden_act 'relu' is not one of"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'; it must be one of"),
         ({"hidden_size": 63}, "hidden_size 63 is not a multiple"),
-        ({"hidden_size": "64"}, "where: hidden_size is '64'; it must be of type int"),
+        ({"hidden_size": "64"}, "where: hidden_size is '64'; it must be a whole number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
     ],

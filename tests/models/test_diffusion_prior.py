@@ -180,12 +180,12 @@ def test_dropout_is_active_in_training_only():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"added_emb_type": None}, "`added_emb_type` is None; only 'prd' is supported"),
-        ({"additional_embeddings": 5}, "`additional_embeddings` is 5; only 4 is supported"),
-        ({"surprise": 1}, "unknown key `surprise` for a PriorTransformer"),
-        ({"num_layers": 0}, "at least 1"),
-        ({"dropout": -0.1}, "`dropout` must be"),
-        ({"num_embeddings": "77"}, "`num_embeddings` is '77', but must be an integer"),
+        ({"added_emb_type": None}, "added_emb_type is None; only 'prd' is supported"),
+        ({"additional_embeddings": 5}, "additional_embeddings is 5; only 4 is supported"),
+        ({"surprise": 1}, "unknown key 'surprise' for a PriorTransformer"),
+        ({"num_layers": 0}, "num_layers is 0; it must be between 1 and 256"),
+        ({"dropout": -0.1}, "dropout is .*; it must be between 0 and 0.99"),
+        ({"num_embeddings": "77"}, "num_embeddings is '77'; it must be a whole number"),
     ],
 )
 def test_unsupported_config(changes, message):

@@ -95,7 +95,7 @@ def test_what_does_not_go_together(
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
-        ({"_defaults": 3}, "_defaults is 3; it must be an object"),
+        ({"_defaults": 3}, "_defaults is 3; it must be a table of keys"),
         ({"_defaults": {"sampler": ["ddim"]}}, "sampler is ['ddim']; it must be of type str"),
         ({"_defaults": {"sampler": "euler"}}, "_defaults: unknown sampler 'euler'"),
         ({"_defaults": {"eta": 2}}, "_defaults: eta is 2"),

@@ -154,7 +154,7 @@ def test_a_folder_notes_what_its_decoder_sees(clip: FrozenCLIP, tmp_path: Path) 
     with pytest.raises(ValueError, match="condition"):
         DecoderStage.load(folder, clip)
     folder.update_index({"_decoder": 3})
-    with pytest.raises(ValueError, match="must be an object"):
+    with pytest.raises(ValueError, match="must be a table of keys"):
         DecoderStage.load(folder, clip)
 
 

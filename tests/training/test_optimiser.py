@@ -165,7 +165,7 @@ def test_averaged_weights_are_lent_and_given_back_bit_for_bit() -> None:
     [
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"beta2": 1.0}, "beta2"),
-        ({"decay": 1.5}, "decay must be in"),
+        ({"decay": 1.5}, "decay is 1.5; it must be between 0 and 1"),
         ({"warmup": -1}, "warmup"),
     ],
 )

@@ -101,5 +101,5 @@ def test_runs_with_it_differ_and_resume_to_the_same_bits(tmp_path: Path) -> None
 
 
 def test_a_negative_radius_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"rho is -0\.1; it must be 0 or more"):
+    with pytest.raises(ValueError, match=r"rho is -0\.1; it must be between 0 and"):
         Optimiser(rho=-0.1)

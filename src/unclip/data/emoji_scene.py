@@ -7,7 +7,10 @@ binary floating point and a scene looks alike at any resolution.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Annotated, Any, Final, Protocol, TypeVar
+
+from unclip.checks import shown
+from unclip.config import Between, Checked, Seed
 
 RGB = tuple[int, int, int]
 Item = TypeVar("Item")
@@ -61,6 +64,7 @@ EXTENTS: Final[dict[str, tuple[int, int]]] = {
 SIZES: Final = tuple(EXTENTS)
 MAX_OBJECTS: Final = 4
 MAX_CONTRAST: Final = 8
+Objects = Annotated[int, Between(1, MAX_OBJECTS)]
 
 # What can hold a small object well inside its outline, and what has a flat top to rest on.
 CONTAINERS: Final = ("circle", "square", "hexagon", "heart")
@@ -110,7 +114,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class WorldConfig:
+class WorldConfig(Checked):
     """Which scenes a `World` draws. Tuples restrict the vocabulary; their default is all of it.
 
     `colours` are the objects' colours; backgrounds use all eleven. `language` changes the names
@@ -121,11 +125,11 @@ class WorldConfig:
     """
 
     kinds: tuple[str, ...] = ("shapes",)
-    size: int = 64
-    seed: int = 0
+    size: Annotated[int, Between(32, 1024)] = 64
+    seed: Seed = 0
     split: str = "train"
-    min_objects: int = 1
-    max_objects: int = MAX_OBJECTS
+    min_objects: Objects = 1
+    max_objects: Objects = MAX_OBJECTS
     shapes: tuple[str, ...] = SHAPES
     sizes: tuple[str, ...] = SIZES
     colours: tuple[str, ...] = COLOURS
@@ -134,9 +138,10 @@ class WorldConfig:
     relations: tuple[str, ...] = RELATIONS
     styles: tuple[str, ...] = STYLES
     language: str = "en"
-    contrast: int = 1
+    contrast: Annotated[int, Between(1, MAX_CONTRAST)] = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         vocabulary = {
             "kinds": KINDS,
             "shapes": SHAPES,
@@ -150,38 +155,29 @@ class WorldConfig:
         for field, known in vocabulary.items():
             _check_names(field, getattr(self, field), known, may_be_empty=field == "relations")
         if self.split not in SPLITS:
-            raise ValueError(f"split is {self.split!r}; choose one of {', '.join(SPLITS)}")
-        bounds = {
-            "size": (32, 1024),
-            "seed": (0, _MASK64),
-            "min_objects": (1, MAX_OBJECTS),
-            "max_objects": (1, MAX_OBJECTS),
-            "contrast": (1, MAX_CONTRAST),
-        }
-        for field, (low, high) in bounds.items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise ValueError(f"{field} is {value!r}; give a whole number from {low} to {high}")
+            raise ValueError(f"split is {shown(self.split)}; choose one of {', '.join(SPLITS)}")
         if self.min_objects > self.max_objects:
             raise ValueError(
                 f"min_objects ({self.min_objects}) is above max_objects ({self.max_objects}); "
                 "lower one or raise the other"
             )
-        if not isinstance(self.language, str) or not self.language:
-            raise ValueError(f"language is {self.language!r}; give a code such as 'en' or 'de'")
+        if not self.language:
+            raise ValueError("language is empty; give a code such as 'en' or 'de'")
 
 
-def _check_names(field: str, names: object, known: tuple[str, ...], may_be_empty: bool) -> None:
+def _check_names(
+    field: str, names: tuple[str, ...], known: tuple[str, ...], may_be_empty: bool
+) -> None:
     choose = f"choose from {', '.join(known)}"
-    if not isinstance(names, tuple):
-        raise ValueError(f"{field} is {names!r}; give a tuple of names: {choose}")
     if not names and not may_be_empty:
         raise ValueError(f"{field} is empty; {choose}")
     for name in names:
         if name not in known:
-            raise ValueError(f"{field} holds {name!r}, which this world does not know; {choose}")
+            raise ValueError(
+                f"{field} holds {shown(name)}, which this world does not know; {choose}"
+            )
     if len(set(names)) != len(names):
-        raise ValueError(f"{field} names the same thing twice: {', '.join(names)}")
+        raise ValueError(f"{field} names the same thing twice: {shown(', '.join(names))}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,18 +12,18 @@ Shapes: N batch, C channels, T training timesteps, ... the remaining dimensions.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+from unclip.config import Between, Checked, Positive
 from unclip.diffusion.prediction import at_least_float32, split_variance, to_network_target, to_x0
 from unclip.diffusion.schedules import DiffusionConfig, Schedule
 
-WEIGHTINGS = ("simple", "min_snr", "truncated_snr")
-
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Checked):
     """Weights of the training loss.
 
     Args:
@@ -36,19 +36,9 @@ class LossConfig:
         ValueError: unknown weighting, γ not positive, or negative vlb_weight.
     """
 
-    weighting: str = "simple"
-    min_snr_gamma: float = 5.0
-    vlb_weight: float = 0.001
-
-    def __post_init__(self) -> None:
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(
-                f"weighting is {self.weighting!r}; choose one of {', '.join(WEIGHTINGS)}."
-            )
-        if not self.min_snr_gamma > 0:
-            raise ValueError(f"min_snr_gamma is {self.min_snr_gamma}; it must be positive.")
-        if not self.vlb_weight >= 0:
-            raise ValueError(f"vlb_weight is {self.vlb_weight}; it must be 0 or more.")
+    weighting: Literal["simple", "min_snr", "truncated_snr"] = "simple"
+    min_snr_gamma: Positive = 5.0
+    vlb_weight: Annotated[float, Between(0, 1e6)] = 0.001
 
 
 def snr_weights(snr: Tensor, prediction_type: str, gamma: float = 5.0, least: float = 0) -> Tensor:

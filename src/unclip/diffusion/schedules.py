@@ -13,17 +13,19 @@ Shapes: N batch, T training timesteps, n sampling steps, ... the dimensions of o
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-BETA_SCHEDULES = ("squaredcos_cap_v2", "linear")
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
-VARIANCE_TYPES = ("fixed_small_log", "learned_range")
+from unclip.config import Between, Checked, Positive
+
+BetaSchedule = Literal["squaredcos_cap_v2", "linear"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
 @dataclass(frozen=True)
-class DiffusionConfig:
+class DiffusionConfig(Checked):
     """A diffusion process; its fields are the keys of diffusers' ``scheduler_config.json``.
 
     ``"v_prediction"`` and ``"linear"`` are additions: diffusers' UnCLIPScheduler rejects them.
@@ -41,12 +43,12 @@ class DiffusionConfig:
         ValueError: a value is not among those above.
     """
 
-    num_train_timesteps: int = 1000
-    variance_type: str = "fixed_small_log"
+    num_train_timesteps: Annotated[int, Between(1, 100_000)] = 1000
+    variance_type: Literal["fixed_small_log", "learned_range"] = "fixed_small_log"
     clip_sample: bool = True
-    clip_sample_range: float = 1.0
-    prediction_type: str = "epsilon"
-    beta_schedule: str = "squaredcos_cap_v2"
+    clip_sample_range: Positive = 1.0
+    prediction_type: PredictionType = "epsilon"
+    beta_schedule: BetaSchedule = "squaredcos_cap_v2"
 
     @property
     def trains_variance(self) -> bool:
@@ -55,26 +57,6 @@ class DiffusionConfig:
         bound's gradient disturbs all else or teaches nothing (docs/experiments.md).
         """
         return self.variance_type == "learned_range" and self.prediction_type != "sample"
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("variance_type", VARIANCE_TYPES),
-            ("prediction_type", PREDICTION_TYPES),
-            ("beta_schedule", BETA_SCHEDULES),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}."
-                )
-        if self.num_train_timesteps < 1:
-            raise ValueError(
-                f"num_train_timesteps is {self.num_train_timesteps}; it must be 1 or more."
-            )
-        if not self.clip_sample_range > 0:
-            raise ValueError(
-                f"clip_sample_range is {self.clip_sample_range}; it must be positive "
-                "(set clip_sample to false to switch clipping off)."
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,13 @@ Shapes: N images, K = 4 objects at most, S = 2 slots, G = 16 cells along a side.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unclip.config import from_mapping
+from unclip.config import Between, Checked, Width, from_mapping
 from unclip.data.emoji_scene import BACKGROUNDS, COLOURS, MAX_OBJECTS, SHAPES, Scene
 from unclip.files import read_json
 from unclip.models.folder import bundled
@@ -28,6 +28,7 @@ SLOTS: Final = 2  # S
 THRESHOLD: Final = 0.4  # least confidence of a detection
 COLOURS_OF: Final = {"flat": 1, "gradient": 2}  # how many colours a background has
 M = TypeVar("M", bound=nn.Module)
+Blocks = Annotated[int, Between(0, 256)]
 _OUTPUTS: Final = (1, len(SHAPES), len(COLOURS), 3)  # objectness, shape, colour, place
 # Two findings are the same object if they agree about centre and extent (fractions of the side);
 # distinct objects of real scenes are 8/64 apart or, one inside the other, 20/64 different in size.
@@ -36,17 +37,16 @@ _SAME_EXTENT: Final = 10 / 64
 
 
 @dataclass(frozen=True)
-class JudgeConfig:
+class JudgeConfig(Checked):
     """Channels and residual blocks at 32, 16 and 8 cells a side."""
 
-    widths: tuple[int, ...] = (32, 80, 128)
-    blocks: tuple[int, ...] = (1, 2, 2)
+    widths: tuple[Width, Width, Width] = (32, 80, 128)
+    blocks: tuple[Blocks, Blocks, Blocks] = (1, 2, 2)
 
     def __post_init__(self) -> None:
-        if len(self.widths) != 3 or len(self.blocks) != 3:
-            raise ValueError("the judge has three scales: give three widths and three blocks")
-        if min(self.blocks) < 0 or any(width < 8 or width % 8 for width in self.widths):
-            raise ValueError("the judge's widths must be multiples of 8, its blocks 0 or more")
+        super().__post_init__()
+        if any(width % 8 for width in self.widths):
+            raise ValueError(f"the judge's widths are {self.widths}; they must be multiples of 8")
 
     def to_json(self) -> dict[str, Any]:
         return {"_class_name": "Judge", **asdict(self)}
@@ -310,6 +310,7 @@ def load_judge(path: str | Path | None = None) -> Judge:
     if not (folder / "config.json").is_file():
         raise ValueError(missing)
     config = JudgeConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
-    judge = Judge(config)
+    with torch.device("meta"):
+        judge = Judge(config)
     load_weights(judge, folder, torch.float32)
     return channels_last(judge.eval().requires_grad_(False))

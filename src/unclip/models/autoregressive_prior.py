@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.config import Dropout, Heads, Layers, Probability, Tokens, Width
 from unclip.models.layers import NetworkConfig, attention, sinusoidal_embedding, zero_init
-from unclip.models.pca import EmbeddingCodec, Spacing
+from unclip.models.pca import Buckets, EmbeddingCodec, Spacing
 
 EXTRA_TOKENS = 2  # after the caption come z_t and the dot product
 
@@ -39,26 +40,17 @@ class AutoregressivePriorConfig(NetworkConfig):
 
     CLASS_NAMES: ClassVar[tuple[str, ...]] = ("AutoregressivePrior",)
 
-    num_codes: int
-    num_attention_heads: int = 26
-    attention_head_dim: int = 64
-    num_layers: int = 24
-    embedding_dim: int = 1024
-    num_embeddings: int = 77
-    num_buckets: int = 1024
-    num_dot_buckets: int = 64
-    dropout: float = 0.0
+    num_codes: Width
+    num_attention_heads: Heads = 26
+    attention_head_dim: Width = 64
+    num_layers: Layers = 24
+    embedding_dim: Width = 1024
+    num_embeddings: Tokens = 77
+    num_buckets: Buckets = 1024
+    num_dot_buckets: Buckets = 64
+    dropout: Dropout = 0.0
     bucket_spacing: Spacing = "uniform"
-    explained_variance: float = 0.0
-
-    def __post_init__(self) -> None:
-        sizes = (self.num_attention_heads, self.attention_head_dim, self.num_layers)
-        if min(*sizes, self.embedding_dim, self.num_embeddings, self.num_codes) < 1:
-            raise ValueError("a prior's heads, widths, layers, tokens and codes must be at least 1")
-        if min(self.num_buckets, self.num_dot_buckets) < 2:
-            raise ValueError("`num_buckets` and `num_dot_buckets` must be at least 2")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("`dropout` must be at least 0 and below 1")
+    explained_variance: Probability = 0.0
 
     @property
     def width(self) -> int:

@@ -3,11 +3,27 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from unclip.config import from_mapping, suggest
+from unclip.checks import shown
+from unclip.config import (
+    Between,
+    Checked,
+    Heads,
+    Layers,
+    Positive,
+    Side,
+    Tokens,
+    Width,
+    from_mapping,
+    suggest,
+)
+from unclip.tokenizer import MAX_VOCABULARY
 
-ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new")
+Activation = Literal["quick_gelu", "gelu", "gelu_new"]
+Hidden = Annotated[int, Between(1, 2**18)]
+LogScale = Annotated[float, Between(-20, 20)]
+_START = math.log(1 / 0.07)
 # A key that only steers how the publishing library builds or trains the network.
 _IGNORED = {
     "add_cross_attention", "architectures", "attention_dropout", "bad_words_ids",
@@ -29,23 +45,25 @@ _IGNORED = {
 
 
 @dataclass(frozen=True)
-class CLIPTextConfig:
+class CLIPTextConfig(Checked):
     """The keys of a text tower's config.json."""
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    eos_token_id: int = 2  # 2: OpenAI's folders, pooled at the argmax of the ids
-    logit_scale_init_value: float = math.log(1 / 0.07)
+    vocab_size: Annotated[int, Between(3, MAX_VOCABULARY)] = 49408
+    hidden_size: Width = 512
+    intermediate_size: Hidden = 2048
+    projection_dim: Width = 512
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Heads = 8
+    max_position_embeddings: Tokens = 77
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: Positive = 1e-5
+    # 2: OpenAI's folders, pooled at the argmax of the ids
+    eos_token_id: Annotated[int, Between(1, MAX_VOCABULARY)] = 2
+    logit_scale_init_value: LogScale = _START
 
     def __post_init__(self) -> None:
-        _check_tower(self)
+        super().__post_init__()
+        _check_heads(self)
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, Any], where: str = "config.json") -> Self:
@@ -57,23 +75,24 @@ class CLIPTextConfig:
 
 
 @dataclass(frozen=True)
-class CLIPVisionConfig:
+class CLIPVisionConfig(Checked):
     """The keys of an image tower's config.json."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 32
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    logit_scale_init_value: float = math.log(1 / 0.07)
+    hidden_size: Width = 768
+    intermediate_size: Hidden = 3072
+    projection_dim: Width = 512
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Heads = 12
+    num_channels: Annotated[int, Between(3, 3)] = 3  # images are RGB everywhere
+    image_size: Side = 224
+    patch_size: Side = 32
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: Positive = 1e-5
+    logit_scale_init_value: LogScale = _START
 
     def __post_init__(self) -> None:
-        _check_tower(self)
+        super().__post_init__()
+        _check_heads(self)
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
@@ -105,13 +124,14 @@ SIZES = tuple(_SIZES)
 
 
 @dataclass(frozen=True)
-class CLIPConfig:
+class CLIPConfig(Checked):
     """Both towers."""
 
     text: CLIPTextConfig = field(default_factory=CLIPTextConfig)
     vision: CLIPVisionConfig = field(default_factory=CLIPVisionConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.text.projection_dim != self.vision.projection_dim:
             raise ValueError(
                 f"the text tower projects to {self.text.projection_dim} dimensions, "
@@ -125,7 +145,7 @@ class CLIPConfig:
         With plain GELU: OpenAI's quick one takes three kernels, and a tenth of the training time.
         """
         if size not in _SIZES:
-            raise ValueError(f"unknown CLIP size {size!r}{suggest(size, SIZES)}")
+            raise ValueError(f"unknown CLIP size {shown(size)}{suggest(size, SIZES)}")
         (width, layers, heads, patch, image), (t_width, t_layers, t_heads), embed = _SIZES[size]
         return cls(
             CLIPTextConfig(
@@ -151,12 +171,7 @@ class CLIPConfig:
         )
 
 
-def _check_tower(config: CLIPTextConfig | CLIPVisionConfig) -> None:
-    if config.hidden_act not in ACTIVATIONS:
-        raise ValueError(f"hidden_act {config.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
-    for key, value in vars(config).items():
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"{key} is {value}; it must be at least 1")
+def _check_heads(config: CLIPTextConfig | CLIPVisionConfig) -> None:
     if config.hidden_size % config.num_attention_heads:
         raise ValueError(
             f"hidden_size {config.hidden_size} is not a multiple of "
@@ -167,6 +182,8 @@ def _check_tower(config: CLIPTextConfig | CLIPVisionConfig) -> None:
 def _known(cls: type, mapping: Mapping[str, Any], inner: str, where: str) -> dict[str, Any]:
     """The fields of `cls` in a tower's own config.json, or in one of a whole CLIP."""
     if inner in mapping:
+        if not isinstance(mapping[inner], Mapping):
+            raise ValueError(f"{where}: {inner} is {shown(mapping[inner])}; it must be an object")
         values = dict(mapping[inner])
         for key in ("projection_dim", "logit_scale_init_value"):
             if key in mapping:
@@ -176,5 +193,5 @@ def _known(cls: type, mapping: Mapping[str, Any], inner: str, where: str) -> dic
     fields = cls.__dataclass_fields__  # type: ignore[attr-defined]
     for key in values:
         if key not in fields and key not in _IGNORED and not key.startswith("_"):
-            raise ValueError(f"{where}: unknown key {key!r} for a CLIP tower")
+            raise ValueError(f"{where}: unknown key {shown(key)} for a CLIP tower")
     return {key: value for key, value in values.items() if key in fields}

@@ -5,12 +5,13 @@ context tokens (four), E width of the time embedding, K width of the U-Net's con
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.config import Between, Width
 from unclip.models.layers import NetworkConfig
 from unclip.models.unet_config import UNetConfig, adm_config
 
@@ -47,15 +48,10 @@ class TextProjectionConfig(NetworkConfig):
 
     CLASS_NAMES: ClassVar[tuple[str, ...]] = ("UnCLIPTextProjModel",)
 
-    time_embed_dim: int
-    cross_attention_dim: int
-    clip_embeddings_dim: int = 768
-    clip_extra_context_tokens: int = 4
-
-    def __post_init__(self) -> None:
-        sizes = (self.time_embed_dim, self.cross_attention_dim, self.clip_embeddings_dim)
-        if min(*sizes, self.clip_extra_context_tokens) < 1:
-            raise ValueError("a text projection's widths and context tokens must be at least 1")
+    time_embed_dim: Annotated[int, Between(1, 2**18)]  # four times the U-Net's first width
+    cross_attention_dim: Width
+    clip_embeddings_dim: Width = 768
+    clip_extra_context_tokens: Annotated[int, Between(1, 1024)] = 4
 
 
 def text_projection_config(decoder: UNetConfig, embedding_width: int) -> TextProjectionConfig:

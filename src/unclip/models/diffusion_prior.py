@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.config import Dropout, Heads, Layers, Tokens, Width
 from unclip.models.layers import NetworkConfig, TimestepEmbedding, attention, zero_init
 
 # After the caption come z_t, the timestep, the noised z_i and the learned final query.
@@ -35,19 +36,12 @@ class DiffusionPriorConfig(NetworkConfig):
 
     CLASS_NAMES: ClassVar[tuple[str, ...]] = ("PriorTransformer",)
 
-    num_attention_heads: int = 32
-    attention_head_dim: int = 64
-    num_layers: int = 20
-    embedding_dim: int = 768
-    num_embeddings: int = 77
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        sizes = (self.num_attention_heads, self.attention_head_dim, self.num_layers)
-        if min(*sizes, self.embedding_dim, self.num_embeddings) < 1:
-            raise ValueError("a prior's heads, widths, layers and tokens must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("`dropout` must be at least 0 and below 1")
+    num_attention_heads: Heads = 32
+    attention_head_dim: Width = 64
+    num_layers: Layers = 20
+    embedding_dim: Width = 768
+    num_embeddings: Tokens = 77
+    dropout: Dropout = 0.0
 
     @property
     def width(self) -> int:

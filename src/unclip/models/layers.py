@@ -7,13 +7,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.checks import shown
+from unclip.config import Checked, from_mapping, to_mapping
 from unclip.models.instructions import instructions
 
 Json = dict[str, Any]
@@ -134,7 +135,7 @@ def zero_init(layer: nn.Linear | nn.Conv2d) -> None:
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Checked):
     """Base of the network configurations: fields are the keys of the layout's `config.json`.
 
     A published `config.json` also holds keys for choices that unCLIP never makes. Those are listed
@@ -168,32 +169,27 @@ class NetworkConfig:
         """Read the contents of a `config.json`, as any diffusers version since 0.11 writes it.
 
         Keys with a leading underscore are notes and ignored. Raises ValueError, naming `where` and
-        the key, for an unknown or missing key, a value of the wrong type, or one that is not
-        implemented.
+        the key, for an unknown or missing key, a value of the wrong kind or out of bounds, or one
+        that is not implemented.
         """
         name = mapping.get("_class_name")
         if not isinstance(name, str) or name not in cls.CLASS_NAMES:
             wanted = " or ".join(cls.CLASS_NAMES)
-            raise ValueError(f"{where}: `_class_name` is {name!r}, but must be {wanted}")
+            raise ValueError(f"{where}: `_class_name` is {shown(name)}, but must be {wanted}")
         given = {**cls.absent(name), **mapping}
-        given = {key: _tuples(v) for key, v in given.items() if not key.startswith("_")}
-        keys, fixed, hints = cls.keys(name), cls.fixed(name), get_type_hints(cls)
+        given = {key: value for key, value in given.items() if not key.startswith("_")}
+        keys, fixed = cls.keys(name), cls.fixed(name)
         for key, value in given.items():
             if key in keys:
-                if not _fits(value, hints[key]):
-                    expected = _describe(hints[key])
-                    raise ValueError(f"{where}: `{key}` is {value!r}, but must be {expected}")
-            elif key not in fixed:
-                raise ValueError(f"{where}: unknown key `{key}` for a {name}")
-            elif value != _tuples(fixed[key]):
-                raise ValueError(f"{where}: `{key}` is {value!r}; only {fixed[key]!r} is supported")
-        for field in dataclasses.fields(cls):
-            if field.name in keys - given.keys() and field.default is dataclasses.MISSING:
-                raise ValueError(f"{where}: the key `{field.name}` of a {name} is missing")
-        try:
-            config = cls(**{key: value for key, value in given.items() if key in keys})
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+                continue
+            if key not in fixed:
+                raise ValueError(f"{where}: unknown key {shown(key)} for a {name}")
+            if value != fixed[key] or isinstance(value, bool) != isinstance(fixed[key], bool):
+                raise ValueError(
+                    f"{where}: {key} is {shown(value)}; only {fixed[key]!r} is supported"
+                )
+        known = {key: value for key, value in given.items() if key in keys}
+        config = from_mapping(cls, known, where)
         if config.class_name != name:
             raise ValueError(
                 f"{where}: `_class_name` is {name}, but the other keys are a {config.class_name}'s"
@@ -204,39 +200,5 @@ class NetworkConfig:
         """The complete contents of the `config.json` that diffusers opens."""
         name = self.class_name
         keys = self.keys(name)
-        own = {key: value for key, value in dataclasses.asdict(self).items() if key in keys}
-        merged = {"_class_name": name, **self.fixed(name), **own}
-        return {key: _lists(merged[key]) for key in sorted(merged)}
-
-
-def _tuples(value: object) -> object:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def _lists(value: object) -> object:
-    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Does a JSON value (lists already tuples) fit a field's type?"""
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _describe(hint: Any) -> str:
-    """A field's type in words: "an integer", "a list of strings", "None or 'identity'"."""
-    words = {int: "an integer", float: "a number", str: "a string", bool: "a boolean"}
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_describe(option) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        return f"a list of {words[get_args(hint)[0]].split()[-1]}s"
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    return "null" if hint is NoneType else words[hint]
+        own = {key: value for key, value in to_mapping(self).items() if key in keys}
+        return dict(sorted({"_class_name": name, **self.fixed(name), **own}.items()))

@@ -11,14 +11,16 @@ Shapes: N embeddings, D their width, K components kept, B buckets, Q buckets of 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from unclip.config import Between
 from unclip.models.precision import full_precision
 
 Spacing = Literal["uniform", "quantiles"]
+Buckets = Annotated[int, Between(2, 2**16)]
 
 
 class Moments:

@@ -8,12 +8,15 @@ Shapes: N batch, C = 3 channels, H height, W width, n side of a square image in 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.config import from_mapping, to_mapping
+from unclip.checks import shown
+from unclip.config import Between, Checked, Positive, Side, from_mapping, to_mapping
+
+Mean = Annotated[float, Between(-1e3, 1e3)]
 
 # Keys that other programs write into preprocessor_config.json, with the only values that mean what
 # this class does; None accepts any value.
@@ -29,7 +32,7 @@ _FOREIGN: dict[str, tuple[Any, ...] | None] = {
 
 
 @dataclass(frozen=True)
-class ImageProcessorConfig:
+class ImageProcessorConfig(Checked):
     """The fields of Hugging Face's preprocessor_config.json, with CLIP's values as defaults.
 
     size: n or {"shortest_edge": n} keeps the aspect ratio, {"height": h, "width": w} does not.
@@ -38,34 +41,28 @@ class ImageProcessorConfig:
     """
 
     do_resize: bool = True
-    size: int | Mapping[str, int] = 224
-    resample: int = 3
+    size: Side | Mapping[str, Side] = 224
+    resample: Annotated[int, Between(0, 5)] = 3
     do_center_crop: bool = True
-    crop_size: int | Mapping[str, int] = 224
+    crop_size: Side | Mapping[str, Side] = 224
     do_rescale: bool = True
-    rescale_factor: float = 1 / 255
+    rescale_factor: Positive = 1 / 255
     do_normalize: bool = True
-    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: tuple[Mean, Mean, Mean] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[Positive, Positive, Positive] = (0.26862954, 0.26130258, 0.27577711)
     do_convert_rgb: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         size, crop = self.size, self.crop_size
         size = {"shortest_edge": size} if isinstance(size, int) else size
         crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-        for name, sides in (("size", size), ("crop_size", crop)):
-            if not isinstance(sides, Mapping) or not all(
-                isinstance(side, int) and 0 < side <= 16384 for side in sides.values()
-            ):
-                raise ValueError(f"{name} must be 1 to 16384 pixels, not {sides!r}")
         if set(size) not in ({"shortest_edge"}, {"height", "width"}):
-            raise ValueError(f"size must be n, shortest_edge, or height and width, not {size!r}")
+            raise ValueError(
+                f"size is {shown(size)}; it must be n, shortest_edge, or height and width"
+            )
         if set(crop) != {"height", "width"} or crop["height"] != crop["width"]:
-            raise ValueError(f"crop_size must be n, or equal height and width, not {crop!r}")
-        if self.resample not in range(6):
-            raise ValueError(f"resample must be a Pillow filter, 0 to 5, not {self.resample!r}")
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
-            raise ValueError("image_mean and image_std must be three numbers, image_std above 0")
+            raise ValueError(f"crop_size is {shown(crop)}; it must be n, or equal height and width")
         object.__setattr__(self, "size", dict(size))
         object.__setattr__(self, "crop_size", dict(crop))
 
@@ -85,12 +82,8 @@ class ImageProcessorConfig:
             allowed = _FOREIGN.get(key, ())
             value = ours[key] if allowed == () else ours.pop(key)
             if allowed and value not in allowed:
-                raise ValueError(f"{where}: {key} = {value!r} is not how CLIP prepares images")
-        try:
-            return from_mapping(cls, ours, where)
-        except ValueError as error:
-            prefix = "" if str(error).startswith(where) else f"{where}: "
-            raise ValueError(f"{prefix}{error}") from None
+                raise ValueError(f"{where}: {key} = {shown(value)} is not how CLIP prepares images")
+        return from_mapping(cls, ours, where)
 
     def to_json(self) -> dict[str, Any]:
         """The contents of a preprocessor_config.json, for transformers' CLIPImageProcessor too."""

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from unclip.checks import shown
+from unclip.config import Between, Dropout, Positive, Side, Width, Widths
 from unclip.models.layers import NetworkConfig
 
 CONDITIONAL, UNCONDITIONAL = "UNet2DConditionModel", "UNet2DModel"
 DOWN, DOWN_ATTENTION = "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
 UP, UP_ATTENTION = "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"
 MID, MID_ATTENTION = "UNetMidBlock2D", "UNetMidBlock2DSimpleCrossAttn"
+
+_MOST_ATTENDED = 256  # pixels a side, every one of which attends to every other
 
 # Keys that both classes write and for which ADM has one value.
 _FIXED: dict[str, object] = {
@@ -72,36 +76,34 @@ class UNetConfig(NetworkConfig):
 
     CLASS_NAMES: ClassVar[tuple[str, ...]] = (CONDITIONAL, UNCONDITIONAL)
 
-    sample_size: int
-    in_channels: int
-    out_channels: int
-    block_out_channels: tuple[int, ...]
-    layers_per_block: int
+    sample_size: Side
+    in_channels: Width
+    out_channels: Width
+    block_out_channels: Widths
+    layers_per_block: Annotated[int, Between(1, 32)]
     down_block_types: tuple[str, ...]
     up_block_types: tuple[str, ...]
     mid_block_type: str
-    cross_attention_dim: int | None = None
-    attention_head_dim: int | None = 8
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
+    cross_attention_dim: Width | None = None
+    attention_head_dim: Width | None = 8
+    norm_num_groups: Width = 32
+    norm_eps: Positive = 1e-5
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     class_embed_type: Literal["identity"] | None = None
-    time_cond_proj_dim: int | None = None
-    dropout: float = 0.0
+    time_cond_proj_dim: Width | None = None
+    dropout: Dropout = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         levels = len(self.block_out_channels)
-        sizes = (self.sample_size, self.in_channels, self.out_channels, self.norm_num_groups)
-        if min((*sizes, self.layers_per_block, levels, *self.block_out_channels)) < 1:
-            raise ValueError("a U-Net's sizes, channels, groups, layers and levels start at 1")
         for key, given, types in (
             ("down_block_types", self.down_block_types, (DOWN, DOWN_ATTENTION)),
             ("up_block_types", self.up_block_types, (UP, UP_ATTENTION)),
         ):
             if len(given) != levels or not set(given) <= set(types):
                 raise ValueError(
-                    f"`{key}` is {list(given)}, but must have {' or '.join(types)} for each of the "
-                    f"{levels} levels of `block_out_channels`"
+                    f"`{key}` is {shown(list(given))}, but must have {' or '.join(types)} for "
+                    f"each of the {levels} levels of `block_out_channels`"
                 )
         for width in self.block_out_channels:
             if width % self.norm_num_groups:
@@ -111,12 +113,11 @@ class UNetConfig(NetworkConfig):
                 )
         if self.mid_block_type not in (MID, MID_ATTENTION):
             raise ValueError(
-                f"`mid_block_type` is {self.mid_block_type!r}, but must be {MID} or {MID_ATTENTION}"
+                f"`mid_block_type` is {shown(self.mid_block_type)}, but must be {MID} or "
+                f"{MID_ATTENTION}"
             )
-        if not (0 <= self.dropout < 1 and self.norm_eps > 0):
-            raise ValueError("`dropout` must be at least 0 and below 1, and `norm_eps` above 0")
         embedding = self.time_cond_proj_dim
-        if embedding is not None and (embedding < 2 or embedding % 2):
+        if embedding is not None and embedding % 2:
             raise ValueError(
                 f"`time_cond_proj_dim` is {embedding}; it must be even and at least 2, or left out"
             )
@@ -131,7 +132,7 @@ class UNetConfig(NetworkConfig):
                     f"the `mid_block_type` {MID_ATTENTION}"
                 )
             return
-        if self.cross_attention_dim is None or self.cross_attention_dim < 1:
+        if self.cross_attention_dim is None:
             raise ValueError(
                 f"`cross_attention_dim` (width of the context) is {self.cross_attention_dim}, but "
                 f"the `mid_block_type` {MID_ATTENTION} needs one"
@@ -143,10 +144,16 @@ class UNetConfig(NetworkConfig):
                 or self.down_block_types[level] == DOWN_ATTENTION
                 or self.up_block_types[-1 - level] == UP_ATTENTION
             )
-            if attends and (head_width is None or head_width < 1 or width % head_width):
+            if attends and (head_width is None or width % head_width):
                 raise ValueError(
                     f"`attention_head_dim` {head_width} does not divide the {width} channels of a "
                     f"level with attention"
+                )
+            if attends and self.sample_size >> level > _MOST_ATTENDED:
+                raise ValueError(
+                    f"`sample_size` {self.sample_size} gives a level with attention "
+                    f"{self.sample_size >> level} pixels a side; at most {_MOST_ATTENDED} can be "
+                    "attended to: make images smaller, or attend at coarser levels"
                 )
 
     @property

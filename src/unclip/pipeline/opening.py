@@ -5,7 +5,8 @@ from typing import Any, Self
 
 import torch
 
-from unclip.config import from_mapping, to_mapping
+from unclip.checks import shown
+from unclip.config import Checked, Probability, Scale, from_mapping, to_mapping
 from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.models.folder import ModelFolder
 from unclip.models.int8 import to_int8
@@ -180,20 +181,18 @@ def needed_components(model: ModelFolder, kind: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Defaults:
-    prior_guidance_scale: float | None = None
-    autoregressive_prior_guidance_scale: float | None = None
-    decoder_guidance_scale: float | None = None
+class _Defaults(Checked):
+    prior_guidance_scale: Scale | None = None
+    autoregressive_prior_guidance_scale: Scale | None = None
+    decoder_guidance_scale: Scale | None = None
     sampler: str | None = None
-    eta: float | None = None
+    eta: Probability | None = None
     prior: str | None = None
 
 
 def read_defaults(model: ModelFolder) -> dict[str, Any]:
     """What the index notes of how the model is to be sampled where nothing else is asked for."""
     noted, where = model.index().get("_defaults", {}), f"{model.path}: _defaults"
-    if not isinstance(noted, dict):
-        raise ValueError(f"{where} is {noted!r}; it must be an object")
     given = to_mapping(from_mapping(_Defaults, noted, where))
     defaults = {key: value for key, value in given.items() if value is not None}
     try:
@@ -209,9 +208,10 @@ def check_index(model: ModelFolder) -> str:
     index = model.index()
     kind = index.get("_class_name")
     if not isinstance(kind, str) or kind not in NEEDED:
+        what = "no pipeline" if kind is None else f"a {shown(kind)}"
         raise ValueError(
-            f"{model.path} is {'no pipeline' if kind is None else f'a {kind}'}; what can be opened "
-            f"is a folder of the {' or the '.join(NEEDED)}"
+            f"{model.path} is {what}; what can be opened is a folder of the "
+            f"{' or the '.join(NEEDED)}"
         )
     needed = needed_components(model, kind)
     for upsampler, scheduler in SCHEDULERS.items():
@@ -222,7 +222,8 @@ def check_index(model: ModelFolder) -> str:
         entry = index.get(name)
         if isinstance(entry, list) and entry[1] is not None and entry[1] not in known:
             raise ValueError(
-                f"{model.path}: {name} is a {entry[1]}; only {' or '.join(known)} is known there"
+                f"{model.path}: {name} is a {shown(entry[1])}; only {' or '.join(known)} is known "
+                "there"
             )
     wanted = model.variant
     if wanted and not any(wanted in variants(model.path / name) for name in needed):

@@ -7,12 +7,13 @@ dot products.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.config import Between, Checked, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.diffusion.samplers import Callback
 from unclip.models.autoregressive_prior import (
@@ -22,28 +23,29 @@ from unclip.models.autoregressive_prior import (
     Prefix,
 )
 from unclip.models.folder import ModelFolder
-from unclip.models.pca import Components, Moments, Spacing
+from unclip.models.pca import Buckets, Components, Moments, Spacing
 from unclip.stages.base import Batch, Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
-from unclip.stages.diffusion_prior import best_candidates
+from unclip.stages.diffusion_prior import Measured, best_candidates
 
 COMPONENT = "autoregressive_prior"
 _BUCKETED = 2**16  # embeddings that buckets are measured on; components have all of them
 
 
 @dataclass(frozen=True)
-class AutoregressivePriorSettings:
+class AutoregressivePriorSettings(Checked):
     """What is chosen about an autoregressive prior before it is trained."""
 
-    num_layers: int = 6
-    num_attention_heads: int = 6
-    attention_head_dim: int = 64
-    dropout: float = 0.0
-    drop_text: float = 0.1  # captions dropped for guidance (section 2.2)
-    reconstruction_error: float = 0.01  # variance left out by the components kept (section 2.2)
-    buckets: int = 1024  # of each code (section 2.2)
+    num_layers: Layers = 6
+    num_attention_heads: Heads = 6
+    attention_head_dim: Width = 64
+    dropout: Dropout = 0.0
+    drop_text: Probability = 0.1  # captions dropped for guidance (section 2.2)
+    # Variance left out by the components kept (section 2.2).
+    reconstruction_error: Annotated[float, Between(1e-9, 0.999)] = 0.01
+    buckets: Buckets = 1024  # of each code (section 2.2)
     spacing: Spacing = "uniform"  # of the buckets, which the paper does not state
-    statistics: int = 8192  # images that components and buckets are measured on
+    statistics: Measured = 8192  # images that components and buckets are measured on
 
 
 class AutoregressivePriorStage:

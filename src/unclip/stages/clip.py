@@ -4,13 +4,14 @@ Shapes: N batch of this process, M batch over all processes, E embedding width.
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.config import Between, Checked, Tokens
 from unclip.models.clip import CLIP, MAX_LOGIT_SCALE
 from unclip.models.clip_config import CLIPConfig
 from unclip.models.folder import ModelFolder
@@ -18,18 +19,18 @@ from unclip.models.precision import full_precision
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
 from unclip.stages.base import Batch
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.tokenizer import Tokenizer
+from unclip.tokenizer import MAX_VOCABULARY, Tokenizer
 from unclip.words import vocabulary
 
 
 @dataclass(frozen=True)
-class ClipSettings:
+class ClipSettings(Checked):
     """What is chosen about CLIP before it is trained."""
 
     size: str = "small"  # a row of the table in models/clip_config.py
-    vocab_size: int = 1024
-    context_length: int = 32
-    captions: int = 20_000  # that the tokenizer is trained on
+    vocab_size: Annotated[int, Between(514, MAX_VOCABULARY)] = 1024
+    context_length: Tokens = 32
+    captions: Annotated[int, Between(1, 2**20)] = 20_000  # that the tokenizer is trained on
 
     def config(self, vocab_size: int) -> CLIPConfig:
         """`vocab_size` is the trained tokenizer's: captions may need fewer tokens than asked."""

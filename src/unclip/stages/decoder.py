@@ -15,19 +15,30 @@ Shapes: N images, C = 3 channels, H × W pixels at the decoder's resolution.
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from unclip.config import from_mapping
+from unclip.checks import shown
+from unclip.config import (
+    Between,
+    Checked,
+    Dropout,
+    Layers,
+    Probability,
+    Scale,
+    Width,
+    Widths,
+    from_mapping,
+)
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.inversion import ending_in_data, invert
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
-from unclip.diffusion.schedules import DiffusionConfig
+from unclip.diffusion.schedules import DiffusionConfig, PredictionType
 from unclip.models.clip import TextEncoder
 from unclip.models.clip_config import CLIPTextConfig
 from unclip.models.decoder import TextProjection, TextProjectionConfig, text_projection_config
@@ -56,25 +67,25 @@ _NOTE = "_decoder"  # in the index: what the decoder is conditioned on, where it
 
 
 @dataclass(frozen=True)
-class DecoderSettings:
+class DecoderSettings(Checked):
     """What is chosen about a decoder before it is trained."""
 
-    widths: tuple[int, ...] = (64, 128, 192)  # channels from the finest level to the coarsest
-    layers: int = 2  # resnet blocks a level
-    attend_from: int = 1  # finest level with attention
-    head_width: int = 32
-    groups: int = 16
-    context_width: int = 192
-    dropout: float = 0.0
-    prediction_type: str = "epsilon"
-    drop_image: float = 0.1  # z_i dropped for guidance (section 2.1)
-    drop_text: float = 0.5  # captions dropped (section 2.1)
+    widths: Widths = (64, 128, 192)  # channels from the finest level to the coarsest
+    layers: Annotated[int, Between(1, 32)] = 2  # resnet blocks a level
+    attend_from: Annotated[int, Between(0, 8)] = 1  # finest level with attention
+    head_width: Width = 32
+    groups: Width = 16
+    context_width: Width = 192
+    dropout: Dropout = 0.0
+    prediction_type: PredictionType = "epsilon"
+    drop_image: Probability = 0.1  # z_i dropped for guidance (section 2.1)
+    drop_text: Probability = 0.5  # captions dropped (section 2.1)
     # What is in z_i's place: the image's embedding (unCLIP), nothing (GLIDE), or the caption's z_t.
     condition: Literal["image", "caption", "text_embedding"] = "image"
     # Whose are the caption's tokens and the vector beside the timestep: the frozen CLIP's, as in
     # published models, or a text Transformer's that is trained with the decoder, as in the paper.
     caption_tokens: Literal["clip", "own"] = "clip"
-    text_layers: int = 4  # of the Transformer of its own, which else has the sizes of CLIP's
+    text_layers: Layers = 4  # of the Transformer of its own, which else has the sizes of CLIP's
     inpainting: bool = False  # mask channels; with `training.init`, they are added where need be
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -93,8 +104,6 @@ class DecoderSettings:
     def noted(cls, folder: ModelFolder) -> Self:
         """The settings that a model folder notes; unCLIP's where it notes none."""
         note = folder.index().get(_NOTE, {})
-        if not isinstance(note, dict):
-            raise ValueError(f"{folder.path}: {_NOTE} is {note!r}; it must be an object")
         return from_mapping(cls, note, f"{folder.path}: {_NOTE}")
 
 
@@ -471,8 +480,8 @@ def save_student(folder: ModelFolder, student: Student) -> None:
 
 
 @dataclass(frozen=True)
-class _StudentNote:
-    guidance_scales: tuple[float, float]
+class _StudentNote(Checked):
+    guidance_scales: tuple[Scale, Scale]
 
 
 def _load_student(folder: ModelFolder, teacher: UNetConfig, dtype: torch.dtype | None) -> Student:
@@ -488,7 +497,7 @@ def _load_student(folder: ModelFolder, teacher: UNetConfig, dtype: torch.dtype |
     noted = folder.index().get(_STUDENT_NOTE)
     if not isinstance(noted, dict):
         raise ValueError(
-            f"{folder.path}: {_STUDENT_NOTE} is {noted!r}; it must be an object that says the "
+            f"{folder.path}: {_STUDENT_NOTE} is {shown(noted)}; it must be an object that says the "
             "guidance_scales"
         )
     note = from_mapping(_StudentNote, noted, f"{folder.path}: {_STUDENT_NOTE}")

@@ -5,12 +5,14 @@ Shapes: N captions, M candidates per caption, D embedding width.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.checks import whole_number
+from unclip.config import Between, Checked, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback
@@ -27,18 +29,22 @@ from unclip.stages.base import (
 )
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 
+MAX_CANDIDATES = 1024
+Candidates = Annotated[int, Between(1, MAX_CANDIDATES)]
+Measured = Annotated[int, Between(1, 2**22)]
+
 
 @dataclass(frozen=True)
-class PriorSettings:
+class PriorSettings(Checked):
     """What is chosen about a diffusion prior before it is trained."""
 
-    num_layers: int = 6
-    num_attention_heads: int = 6
-    attention_head_dim: int = 64
-    dropout: float = 0.0
-    drop_text: float = 0.1  # captions dropped for guidance (section 2.2)
-    candidates: int = 2  # z_i drawn per image; the one closest to z_t is kept (section 2.2)
-    statistics: int = 8192  # images that the embeddings' mean and deviation are measured on
+    num_layers: Layers = 6
+    num_attention_heads: Heads = 6
+    attention_head_dim: Width = 64
+    dropout: Dropout = 0.0
+    drop_text: Probability = 0.1  # captions dropped for guidance (section 2.2)
+    candidates: Candidates = 2  # z_i drawn per image; the one closest to z_t is kept (section 2.2)
+    statistics: Measured = 8192  # images that the embeddings' mean and deviation are measured on
     loss: LossConfig = field(default_factory=LossConfig)
 
 
@@ -92,10 +98,9 @@ class PriorStage:
         candidates = folder.index().get(
             "_prior_num_candidates", 1
         )  # where none is said: diffusers'
-        if not isinstance(candidates, int) or candidates < 1:
-            raise ValueError(
-                f"{folder.path}: _prior_num_candidates is {candidates!r}; it must be 1 or more"
-            )
+        candidates = whole_number(
+            candidates, f"{folder.path}: _prior_num_candidates", 1, MAX_CANDIDATES
+        )
         settings = PriorSettings(
             config.num_layers,
             config.num_attention_heads,

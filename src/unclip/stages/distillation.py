@@ -14,11 +14,12 @@ Shapes: N images, H × W pixels at the decoder's resolution.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
 
+from unclip.config import Between, Checked, Probability
 from unclip.diffusion.guidance import Guidance, guided
 from unclip.diffusion.losses import LossConfig, prediction_errors, variance_loss
 from unclip.diffusion.prediction import split_variance, to_prediction
@@ -30,20 +31,23 @@ from unclip.stages.conditioning import dropped
 from unclip.stages.decoder import DecoderStage, Student, save_student
 from unclip.stages.masks import mask_channels, random_masks
 
+LearnedScale = Annotated[float, Between(1, 1000)]
 _WIDTH = 16  # of the guidance scale's embedding
 
 
 @dataclass(frozen=True)
-class DistillationSettings:
+class DistillationSettings(Checked):
     """What is chosen about a student before it is trained."""
 
-    guidance_scales: tuple[float, float] = (1.0, 10.0)  # the lowest and highest that it learns
-    drop_text: float = 0.5  # captions dropped, as for the decoder
+    # The lowest and highest that it learns.
+    guidance_scales: tuple[LearnedScale, LearnedScale] = (1.0, 10.0)
+    drop_text: Probability = 0.5  # captions dropped, as for the decoder
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         low, high = self.guidance_scales
-        if not 1 <= low < high:
+        if not low < high:
             raise ValueError(
                 f"guidance_scales are {low:g} and {high:g}; give two of 1 or more, the lower first"
             )

@@ -4,17 +4,18 @@ Shapes: N images, h × w pixels of the small image, H × W of the large one, f =
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.config import Between, Checked, Dropout, Probability, Width, Widths
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
-from unclip.diffusion.schedules import DiffusionConfig
+from unclip.diffusion.schedules import BetaSchedule, DiffusionConfig, PredictionType
 from unclip.models.folder import ModelFolder
 from unclip.models.precision import full_precision
 from unclip.models.tiling import tile_side, tiled
@@ -36,32 +37,26 @@ SCHEDULERS = {FIRST: "super_res_scheduler", SECOND: "super_res_1024_scheduler"}
 
 
 @dataclass(frozen=True)
-class UpsamplerSettings:
+class UpsamplerSettings(Checked):
     """What is chosen about an upsampler before it is trained."""
 
-    factor: int = 4  # the paper: 64 → 256 → 1024
-    widths: tuple[int, ...] = (32, 64, 128, 192)
-    layers: int = 1
-    groups: int = 16
-    dropout: float = 0.0
-    prediction_type: str = "epsilon"
-    beta_schedule: str = "squaredcos_cap_v2"
-    crop: int = 4  # trained on crops of 1/crop of the side (section 2.1)
+    factor: Annotated[int, Between(2, 16)] = 4  # the paper: 64 → 256 → 1024
+    widths: Widths = (32, 64, 128, 192)
+    layers: Annotated[int, Between(1, 32)] = 1
+    groups: Width = 16
+    dropout: Dropout = 0.0
+    prediction_type: PredictionType = "epsilon"
+    beta_schedule: BetaSchedule = "squaredcos_cap_v2"
+    crop: Annotated[int, Between(1, 64)] = 4  # trained on crops of 1/crop of the side (section 2.1)
     # What the small image suffers (section 2.1): the first upsampler's a 3 × 3 Gaussian blur, the
     # second one's BSR, which the data workers do (`data/degradations.py`).
     degradation: Literal["blur", "bsr"] = "blur"
-    blur_sigma: float = 0.6  # of the Gaussian, pixels
-    strength: float = 1.0  # of BSR, 0 to 1
+    blur_sigma: Annotated[float, Between(0.01, 100)] = 0.6  # of the Gaussian, pixels
+    strength: Probability = 1.0  # of BSR, 0 to 1
     # Of each small image being degraded. The paper seems to degrade all, and a network that has
     # seen nothing else oversharpens what is sharp; Ho et al. (arXiv 2106.15282) blur half of them.
-    degradation_probability: float = 1.0
+    degradation_probability: Probability = 1.0
     loss: LossConfig = field(default_factory=LossConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.degradation_probability <= 1:
-            raise ValueError(
-                f"degradation_probability is {self.degradation_probability}; choose from 0 to 1"
-            )
 
     def process(self) -> DiffusionConfig:
         return DiffusionConfig(

@@ -5,30 +5,29 @@ the resolved recipe is written into the run, so that a run can be repeated from 
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from unclip.checks import shown
+from unclip.config import Between, Checked, Count, Positive, Probability, Seed
 from unclip.data.emoji import WorldConfig
 from unclip.models.precision import PRECISIONS
 
+Averaging = Annotated[float, Between(0, 0.9999999)]  # how much of a running mean stays in a step
+BatchSize = Annotated[int, Between(1, 2**20)]
+
 
 @dataclass(frozen=True)
-class Data:
+class Data(Checked):
     """Where the captioned images come from."""
 
     source: str = "emoji"  # the built-in world, or a folder of captioned images
-    size: int = 64  # pixels of a side
-    workers: int = 1  # processes that load and render
-    held_out: float = 0.0  # fraction of a folder's images kept for evaluation, by their names
+    size: Annotated[int, Between(8, 4096)] = 64  # pixels of a side
+    workers: Annotated[int, Between(0, 256)] = 1  # processes that load and render
+    # Fraction of a folder's images kept for evaluation, by their names.
+    held_out: Annotated[float, Between(0, 0.99)] = 0.0
     world: WorldConfig = field(default_factory=WorldConfig)  # options of the built-in world
 
     def __post_init__(self) -> None:
-        if self.size < 8:
-            raise ValueError(f"data.size is {self.size}; images need at least 8 pixels a side")
-        if self.workers < 0:
-            raise ValueError(f"data.workers is {self.workers}; it must not be negative")
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"data.held_out is {shown(self.held_out)}; it must be in [0, 1)")
+        super().__post_init__()
         if self.held_out and self.is_world:
             raise ValueError(
                 "data.held_out is for folders of images; the built-in world holds out combinations "
@@ -48,58 +47,43 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Optimiser:
+class Optimiser(Checked):
     """The optimiser and its schedule; the defaults are Adam's, each recipe states its own."""
 
     kind: Literal["adamw", "muon"] = "adamw"  # muon: for hidden matrices and kernels, see muon.py
-    learning_rate: float = 3e-4
-    matrix_rate: float = 1e-3  # muon's learning rate; the other parameters have `learning_rate`
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    warmup: int = 100  # steps of linear warm-up
-    decay: float = 0.0  # last fraction of the run that a cosine takes to zero; 0: constant
-    clip: float = 1.0  # largest gradient norm
-    rho: float = 0.0  # radius of sharpness-aware minimisation, see sam.py; 0: off
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "matrix_rate", "eps", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"optimiser.{name} is {getattr(self, name)}; it must be positive")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optimiser.{name} must be in [0, 1)")
-        if not 0 <= self.decay <= 1 or self.warmup < 0 or self.weight_decay < 0:
-            raise ValueError("optimiser: decay must be in [0, 1], warmup and weight_decay ≥ 0")
-        if not self.rho >= 0:
-            raise ValueError(f"optimiser.rho is {self.rho}; it must be 0 or more")
+    learning_rate: Positive = 3e-4
+    matrix_rate: Positive = 1e-3  # muon's learning rate; the other parameters have `learning_rate`
+    weight_decay: Annotated[float, Between(0, 1e6)] = 0.0
+    beta1: Averaging = 0.9
+    beta2: Averaging = 0.999
+    eps: Positive = 1e-8
+    warmup: Annotated[int, Between(0, 10**9)] = 100  # steps of linear warm-up
+    decay: Probability = 0.0  # last fraction of the run that a cosine takes to zero; 0: constant
+    clip: Positive = 1.0  # largest gradient norm
+    # Radius of sharpness-aware minimisation, see sam.py; 0: off.
+    rho: Annotated[float, Between(0, 1e6)] = 0.0
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Checked):
     """The loop's own settings, the same for every stage."""
 
-    steps: int = 10_000
-    batch_size: int = 64  # over all processes and accumulated parts
-    accumulation: int = 1  # parts that a batch is computed in
+    steps: Count = 10_000
+    batch_size: BatchSize = 64  # over all processes and accumulated parts
+    accumulation: BatchSize = 1  # parts that a batch is computed in
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    ema: float = 0.9999  # decay of the averaged weights, which are the ones published
-    seed: int = 0
+    ema: Averaging = 0.9999  # decay of the averaged weights, which are the ones published
+    seed: Seed = 0
     init: str = ""  # a model (folder or hf:owner/model) whose weights are trained further
-    log_every: int = 50
-    preview_every: int = 1000  # 0: never
-    checkpoint_every: int = 500
+    log_every: Count = 50
+    preview_every: Annotated[int, Between(0, 10**9)] = 1000  # 0: never
+    checkpoint_every: Count = 500
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
+        super().__post_init__()
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"training.batch_size {self.batch_size} does not split into "
                 f"{self.accumulation} equal parts (training.accumulation)"
             )
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"training.ema is {self.ema}; it must be in [0, 1)")
         assert self.precision in PRECISIONS
