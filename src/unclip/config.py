@@ -44,7 +44,7 @@ Count = Annotated[int, Between(1, 10**9)]
 Probability = Annotated[float, Between(0, 1)]
 Dropout = Annotated[float, Between(0, 0.99)]
 Scale = Annotated[float, Between(0, 1000)]  # of guidance
-Positive = Annotated[float, Between(1e-20, 1e6)]
+Positive = Annotated[float, Between(1e-20, 10**12)]
 
 
 class Checked:

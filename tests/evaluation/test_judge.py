@@ -161,7 +161,7 @@ def test_bad_input_is_said_in_one_sentence(tmp_path: Path) -> None:
         judge_images(judge, torch.zeros(1, 3, 32, 64))
     with pytest.raises(ValueError, match="not finite"):
         judge_images(judge, torch.full((1, 3, 32, 32), torch.nan))
-    with pytest.raises(ValueError, match="three widths"):
+    with pytest.raises(ValueError, match="widths has 2 entries; it must have 3"):
         JudgeConfig(widths=(8, 8))
     with pytest.raises(ValueError, match="multiples of 8"):
         JudgeConfig(widths=(8, 8, 12))

@@ -109,7 +109,7 @@ def test_resume_and_overwrite(captioned: Path, capsys: Capture) -> None:
         ("[data.world]\nmax_object = 1\n", "unknown key 'max_object'"),
         ("[training\n", "is not a TOML file"),
         ('stage = "prior"\n', "is a recipe for 'prior', not for 'clip'"),
-        ("[optimiser]\nlearning_rate = -1.0\n", "optimiser.learning_rate is -1.0"),
+        ("[optimiser]\nlearning_rate = -1.0\n", "learning_rate is -1.0"),
         ('[network]\nsize = "huge"\n', "huge"),
     ],
 )
@@ -126,11 +126,11 @@ def test_bad_recipes(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--recipe none.toml", "cannot read the recipe none.toml"),
+        ("--recipe none.toml", "cannot read none.toml"),
         ("--data none", "does not exist"),
         ("--data emoji:photos", "photos"),
         ("--training.step 3", "perhaps you meant --training.steps INT"),
-        ("--training.batch-size 0", "training.batch_size is 0"),
+        ("--training.batch-size 0", "batch_size is 0"),
         ("--device abacus", "abacus"),
         ("--resume", "nothing to resume"),
     ],

@@ -97,7 +97,7 @@ def test_every_part_of_the_prefix_matters(network: AutoregressivePrior) -> None:
 def test_impossible_sizes_are_refused(network: AutoregressivePrior) -> None:
     with pytest.raises(ValueError, match="num_codes is 0; it must be between 1 and"):
         AutoregressivePriorConfig(0)
-    with pytest.raises(ValueError, match=r"`num_buckets` and .* at least 2"):
+    with pytest.raises(ValueError, match="num_buckets is 1; it must be between 2 and"):
         AutoregressivePriorConfig(3, num_buckets=1)
     long = torch.zeros(3, 6, 12)
     with pytest.raises(ValueError, match="at most 5 caption tokens, not 6"):

@@ -107,7 +107,7 @@ def test_guidance_scales_are_taken_by_networks_that_embed_them():
     with pytest.raises(ValueError, match="takes no `guidance_scale`"):
         UNet(CONFIG).conditions(times, **batch, guidance_scales=[1.0, 3.0])
     for width in (0, 3):
-        with pytest.raises(ValueError, match="time_cond_proj_dim is"):
+        with pytest.raises(ValueError, match=r"time_cond_proj_dim`? is"):
             dataclasses.replace(CONFIG, time_cond_proj_dim=width)
 
 
