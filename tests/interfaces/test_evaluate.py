@@ -63,8 +63,8 @@ def test_fid(tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture)
     ]  # fmt: skip
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "distance of 3 images to real ones" in said
-    assert "of as many other real ones" in said
+    assert "3 generated images, to 3 real ones of other captions" in said
+    assert "the real images of the same captions, to those" in said
     numbers = json.loads(report.read_text())
     assert numbers["fid"]["images"] == 3
     assert numbers["fid"]["generated"] > 0
