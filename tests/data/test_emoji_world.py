@@ -299,6 +299,16 @@ def test_misreadings_are_wrong_in_the_captions_words() -> None:
     assert kinds == {"colours", "relation"}
 
 
+def test_another_layout_is_the_same_content_elsewhere() -> None:
+    world = World(WorldConfig(contrast=4))
+    for i in range(20):
+        scene, other = world.scene(i), world.scene(i, layout=1)
+        assert scene == world.scene(i)
+        assert other.caption == scene.caption
+        assert pairs_of(other) == pairs_of(scene)
+        assert other.objects != scene.objects
+
+
 def draft_of(relation: str | None, *things: Thing, counted: bool = False) -> Draft:
     return Draft(things, Background("night"), relation, "plain", counted)
 

@@ -48,12 +48,17 @@ class World:
         """Pickled as its config: data loaders' workers build their own."""
         return World, (self.config,)
 
-    def scene(self, index: int) -> Scene:
-        """Scene number `index` (0 or more): ground truth and caption, without pixels."""
+    def scene(self, index: int, layout: int = 0) -> Scene:
+        """Scene number `index` (0 or more): ground truth and caption, without pixels.
+
+        Args:
+            layout: other numbers give the same content under the same caption in other places and
+                shades, to see how much of an image a caption leaves open.
+        """
         keys, draft = self._draft(index)
         caption, named, background_named = self._grammar.caption(draft, Stream(*keys, _WORDS))
-        layout = Stream(*keys, _LAYOUT)
-        background, objects = _realise(draft, named, layout)
+        places = Stream(*keys, _LAYOUT, *([layout] if layout else []))
+        background, objects = _realise(draft, named, places)
         return Scene(
             objects=objects,
             background=background,
