@@ -61,11 +61,11 @@ Intervals are 95 % (Wilson).
 
 ## Limits
 
-Read the tables: what they say of shapes, relations and binding is what you will see. Single objects
-are nearly always right, two of them mostly; which of two has which colour is right about as often as
-not, and where each stands less often. The last two rows say how far CLIP's text tower knows what
-words are tied to, beyond the words; prior and decoder read their captions through it. Small objects,
-more than two of them, textures, styles and emoji are outside its world altogether.
+Read the tables: what they say of shapes, relations and binding is what you will see. Single
+objects are nearly always right, two of them mostly; which of two has which colour is right about
+as often as not, and where each stands less often. The last two rows say how far CLIP's text tower
+knows what words are tied to, beyond the words; prior and decoder read their captions through it.
+Small objects, more than two of them, textures, styles and emoji are outside its world altogether.
 """
 
 
