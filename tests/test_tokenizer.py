@@ -178,6 +178,12 @@ def test_training_needs_room_for_bytes_and_survives_odd_captions() -> None:
     assert 514 <= len(odd) <= 600
 
 
+def test_a_word_without_end_takes_no_time_without_end() -> None:
+    long = "ab" * 500_000  # ten minutes, if merges were learned from all of it
+    learned = [Tokenizer.train([text], 600, 12).merges for text in (long, long[:10_000])]
+    assert learned[0] == learned[1]
+
+
 def damage(name: str, content: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(content) and None
 

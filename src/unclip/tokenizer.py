@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 MAX_VOCABULARY = 2**20  # ids; models of text alone have a quarter of that
+_LEARNED = 10_000  # characters of a caption that merges are learned from: words take quadratic time
 _REASON = 200  # characters of what the library says that a sentence repeats
 # CLIP's pattern: special tokens, English contractions, runs of letters, single digits, other runs.
 _WORDS = (
@@ -150,7 +151,7 @@ class Tokenizer:
         byte_tokens = _byte_alphabet()
         backend = _backend(models.BPE(end_of_word_suffix="</w>"))
         backend.train_from_iterator(
-            _nonempty(captions),
+            _usable(captions),
             trainers.BpeTrainer(
                 vocab_size=vocab_size,  # finds at least the merges that are kept below
                 initial_alphabet=byte_tokens,
@@ -253,8 +254,9 @@ def _byte_alphabet() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]
 
 
-def _nonempty(texts: Iterable[str]) -> Iterator[str]:
-    return (text for text in texts if text.strip())
+def _usable(texts: Iterable[str]) -> Iterator[str]:
+    """What is learned from texts: no empty ones, and nothing that no context holds."""
+    return (text[:_LEARNED] for text in texts if text.strip())
 
 
 def _checked_vocabulary(vocab: object) -> dict[str, int]:

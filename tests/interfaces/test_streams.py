@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,12 @@ def test_a_reader_that_has_seen_enough() -> None:
     )  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_warnings_of_pillow_are_not_printed_and_others_are() -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with streams.standard_streams():
+            for module in ("PIL.TiffImagePlugin", "torch.nn"):
+                warnings.warn_explicit("corrupt", UserWarning, f"{module}.py", 1, module)
+    assert [one.filename for one in said] == ["torch.nn.py"]

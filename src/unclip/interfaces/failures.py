@@ -16,7 +16,7 @@ from unclip import __version__
 from unclip.checks import printable
 
 DONE, OURS, REQUEST, INTERRUPTED, STOPPED = 0, 1, 2, 130, 143
-_SENTENCE, _WORD = 1000, 240  # characters at most; names of files have up to 255, paths more
+_SENTENCE, _WORD = 600, 240  # characters at most; names of files have up to 255, paths more
 # torch's errors have no class of their own on a CPU, and several on GPUs.
 _NO_MEMORY = (
     "can't allocate memory",

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -29,13 +30,18 @@ _PLAIN = {
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Standard streams that can be written to while a command runs."""
+    """Standard streams that can be written to while a command runs.
+
+    What Pillow warns of, a damaged EXIF block say, is not printed: nobody can do anything about it.
+    """
     open_closed()
     before = sys.stdout, sys.stderr
     out, err = _Shown(before[0], "the standard output"), _Shown(before[1])
     sys.stdout, sys.stderr = out, err
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
     finally:
         for stream in (out, err):
             with suppress(OSError):
