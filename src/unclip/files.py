@@ -12,6 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -108,7 +109,7 @@ def whole(path: Path, put: Callable[[Path, Path], Any] = Path.replace) -> Iterat
     """
     from safetensors import SafetensorError
 
-    with _private_folder(path) as private:
+    with private_folder(path) as private:
         partial = private / path.name
         try:
             partial.touch(exist_ok=False)
@@ -127,13 +128,17 @@ def sweep(folder: Path, start: str = ".") -> None:
     """Remove what killed processes left half-written in `folder`; what another one writes stays."""
     for leftover in folder.glob(f"{escape(start)}*{_PARTIAL}"):
         if leftover.is_dir() and not leftover.is_symlink():
-            with suppress(OSError), _held(leftover):  # or another process holds it
+            with suppress(OSError), locked(leftover, wait=False):  # or another process holds it
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager
-def _private_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder beside `path`, held while the block runs and removed then."""
+def private_folder(path: Path) -> Iterator[Path]:
+    """A fresh folder beside `path`, held while the block runs and removed then.
+
+    Raises:
+        ValueError: the place cannot be written.
+    """
     start = f".{path.name[:64]}."  # names have a largest length
     with ExitStack() as stack:
         try:
@@ -141,7 +146,7 @@ def _private_folder(path: Path) -> Iterator[Path]:
             private = Path(tempfile.mkdtemp(_PARTIAL, start, path.parent))
             while True:
                 with suppress(FileNotFoundError, BlockingIOError):
-                    stack.enter_context(_held(private))
+                    stack.enter_context(locked(private, wait=False))
                     if private.exists():
                         break
                 # Another thread or process swept it before it was held.
@@ -152,30 +157,67 @@ def _private_folder(path: Path) -> Iterator[Path]:
         yield private
 
 
+_LOCKS: set[int] = set()  # descriptors of this process's own locks
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold a folder for the moment in which a name in it is chosen and taken: other commands that
     do the same wait. Where a file system has no locks, they do not."""
     with ExitStack() as stack:
         with suppress(OSError):
-            stack.enter_context(_held(folder, wait=True))
+            stack.enter_context(locked(folder))
         yield
 
 
 @contextmanager
-def _held(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a folder while it is in use; unless told to wait, `BlockingIOError` if another does."""
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold a folder, or a file that is made if need be, against others while the block runs.
+
+    The kernel lets go of it when the process dies, whatever its workers do. Where there are no such
+    locks (Windows, some network disks) nothing is held.
+
+    Args:
+        shared: beside others that share it.
+        wait: for whoever holds it.
+
+    Raises:
+        BlockingIOError: another one holds it, and `wait` is false.
+        OSError: it cannot be opened.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows, where an open file cannot be removed anyway
+    except ImportError:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    kind = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(path, kind, 0o666)
+    _give_up_in_forks()
+    _LOCKS.add(descriptor)
+    mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(descriptor, mode)
+        except BlockingIOError:
+            raise
+        except OSError:  # a disk without locks
+            pass
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _LOCKS:  # else this is a fork, which gave it up
+            _LOCKS.remove(descriptor)
+            os.close(descriptor)
+
+
+@cache
+def _give_up_in_forks() -> None:
+    """A worker that outlives its killed parent must not keep the parent's locks."""
+
+    def give_up() -> None:
+        while _LOCKS:
+            os.close(_LOCKS.pop())
+
+    os.register_at_fork(after_in_child=give_up)
 
 
 def write_text(path: Path, text: str) -> None:

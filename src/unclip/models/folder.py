@@ -2,24 +2,29 @@
 
 A directory in the layout that diffusers uses for its unCLIP pipelines: `model_index.json`, and a
 folder per component with `config.json` and safetensors weights. Loading is strict (every tensor, by
-name and shape), weights are memory-mapped and read once, and pickled weights are refused. A
-component is written whole under another name first and then renamed into place; what a killed
-process leaves of that is cleared by the next one that writes.
+name and shape), weights are memory-mapped and read once, and pickled weights are refused. What
+belongs together is published together (`models/publishing.py`), and the index notes what was
+trained with what (`models/belonging.py`).
 """
 
 import filecmp
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from unclip.files import read_json, read_safetensors, write_json
+from unclip.checks import shown
+from unclip.files import locked, private_folder, read_json, read_safetensors, write_json
+from unclip.models import belonging
 from unclip.models.offload import Offload
+from unclip.models.publishing import INDEX, NEW, check_name, commit, complete, is_pending
 from unclip.models.weights import (
     check_weights,
     fingerprint_of,
@@ -28,8 +33,26 @@ from unclip.models.weights import (
     weight_files,
 )
 
-INDEX = "model_index.json"
 M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S")
+
+
+@dataclass
+class _Draft:
+    """What a publication will change, while it is written."""
+
+    private: Path
+    anew: Collection[str]  # components that go unless they are written; all notes with them
+    entries: dict[str, Any] = field(default_factory=dict)  # into the index
+    removed: set[str] = field(default_factory=set)  # out of it
+
+    def applied(self, index: dict[str, Any]) -> dict[str, Any]:
+        """The index as it will be."""
+        gone = {*self.removed, *self.anew}
+        if self.anew:
+            gone |= {name for name in index if name.startswith("_")}
+        gone |= {f"_{name}" for name in self.removed}  # their notes
+        return {key: entry for key, entry in index.items() if key not in gone} | self.entries
 
 
 class ModelFolder:
@@ -48,32 +71,78 @@ class ModelFolder:
         self.path = Path(path)
         self.variant = variant
         self.offload = offload
+        self._draft: _Draft | None = None
+        self._held = False  # the folder, by this object
 
     def index(self) -> dict[str, Any]:
         """`model_index.json`: component name → [library, class]; keys with "_" are notes."""
         file = self.path / INDEX
-        if not file.is_file():
+        with self.steady():
+            there = read_json(file) if file.is_file() else None
+        if self._draft is not None:
+            there = self._draft.applied(there or {"_class_name": "UnCLIPPipeline"})
+        if there is None:
             raise ValueError(
                 f"{self.path} is not a model folder: it has no {INDEX}"
                 if self.path.is_dir()
                 else f"there is no model folder {self.path}"
             )
-        index = read_json(file)
-        for name, entry in index.items():
+        for name, entry in there.items():
             if name.startswith("_") or not isinstance(entry, list):
                 continue  # a note, or an argument of the pipeline such as a switch
-            if Path(name).name != name or name == "..":
-                raise ValueError(f"{file} names a component {name!r}, which is outside the folder")
+            check_name(name, self.path)
             if len(entry) != 2 or not all(isinstance(x, str | None) for x in entry):
-                raise ValueError(f"{file}: {name} is {entry!r}; it must be [library, class]")
-        return index
+                raise ValueError(f"{file}: {name} is {shown(entry)}; it must be [library, class]")
+        return there
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Nothing in the folder is replaced while the block reads it.
+
+        Raises:
+            ValueError: it was being replaced when its writer was killed, and this process may not
+                complete that.
+        """
+        if self._held or not self.path.is_dir():
+            yield
+            return
+        with ExitStack() as stack:
+            while True:
+                stack.enter_context(locked(self.path, shared=True))
+                if not is_pending(self.path):
+                    break
+                stack.close()
+                with self._alone():
+                    pass
+            self._held = True
+            stack.callback(setattr, self, "_held", False)
+            yield
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else reads or writes the folder while the block runs."""
+        assert not self._held
+        with locked(self.path):
+            self._held = True
+            try:
+                complete(self.path)
+                yield
+            finally:
+                self._held = False
 
     def has(self, component: str) -> bool:
         """Whether the index names the component and its folder is there."""
-        if not (self.path / INDEX).is_file():
-            return False
-        entry = self.index().get(component)
-        return isinstance(entry, list) and bool(entry[0]) and (self.path / component).is_dir()
+        with self.steady():
+            if self._draft is None and not (self.path / INDEX).is_file():
+                return False
+            entry = self.index().get(component)
+            return isinstance(entry, list) and bool(entry[0]) and self._place(component).is_dir()
+
+    def _place(self, component: str) -> Path:
+        """Where a component is, or will be written."""
+        if self._draft is not None and (self._draft.private / NEW / component).is_dir():
+            return self._draft.private / NEW / component
+        return self.path / component
 
     def config(self, component: str) -> dict[str, Any]:
         """The component's config.json (schedulers: scheduler_config.json)."""
@@ -88,7 +157,7 @@ class ModelFolder:
         self.index()
         if not self.has(component):
             raise ValueError(f"the model {self.path} has no {component}")
-        return self.path / component
+        return self._place(component)
 
     def load(
         self, component: str, network: type[M], config: Any, dtype: torch.dtype | None = None
@@ -104,7 +173,14 @@ class ModelFolder:
         if self.offload is not None:
             check_weights(module, path, self.variant)
             module.to(dtype)
-            self.offload.manage(module, lambda: load_weights(module, path, dtype, self.variant))
+            seen = _stamps(path, self.variant)
+
+            def read() -> None:
+                if _stamps(path, self.variant) != seen:
+                    raise ValueError(f"{path} was replaced after it was opened; open it again")
+                load_weights(module, path, dtype, self.variant)
+
+            self.offload.manage(module, read)
         else:
             load_weights(module, path, dtype, self.variant)
         return module.eval()
@@ -158,61 +234,80 @@ class ModelFolder:
         )
 
     @contextmanager
+    def publishing(
+        self, anew: Collection[str] = (), learned_from: Mapping[str, str] | None = None
+    ) -> Iterator[None]:
+        """All that the block saves and removes becomes visible together when it ends without error.
+
+        Until then, and if the process is killed, the folder is as it was. Blocks within this one
+        are part of it.
+
+        Args:
+            anew: components that go unless the block saves them, and with them all notes.
+            learned_from: fingerprints of components that must still be there.
+
+        Raises:
+            ValueError: the folder cannot be written; or another process has replaced what was
+                learned from.
+        """
+        if self._draft is not None:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with private_folder(self.path / "publishing") as private:
+            self._draft = _Draft(private, anew)
+            try:
+                yield
+                with self._alone():
+                    belonging.check_unchanged(self.path, learned_from or {})
+                    index = self.index()
+                    note = belonging.renewed(index, self.path, private / NEW)
+                    index.pop(belonging.NOTE, None)
+                    commit(self.path, private, index | ({belonging.NOTE: note} if note else {}))
+            finally:
+                self._draft = None
+
+    @contextmanager
     def replacing(self, component: str, entry: tuple[str, str]) -> Iterator[Path]:
         """A fresh folder that takes the component's place when the block ends without error."""
-        target = self.path / component
-        fresh, old = (self.path / f".{component}.{state}" for state in ("new", "old"))
-        if old.exists() and not target.exists():  # killed between the two renames below
-            old.rename(target)
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        try:
+        with self.publishing():
+            assert self._draft is not None
+            fresh = self._draft.private / NEW / component
+            shutil.rmtree(fresh, ignore_errors=True)  # written twice: the last one counts
+            fresh.mkdir(parents=True)
             yield fresh
-            if target.exists():
-                target.rename(old)
-            fresh.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-        self.update_index({component: list(entry)})
+            self.update_index({component: list(entry)})
 
     def remove(self, component: str) -> None:
-        """Take a component out of the index, and delete it."""
-        with _locked(self.path):
-            index = self.index()
-            index.pop(component, None)
-            index.pop(f"_{component}", None)  # its note
-            write_json(self.path / INDEX, index)
-        shutil.rmtree(self.path / component, ignore_errors=True)
+        """Take a component and its note out of the index, and delete it."""
+        with self.publishing():
+            assert self._draft is not None
+            self._draft.removed.add(component)
+            self._draft.entries.pop(component, None)
+            shutil.rmtree(self._draft.private / NEW / component, ignore_errors=True)
 
     def update_index(self, entries: Mapping[str, Any]) -> None:
         """Put entries into `model_index.json`, creating it where there is none."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path):
-            there = (self.path / INDEX).is_file()
-            index = self.index() if there else {"_class_name": "UnCLIPPipeline"}
-            index.update(entries)
-            write_json(self.path / INDEX, index)
+        with self.publishing():
+            assert self._draft is not None
+            self._draft.entries.update(entries)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time: two trainers may publish into one model folder."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def together(save: Callable[[S, ModelFolder], None]) -> Callable[[S, ModelFolder], None]:
+    """A method that saves several components: they are published together."""
+
+    @wraps(save)
+    def saved(self: S, folder: ModelFolder) -> None:
+        with folder.publishing():
+            save(self, folder)
+
+    return saved
+
+
+def _stamps(component: Path, variant: str | None) -> list[tuple[str, int, int, int]]:
+    """What tells files from others of the same name."""
+    found = [(file.name, file.stat()) for file in weight_files(component, variant)]
+    return [(name, f.st_ino, f.st_size, f.st_mtime_ns) for name, f in found]
 
 
 def bundled(name: str) -> Path:

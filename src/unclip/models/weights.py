@@ -16,7 +16,7 @@ from unclip.files import opened_safetensors, read_json, write_json, write_safete
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 # 0, 1, 2, …: a constant that older versions of the publishing library stored as a tensor.
-_COUNTED = ".embeddings.position_ids"
+COUNTED = ".embeddings.position_ids"
 _STEMS = ("model", "diffusion_pytorch_model")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _CONVERTED_AT_ONCE = 2**28  # bytes
@@ -86,7 +86,7 @@ def check_weights(
     for file in weight_files(folder, variant):
         where[file] = []
         for key, shape, kind in _header(file):
-            if key.endswith(_COUNTED) and key not in wanted:
+            if key.endswith(COUNTED) and key not in wanted:
                 continue
             if key not in wanted:
                 raise ValueError(f"{file} has a tensor {key!r} that this network does not have")

@@ -7,6 +7,7 @@ import torch
 
 from unclip.checks import shown
 from unclip.config import Checked, Probability, Scale, from_mapping, to_mapping
+from unclip.models.belonging import check_belonging
 from unclip.models.diffusion_prior import DiffusionPrior
 from unclip.models.folder import ModelFolder
 from unclip.models.int8 import to_int8
@@ -83,6 +84,7 @@ class Parts:
             raise ValueError("int8 weights are made once, at opening: open it without offload")
         dtype = fastest_dtype(device.type) if in_int8 else dtype
         kind = check_index(model)
+        check_belonging(model.index(), model.path)
         clip = FrozenCLIP.load(model, dtype).to(device)
         draws = kind == TEXT_TO_IMAGE
         prior = PriorStage.load(model, clip, dtype) if draws and model.has("prior") else None

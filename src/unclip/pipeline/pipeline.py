@@ -5,7 +5,6 @@
 Shapes: N images, D embedding width, H × W pixels.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,6 +16,7 @@ from torch import Tensor
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise, Prediction
+from unclip.files import private_folder
 from unclip.models.diffusion_prior import Prefix
 from unclip.models.folder import ModelFolder, bundled
 from unclip.models.hub import commit_of, resolve_model
@@ -135,7 +135,9 @@ class Pipeline(Manipulations):
         else:
             path = resolve_model(folder, revision, variant, CLASSES)
         model = ModelFolder(path, variant, Offload(place) if offload else None)
-        parts = Parts.open(model, precision, place)
+        with model.steady():
+            parts, defaults = Parts.open(model, precision, place), read_defaults(model)
+            print_ = model.fingerprint("decoder", "text_proj", "text_encoder", "image_encoder")
         if compile:
             parts.compile()
         else:
@@ -146,10 +148,10 @@ class Pipeline(Manipulations):
             parts.decoder,
             parts.upsamplers,
             autoregressive_prior=parts.autoregressive_prior,
-            defaults=read_defaults(model),
+            defaults=defaults,
             name=str(folder or "bundled"),
             revision=commit_of(path) or "",
-            fingerprint=model.fingerprint("decoder", "text_proj", "text_encoder", "image_encoder"),
+            fingerprint=print_,
         )
 
     @property
@@ -170,36 +172,44 @@ class Pipeline(Manipulations):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model as it is loaded, in the precision that it is loaded in.
 
+        Another model in the folder is replaced: nothing of it is opened any more. What opening
+        never reads, such as a judge, stays.
+
         diffusers opens the folder too, once its loader is mended (docs/published_models.md).
 
         Raises:
             ValueError: the model is offloaded or in int8; the folder cannot be written, or the disk
-                is full: nothing is left then, unless the folder was there before: its components
-                are replaced one by one.
+                is full: what was there before is then still there, whole.
         """
         folder = Path(folder)
         if self.dtype == torch.int8:
             raise ValueError("a model in int8 cannot be saved; open it in another precision")
         if is_offloaded(self.decoder.network) or is_offloaded(self.clip.text_encoder):
             raise ValueError("an offloaded model is not all in memory; open it without offload")
-        partial = folder if folder.exists() else folder.with_name(f".{folder.name}.new")
-        model = ModelFolder(partial)
         try:
+            if folder.exists():
+                self._save(ModelFolder(folder))
+                return
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with private_folder(folder) as private:
+                self._save(ModelFolder(private / folder.name))
+                (private / folder.name).rename(folder)
+        except OSError as error:
+            raise ValueError(f"cannot write the model {folder}: {error.strerror}") from None
+
+    def _save(self, model: ModelFolder) -> None:
+        priors, defaults = self._priors(), dict(self.defaults)
+        if defaults.get("prior") not in priors:
+            defaults.pop("prior", None)
+        kind = TEXT_TO_IMAGE if priors or not self.decoder.needs_prior else VARIATION
+        with model.publishing(anew=CLASSES):
             self.clip.save(model)
-            for prior in self._priors().values():
+            for prior in priors.values():
                 prior.save(model)
             self.decoder.save(model)
             for upsampler in self.upsamplers:
                 upsampler.save(model)
-            captions = self._priors() or not self.decoder.needs_prior
-            kind = TEXT_TO_IMAGE if captions else VARIATION
-            model.update_index({"_class_name": kind, "_defaults": self.defaults})
-            partial.rename(folder)
-        except OSError as error:
-            raise ValueError(f"cannot write the model {folder}: {error.strerror}") from None
-        finally:
-            if partial != folder:
-                shutil.rmtree(partial, ignore_errors=True)
+            model.update_index({"_class_name": kind, "_defaults": defaults})
 
     @torch.no_grad()
     def __call__(

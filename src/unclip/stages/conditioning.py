@@ -18,9 +18,10 @@ from unclip.models.clip import (
     load_text_encoder,
     save_encoder,
 )
-from unclip.models.folder import ModelFolder
+from unclip.models.folder import ModelFolder, together
 from unclip.models.offload import is_offloaded
 from unclip.models.preprocessing import ImageProcessorConfig, preprocess
+from unclip.models.weights import fingerprint_of
 from unclip.tokenizer import Tokenizer
 
 CLIP_COMPONENTS = ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")
@@ -121,6 +122,7 @@ class FrozenCLIP:
             processor = ImageProcessorConfig.from_json(mapping, where)
         return cls(text_encoder, tokenizer, image_encoder, processor)
 
+    @together
     def save(self, folder: ModelFolder) -> None:
         """text_encoder and tokenizer, and where they are there image_encoder, feature_extractor."""
         save_encoder(folder, self.text_encoder)
@@ -134,6 +136,13 @@ class FrozenCLIP:
                 ("transformers", "CLIPImageProcessor"),
                 {"preprocessor_config.json": self.processor.to_json()},
             )
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of its towers, by component: what is trained with this CLIP belongs to them."""
+        towers = {"text_encoder": self.text_encoder, "image_encoder": self.image_encoder}
+        return {
+            name: fingerprint_of([tower.state_dict()]) for name, tower in towers.items() if tower
+        }
 
     @property
     def width(self) -> int:

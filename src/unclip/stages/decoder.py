@@ -42,7 +42,7 @@ from unclip.diffusion.schedules import DiffusionConfig, PredictionType
 from unclip.models.clip import TextEncoder
 from unclip.models.clip_config import CLIPTextConfig
 from unclip.models.decoder import TextProjection, TextProjectionConfig, text_projection_config
-from unclip.models.folder import ModelFolder
+from unclip.models.folder import ModelFolder, together
 from unclip.models.unet import UNet, UNetConfig
 from unclip.models.unet_config import adm_config
 from unclip.models.weights import fingerprint_of
@@ -421,6 +421,7 @@ class DecoderStage:
         mine = fingerprint_of(part.state_dict() for part in own)
         return folder.fingerprint(*TEACHER) == mine
 
+    @together
     def save(self, folder: ModelFolder) -> None:
         """decoder, text_proj, decoder_scheduler and, if it has them, decoder_text_encoder and
         decoder_distilled. One that is there and another decoder's is removed first."""
@@ -453,6 +454,8 @@ class DecoderStage:
                 text_encoder.state_dict(),
                 stem="model",
             )
+        elif folder.has(TEXT_ENCODER):
+            folder.remove(TEXT_ENCODER)
         if self.settings.note != DecoderSettings().note or _NOTE in folder.index():
             folder.update_index({_NOTE: self.settings.note})
         if self.student is not None:
@@ -470,13 +473,14 @@ class DecoderStage:
 
 def save_student(folder: ModelFolder, student: Student) -> None:
     """decoder_distilled, and the scales that it has learned."""
-    folder.update_index({_STUDENT_NOTE: {"guidance_scales": list(student.scales)}})
-    folder.save(
-        STUDENT,
-        ("diffusers", student.network.config.class_name),
-        {"config.json": student.network.config.to_json()},
-        student.network.state_dict(),
-    )
+    with folder.publishing():
+        folder.update_index({_STUDENT_NOTE: {"guidance_scales": list(student.scales)}})
+        folder.save(
+            STUDENT,
+            ("diffusers", student.network.config.class_name),
+            {"config.json": student.network.config.to_json()},
+            student.network.state_dict(),
+        )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig, Prefix
-from unclip.models.folder import ModelFolder
+from unclip.models.folder import ModelFolder, together
 from unclip.stages.base import (
     Batch,
     Process,
@@ -179,6 +179,7 @@ class PriorStage:
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         return None
 
+    @together
     def save(self, folder: ModelFolder) -> None:
         """prior and prior_scheduler."""
         config = self.network.config

@@ -62,6 +62,7 @@ class DistillationStage:
         self.network = network
         teacher.network.requires_grad_(False).eval()
         scales = settings.guidance_scales
+        self.clip = teacher.clip
         self.teacher, self.settings = teacher.with_student(Student(network, scales)), settings
 
     @classmethod

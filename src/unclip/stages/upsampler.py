@@ -16,7 +16,7 @@ from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import BetaSchedule, DiffusionConfig, PredictionType
-from unclip.models.folder import ModelFolder
+from unclip.models.folder import ModelFolder, together
 from unclip.models.precision import full_precision
 from unclip.models.tiling import tile_side, tiled
 from unclip.models.unet import UNet, UNetConfig
@@ -240,6 +240,7 @@ class UpsamplerStage:
             bicubic = upsample_bicubic(small, (side, side))
         return torch.stack([images, bicubic, made])
 
+    @together
     def save(self, folder: ModelFolder) -> None:
         """The upsampler's component and its scheduler; with the first one, super_res_last too.
 
