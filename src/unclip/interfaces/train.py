@@ -1,6 +1,7 @@
 """`unclip train STAGE`: flags and recipe files to a run."""
 
 import dataclasses
+import hashlib
 import os
 import signal
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ from unclip.evaluation.judge_training import JUDGE
 from unclip.interfaces.options import parse
 from unclip.interfaces.outputs import check_folder
 from unclip.training.plan import plan
+from unclip.training.run import RECIPE, check_owner, owner
 from unclip.training.stages import STAGES
-from unclip.training.start import RECIPE, Recipe, StageSpec, Where, read, resolve, start
+from unclip.training.start import Recipe, StageSpec, Where, read, resolve, start
 
 SPECS: dict[str, StageSpec[Any]] = {**STAGES, JUDGE.name: JUDGE}
 
@@ -80,7 +82,14 @@ def _data_flag(word: str) -> str:
 
 
 def _run_folder(model: Path, stage: str) -> Path:
-    return Path("runs") / (model.resolve().name or "model") / stage
+    """`runs/NAME/STAGE`, or with more after the name where another model of that name has it."""
+    whole = model.resolve()
+    name = whole.name or "model"
+    folder = Path("runs") / name / stage
+    if owner(folder) in (None, whole):
+        return folder
+    place = hashlib.blake2b(os.fsencode(whole), digest_size=4).hexdigest()
+    return Path("runs") / f"{name}-{place}" / stage
 
 
 def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
@@ -89,7 +98,11 @@ def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
     if "--resume" in words and model:
         run_folder = Path(folder) if folder else _run_folder(Path(model), spec.name)
         if not (run_folder / RECIPE).is_file():
-            raise ValueError(f"nothing to resume: {run_folder} holds no run of {spec.name}")
+            raise ValueError(
+                f"nothing to resume: {run_folder} holds no run of {spec.name}; if it is elsewhere, "
+                "say where with --run"
+            )
+        check_owner(run_folder, spec.name, Path(model), resume=True)
         mapping = read_toml(run_folder / RECIPE)
         mapping.pop("stage", None)
         recipe = read(spec, mapping, str(run_folder / RECIPE))

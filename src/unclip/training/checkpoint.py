@@ -1,22 +1,26 @@
 """Step checkpoints: one safetensors file each, written under another name and renamed.
 
 A checkpoint holds the weights, their moving average and the optimiser's moments, and in its header
-the step, the data's fingerprint and the precision. Nothing else is needed to continue
-bit-identically: data order, augmentation, noise and dropout are functions of the step (`loop.py`).
+the step, the data's fingerprint, the precision, what was learned from, and a checksum of each
+tensor. Nothing else is needed to continue bit-identically: data order, augmentation, noise and
+dropout are functions of the step (`loop.py`).
 """
 
-import contextlib
+import json
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from unclip.files import read_facts, read_safetensors, write_safetensors
+from unclip.checks import shown
+from unclip.files import read_facts, read_safetensors, sweep, write_safetensors
 from unclip.training.optimiser import EMA
 
 _KEEP = 2  # the newest and, should the disk fail under it, the one before
+_CHECKSUMS = "checksums"
 
 
 @dataclass
@@ -29,6 +33,7 @@ class State:
         precision: of the networks' computations, "fp32" or "bf16": where the recipe leaves the
             choice to a measurement, a resumed run must not measure again.
         optimiser_kind: whose moments they are.
+        learned_from: fingerprints of the components of the model folder that are learned from.
     """
 
     network: nn.Module
@@ -38,6 +43,7 @@ class State:
     data: str = ""
     precision: str = ""
     optimiser_kind: str = ""
+    learned_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -46,6 +52,7 @@ class State:
             "data": self.data,
             "precision": self.precision,
             "optimiser": self.optimiser_kind,
+            "learned_from": json.dumps(dict(self.learned_from), sort_keys=True),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -83,10 +90,21 @@ def save(state: State, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{state.step:08d}.safetensors"
-    write_safetensors(target, state.tensors(), state.facts)
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in state.tensors().items()}
+    sums = checksums(tensors, state.facts)
+    write_safetensors(target, tensors, {**state.facts, _CHECKSUMS: json.dumps(sums)})
     for old in checkpoints(folder)[:-_KEEP]:
         old.unlink()
     return target
+
+
+def checksums(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> dict[str, int]:
+    """CRC-32 of every tensor's bytes by its name; under "", that of the facts."""
+    sums = {"": zlib.crc32(json.dumps(dict(facts), sort_keys=True).encode())}
+    for key, tensor in tensors.items():
+        begun = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        sums[key] = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, begun)
+    return sums
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -101,11 +119,8 @@ def resume(state: State, folder: Path) -> None:
         ValueError: there is none, it is of another network or optimiser, or it was trained on
             other data.
     """
-    for partial in folder.glob(".*"):  # left by a killed process
-        with contextlib.suppress(OSError):
-            partial.unlink()
-    file, tensors = _newest(folder)
-    facts = read_facts(file)
+    sweep(folder)
+    file, tensors, facts = _newest(folder)
     if facts.get("data", state.data) != state.data:
         raise ValueError(
             f"{file} was trained on other data than is given now (its files, captions or settings "
@@ -117,6 +132,13 @@ def resume(state: State, folder: Path) -> None:
             f"{file} has the moments of {facts['optimiser']}; continue with --optimiser.kind "
             f"{facts['optimiser']}, or start anew with --overwrite"
         )
+    before = json.loads(facts.get("learned_from", "{}"))
+    for name, fingerprint in state.learned_from.items():
+        if before.get(name, fingerprint) != fingerprint:
+            raise ValueError(
+                f"{file} was trained with another {name} than the model has now; start anew with "
+                "--overwrite"
+            )
     wanted = state.tensors()
     for key in tensors:
         if key.startswith(("network.", "ema.")) and key not in wanted:
@@ -134,13 +156,33 @@ def resume(state: State, folder: Path) -> None:
     state.precision = facts.get("precision", "")
 
 
-def _newest(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The newest checkpoint that can be read; a damaged one is passed over and said to be."""
+def _newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
+    """The newest checkpoint that is sound; a damaged one is passed over and said to be."""
     damage: ValueError | None = None
     for file in reversed(checkpoints(folder)):
         try:
-            return file, read_safetensors(file)
+            return file, *_read(file)
         except ValueError as error:
             print(f"{error}; trying the checkpoint before it", flush=True)
             damage = error
     raise damage or ValueError(f"nothing to resume: {folder} holds no checkpoint")
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and facts; `ValueError` where they are not those that were written."""
+    tensors, facts = read_safetensors(file), read_facts(file)
+    noted = facts.pop(_CHECKSUMS, None)
+    if noted is None:  # written before there were checksums
+        return tensors, facts
+    facts.pop("format", None)  # safetensors' own
+    try:
+        wanted = json.loads(noted)
+    except ValueError:
+        wanted = None
+    found = checksums(tensors, facts)
+    if wanted != found:
+        named = wanted if isinstance(wanted, dict) else {}
+        bad = sorted(key for key in {*named, *found} if key and named.get(key) != found.get(key))
+        what = f"its tensor {shown(bad[0])}" if bad else "its header"
+        raise ValueError(f"{file} is damaged: {what} is not what was written")
+    return tensors, facts

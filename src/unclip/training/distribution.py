@@ -1,12 +1,12 @@
 """Several processes on one batch: started by torchrun, gradients averaged after the backward."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from unclip.models.precision import device_named
 
@@ -50,6 +50,17 @@ def agreed(signal: int, processes: Processes) -> int:
     number = torch.tensor(signal, device=processes.device)
     dist.all_reduce(number, dist.ReduceOp.MAX)
     return int(number)
+
+
+def averaged(values: Mapping[str, Tensor], processes: Processes) -> dict[str, float]:
+    """Scalars' means over the processes, in one exchange; all have the same names in any order."""
+    names = sorted(values)
+    flat = torch.stack([values[name].detach().float().reshape(()) for name in names])
+    if processes.world_size > 1:
+        dist.all_reduce(flat)
+        flat /= processes.world_size
+    means = dict(zip(names, flat.tolist(), strict=True))
+    return {name: means[name] for name in values}
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], world_size: int) -> None:

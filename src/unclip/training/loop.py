@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,13 @@ from tqdm import tqdm
 from unclip.models.precision import emulated, name_of, resolve
 from unclip.stages.base import Batch, Stage
 from unclip.training import checkpoint
-from unclip.training.distribution import Processes, agreed, average_gradients, same_weights
+from unclip.training.distribution import (
+    Processes,
+    agreed,
+    average_gradients,
+    averaged,
+    same_weights,
+)
 from unclip.training.muon import Muon
 from unclip.training.optimiser import EMA, build, learning_rate
 from unclip.training.recipe import Optimiser, Training
@@ -72,6 +78,7 @@ def train(
     example: Batch | None = None,
     resume: bool = False,
     data: str = "",
+    learned_from: Mapping[str, str] | None = None,
     begin: Callable[[], None] = lambda: None,
 ) -> int:
     """Train `stage.network` up to `training.steps`, or until a signal asks to stop.
@@ -86,6 +93,7 @@ def train(
         example: captioned images that previews are made for.
         resume: continue from the newest checkpoint in `folder`.
         data: fingerprint of the data, which a resumed run must share.
+        learned_from: fingerprints of components, by name, which it must share too.
         begin: called once nothing stands in the way any more, before anything is written.
 
     Returns:
@@ -99,10 +107,16 @@ def train(
     same_weights(network, processes.world_size)
     average = EMA(network, training.ema)
     state = checkpoint.State(
-        network, build(network, optimiser), average, data=data, optimiser_kind=optimiser.kind
-    )
+        network, build(network, optimiser), average, data=data, optimiser_kind=optimiser.kind,
+        learned_from=learned_from or {},
+    )  # fmt: skip
     if resume:
         checkpoint.resume(state, folder / "checkpoints")
+        if state.step > training.steps:
+            raise ValueError(
+                f"the run in {folder} is at step {state.step} already; training.steps is "
+                f"{training.steps}, and must be {state.step} or more to resume it"
+            )
     measured = training.precision == "auto" and state.precision
     dtype = resolve(measured or training.precision, processes.device)
     dtype = _DTYPES[agreed(_DTYPES.index(dtype), processes)]  # each process has measured
@@ -138,12 +152,16 @@ def train(
             rate = learning_rate(optimiser, state.step, training.steps)
             for group in state.optimiser.param_groups:
                 group["lr"] = rate * group["scale"]
+            losses: dict[str, Tensor] = {}  # means over the parts
             for part in range(training.accumulation):
                 descend = partial(backward, _move(next(parts), processes.device), part)
                 if optimiser.rho:
-                    losses = sharpness_aware(descend, network.parameters(), optimiser.rho)
+                    of_part = sharpness_aware(descend, network.parameters(), optimiser.rho)
                 else:
-                    losses = descend()
+                    of_part = descend()
+                for key, value in of_part.items():
+                    share = value.detach().float() / training.accumulation
+                    losses[key] = losses[key] + share if key in losses else share
             average_gradients(network.parameters(), processes.world_size)
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), optimiser.clip)
             report.check(state.step, losses["loss"], norm)
@@ -152,7 +170,9 @@ def train(
             average.update(state.step)
             state.step += 1
             # ------------------------------------------------------------------------------------
-            report.step(state.step, {**losses, "gradient_norm": norm}, rate)
+            if report.is_due(state.step):
+                means = averaged({**losses, "gradient_norm": norm}, processes)
+                report.step(state.step, means, rate)
             if example and training.preview_every and state.step % training.preview_every == 0:
                 with average.in_place():
                     report.preview(state.step, stage, _move(example, processes.device))
@@ -197,20 +217,26 @@ class _Report:
                 "--optimiser.warmup or --training.precision fp32"
             )
 
-    def step(self, step: int, losses: dict[str, Tensor], rate: float) -> None:
+    def is_due(self, step: int) -> bool:
+        """Count a step; whether it is one to be logged, which all processes agree on."""
         self.bar.update()
-        last = step == self.training.steps
-        if self.run is None or (step % self.training.log_every and not last):
+        return step % self.training.log_every == 0 or step == self.training.steps
+
+    def step(self, step: int, values: dict[str, float], rate: float) -> None:
+        """Log a step's values, and the speed if the clock has moved since the last log."""
+        if self.run is None:
             return
         now = time.monotonic()
-        per_step = (now - self.last_time) / max(1, step - self.last_step)
-        values = {key: float(value.detach()) for key, value in losses.items()}
-        values |= {"learning_rate": rate, "images_per_second": self.training.batch_size / per_step}
+        took, steps = now - self.last_time, step - self.last_step
+        values = {**values, "learning_rate": rate}
+        shown = {"loss": values["loss"]}
+        if took > 0:
+            values["images_per_second"] = self.training.batch_size * steps / took
+            shown["images/s"] = values["images_per_second"]
         self.run.scalars(step, values)
-        shown = {"loss": values["loss"], "images/s": values["images_per_second"]}
         self.bar.set_postfix({key: f"{value:.4g}" for key, value in shown.items()})
         if self.bar.disable:
-            left = (self.training.steps - step) * per_step
+            left = (self.training.steps - step) * took / max(1, steps)
             text = " ".join(f"{key} {value:.4g}" for key, value in values.items())
             print(f"step {step}/{self.training.steps} {text} left {left / 60:.1f} min", flush=True)
         self.last_step, self.last_time = step, now

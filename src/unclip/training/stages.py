@@ -7,6 +7,7 @@ import torch
 
 from unclip.data.degradations import DegradedSource
 from unclip.data.sources import Source
+from unclip.models.belonging import check_belonging
 from unclip.models.folder import ModelFolder
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
@@ -71,7 +72,8 @@ def _frozen_clip(m: Materials, origin: ModelFolder | None = None) -> FrozenCLIP:
     """The model folder's CLIP, or the origin's for a folder that has none yet, in fp32: autocast
     decides what is computed in less."""
     folder = m.folder if origin is None or m.folder.has("text_encoder") else origin
-    return FrozenCLIP.load(folder, torch.float32).to(m.device)
+    with folder.steady():
+        return FrozenCLIP.load(folder, torch.float32).to(m.device)
 
 
 def _prior(settings: PriorSettings, m: Materials) -> PriorStage:
@@ -168,7 +170,9 @@ DECODER = StageSpec(
 def _distillation(settings: DistillationSettings, m: Materials) -> DistillationStage:
     if not m.folder.has("decoder"):
         raise ValueError(f"{m.folder.path} has no decoder to distil; train one first")
-    teacher = DecoderStage.load(m.folder, _frozen_clip(m), torch.float32)
+    with m.folder.steady():
+        check_belonging(m.folder.index(), m.folder.path)
+        teacher = DecoderStage.load(m.folder, _frozen_clip(m), torch.float32)
     teacher.network.to(m.device)
     _check_size(teacher.size, m, m.folder)
     return DistillationStage.build(settings, teacher)

@@ -14,6 +14,7 @@ from unclip.data.batches import Order, batches
 from unclip.data.held_out import note
 from unclip.data.sources import Source, open_source
 from unclip.files import write_text
+from unclip.models.belonging import dependents
 from unclip.models.folder import ModelFolder
 from unclip.models.hub import resolve_model
 from unclip.stages.base import Batch, Stage
@@ -22,10 +23,9 @@ from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.training.distribution import Processes, start_processes
 from unclip.training.loop import train
 from unclip.training.recipe import Data, Optimiser, Training
-from unclip.training.run import forget
+from unclip.training.run import RECIPE, check_owner, forget, held, is_held, owner, sign
 
 S = TypeVar("S")
-RECIPE = "recipe.toml"
 _COUNTED = 1000  # captions of the built-in world that are looked at for their length
 
 
@@ -199,38 +199,65 @@ def start(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "au
     """
     processes = start_processes(device)
     folder = ModelFolder(where.model)
-    _check_folders(spec, folder, where)
-    prepared = prepare(spec, recipe, where, processes)
-
-    def begin() -> None:
-        if not processes.main:
-            return
-        if where.overwrite and not where.resume:
-            forget(where.run)
-        where.run.mkdir(parents=True, exist_ok=True)
-        text = dump_toml({"stage": spec.name, **to_mapping(recipe)})
-        write_text(where.run / RECIPE, text + "\n")
+    with contextlib.ExitStack() as hold:
+        # A new folder is made, and then held, once nothing stands in the way.
+        early = processes.main and is_held(where.run)
+        if early:
+            hold.enter_context(held(where.run))
+        _check_folders(spec, folder, where)
+        prepared = prepare(spec, recipe, where, processes)
         clip = getattr(prepared.stage, "clip", None)
-        if isinstance(clip, FrozenCLIP) and not folder.has("text_encoder"):
-            clip.save(folder)  # that of `training.init`, to which the stage belongs
+        clip = clip if isinstance(clip, FrozenCLIP) else None
+        learned_from = clip.fingerprints() if clip else {}
 
-    def publish() -> None:
-        prepared.stage.save(folder)
-        note(folder, spec.name, None if recipe.data.is_world else recipe.data.held_out)
+        def begin() -> None:
+            if not processes.main:
+                return
+            where.run.mkdir(parents=True, exist_ok=True)
+            if not early:
+                hold.enter_context(held(where.run))
+                _check_folders(spec, folder, where)
+            if where.overwrite and not where.resume:
+                forget(where.run)
+            sign(where.run, spec.name, where.model)
+            text = dump_toml({"stage": spec.name, **to_mapping(recipe)})
+            write_text(where.run / RECIPE, text + "\n")
+            if clip and not folder.has("text_encoder"):
+                clip.save(folder)  # that of `training.init`, to which the stage belongs
+            _say_what_will_not_fit(spec, folder)
 
-    return train(
-        prepared.stage,
-        recipe.training,
-        recipe.optimiser,
-        prepared.batches,
-        where.run,
-        processes,
-        publish=publish,
-        example=prepared.example,
-        resume=where.resume,
-        data=prepared.data,
-        begin=begin,
-    )
+        def publish() -> None:
+            with folder.publishing(learned_from=learned_from):
+                prepared.stage.save(folder)
+                note(folder, spec.name, None if recipe.data.is_world else recipe.data.held_out)
+
+        return train(
+            prepared.stage,
+            recipe.training,
+            recipe.optimiser,
+            prepared.batches,
+            where.run,
+            processes,
+            publish=publish,
+            example=prepared.example,
+            resume=where.resume,
+            data=prepared.data,
+            learned_from=learned_from,
+            begin=begin,
+        )
+
+
+def _say_what_will_not_fit(spec: StageSpec[S], folder: ModelFolder) -> None:
+    """Parts of the model that were trained with what this run replaces."""
+    if not any(folder.has(name) for name in spec.components):
+        return
+    others = [name for name in dependents(folder.index(), spec.components) if folder.has(name)]
+    if others:
+        print(
+            f"{', '.join(others)} of {folder.path} will not fit what this run makes: train "
+            f"{'it' if len(others) == 1 else 'them'} anew afterwards",
+            flush=True,
+        )
 
 
 def _batches(
@@ -244,7 +271,8 @@ def _batches(
 
 
 def _check_folders(spec: StageSpec[S], folder: ModelFolder, where: Where) -> None:
-    """Refuse to overwrite a component or a run that nobody said should go."""
+    """Refuse to overwrite a component or a run that nobody said should go, or another's run."""
+    check_owner(where.run, spec.name, where.model, where.resume)
     if where.resume or where.overwrite:
         return
     there = [name for name in spec.components if folder.has(name)]
@@ -255,7 +283,9 @@ def _check_folders(spec: StageSpec[S], folder: ModelFolder, where: Where) -> Non
             "or --resume to continue its run"
         )
     if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        or_else = "--overwrite to start again"
+        if owner(where.run) is None:  # it may be another model's
+            or_else = "give this one a folder of its own with --run"
         raise ValueError(
-            f"{where.run} holds an unfinished run; add --resume to continue it, "
-            "or --overwrite to start again"
+            f"{where.run} holds an unfinished run; add --resume to continue it, or {or_else}"
         )
