@@ -12,8 +12,8 @@ SEED ?= 0
 TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
-.PHONY: demo pictures test test-avx2 test-default test-without-font fuzz lint types bench \
-  bench-approximations plots $(COMPARED) gpu clean
+.PHONY: demo pictures test test-avx2 test-default test-without-font fuzz kill-test lint types \
+  bench bench-approximations plots $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -53,6 +53,11 @@ test-without-font: $(DEV)
 # N hostile inputs of every class, each in a process with limits; `make test` tries some hundred.
 fuzz: $(DEV)
 	$(BIN)/python -m tests.fuzz.run -n $(N) --seed $(SEED)
+
+# Trainings and writes, killed N times over at moments drawn by seeds: tried and failed.
+kill-test: N = 50
+kill-test: $(DEV)
+	$(BIN)/python -m tests.kill.killing -n $(N)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -163,3 +163,36 @@ def test_a_model_folder_that_is_a_file(captioned: Path, tmp_path: Path, capsys: 
     said = refused(train("clip", data=captioned), capsys)
     assert "Not a directory" in said
     assert not (tmp_path / "runs").exists()  # refused before the training, not after it
+
+
+def test_models_of_one_name_have_runs_of_their_own(captioned: Path, capsys: Capture) -> None:
+    for model in ("a/mine", "b/mine"):
+        assert main(train("clip", data=captioned, model=model)) == 0
+    runs = sorted(path.parent.parent.name for path in Path("runs").glob("*/clip/checkpoints"))
+    assert len(runs) == 2
+    assert runs[0] == "mine"
+    for model in ("a/mine", "b/mine"):
+        words = ["train", "clip", "--model", model, "--resume", "--training.steps", "3"]
+        assert main(words) == 0
+    steps = [path.name for path in sorted(Path("runs").glob("*/clip/checkpoints/*3.safetensors"))]
+    assert len(steps) == 2
+    words = ["--run", "runs/mine/clip", "--overwrite"]
+    said = refused(train("clip", *words, data=captioned, model="b/mine"), capsys)
+    assert "a run of another model" in said
+    assert "a/mine" in said
+
+
+def test_an_older_run_may_be_another_models(captioned: Path, capsys: Capture) -> None:
+    assert main(train("clip", data=captioned, model="a/mine")) == 0
+    Path("runs/mine/clip/run.json").unlink()  # which older versions did not write
+    said = refused(train("clip", data=captioned, model="b/mine"), capsys)
+    assert "--resume" in said
+    assert "--overwrite" not in said
+
+
+def test_fewer_steps_leave_the_recipe_alone(captioned: Path, capsys: Capture) -> None:
+    assert main(train("clip", data=captioned)) == 0
+    before = Path("runs/model/clip/recipe.toml").read_text()
+    words = ["train", "clip", "--model", "model", "--resume", "--training.steps", "1"]
+    assert "at step 2 already" in refused(words, capsys)
+    assert Path("runs/model/clip/recipe.toml").read_text() == before

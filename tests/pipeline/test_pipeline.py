@@ -218,6 +218,26 @@ def test_round_trip(pipe: Pipeline, tiny_model: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
+def test_what_is_saved_over_another_model_is_what_is_opened(
+    tiny_priors: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "saved"
+    pipe = Pipeline.from_pretrained(tiny_priors, dtype="fp32")
+    pipe.defaults["prior"] = "autoregressive"
+    pipe.save_pretrained(path)
+    ModelFolder(path).save("judge", ("unclip", "Judge"), {"config.json": {}})
+    ModelFolder(path).update_index({"_decoder": {"condition": "image"}, "_of_others": 1})
+    assert Pipeline.from_pretrained(path, dtype="fp32").defaults["prior"] == "autoregressive"
+    pipe.upsamplers, pipe.autoregressive_prior = [], None
+    pipe.save_pretrained(path)
+    again = Pipeline.from_pretrained(path, dtype="fp32")
+    assert (again.sizes, again.autoregressive_prior) == ([16], None)
+    assert torch.equal(make(again), make(pipe, prior="diffusion"))
+    assert sorted(p.name for p in path.iterdir() if "super" in p.name or "auto" in p.name) == []
+    assert ModelFolder(path).has("judge")  # no part of what is opened
+    assert "_of_others" not in ModelFolder(path).index()
+
+
 def test_the_models_own_guidance(tiny_copy: Path, pipe: Pipeline) -> None:
     defaults = {
         "prior_guidance_scale": 1.0,

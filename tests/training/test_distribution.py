@@ -1,5 +1,6 @@
 """Two processes compute what one does on the whole batch."""
 
+import json
 import multiprocessing
 import os
 import socket
@@ -15,6 +16,7 @@ from unclip.training.distribution import (
     Processes,
     agreed,
     average_gradients,
+    averaged,
     same_weights,
     start_processes,
 )
@@ -44,7 +46,9 @@ def work(rank: int, count: int, port: int, out: Path) -> None:
     assert agreed(15 * rank, processes) == (15 if count > 1 else 0)
     if processes.main:
         save_file(tensors, out / f"gradients-{count}.safetensors")
-    recipe = tiny_recipe("clip", training={"steps": 3})
+    mine = {"a": torch.tensor(float(rank)), "b": torch.tensor(4.0)}
+    assert averaged(mine, processes) == {"a": (count - 1) / 2, "b": 4.0}
+    recipe = tiny_recipe("clip", training={"steps": 3, "log_every": 1})
     where = Where(out / f"model-{count}", out / f"run-{count}")
     assert start(STAGES["clip"], recipe, where, "cpu") == 0
 
@@ -72,6 +76,13 @@ def test_two_processes_train_clip_like_one(tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=2e-6, msg=key)
+    logs = [
+        [json.loads(line) for line in (tmp_path / f"run-{n}" / "metrics.jsonl").open()]
+        for n in (1, 2)
+    ]
+    for of_one, of_two in zip(*logs, strict=True):
+        assert of_one["loss"] == pytest.approx(of_two["loss"], abs=2e-3)
+        assert of_one["accuracy"] == pytest.approx(of_two["accuracy"], abs=1e-6)
     one, two = (
         load_file(tmp_path / f"run-{n}" / "checkpoints" / "step-00000003.safetensors")
         for n in (1, 2)
@@ -86,3 +97,9 @@ def test_alone_nothing_is_exchanged() -> None:
     same_weights(network, 1)
     average_gradients(network.parameters(), 1)
     assert agreed(2, Processes(0, 1, torch.device("cpu"))) == 2
+
+
+def test_values_alone_are_what_they_are() -> None:
+    values = {"loss": torch.tensor(0.5), "accuracy": torch.tensor(1)}
+    alone = Processes(0, 1, torch.device("cpu"))
+    assert averaged(values, alone) == {"loss": 0.5, "accuracy": 1.0}

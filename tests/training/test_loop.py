@@ -180,3 +180,45 @@ def test_signals_are_given_back(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGTERM)
         assert stopper.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_logged_values_are_means_over_the_parts(tmp_path: Path) -> None:
+    whole, parts = Regression(), Regression()
+    run(whole, tmp_path / "whole", steps(2, log_every=1))
+    run(parts, tmp_path / "parts", steps(2, log_every=1, accumulation=4), batches=data(4))
+    for key in ("loss", "gradient_norm"):
+        expected = [line[key] for line in logged(tmp_path / "whole")]
+        assert [line[key] for line in logged(tmp_path / "parts")] == pytest.approx(expected)
+
+
+def logged(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_clock_that_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    run(Regression(), tmp_path, steps(2, log_every=1))
+    lines = logged(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all("images_per_second" not in line for line in lines)
+
+
+def test_fewer_steps_than_there_are_is_refused(tmp_path: Path) -> None:
+    run(Regression(), tmp_path, steps(6))
+    begun: list[bool] = []
+    with pytest.raises(ValueError, match=r"at step 6 already; training\.steps is 2, and must be 6"):
+        run(Regression(), tmp_path, steps(2), resume=True, begin=lambda: begun.append(True))
+    assert not begun
+
+
+def test_a_preview_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    def cut(self: Image.Image, file: Path) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", cut)
+    with pytest.raises(ValueError, match=r"cannot write .*step-00000002\.png: No space left"):
+        run(Regression(), tmp_path, steps(2, preview_every=2), example=next(data()(0)))
+    assert not list((tmp_path / "previews").iterdir())

@@ -368,3 +368,65 @@ def test_checkpoints_from_before_facts_were_kept_still_resume(tmp_path: Path) ->
     newest.unlink()
     save_file(load_file(older), older, {"step": "4"})
     same(in_process("clip", recipe, tmp_path / "model", tmp_path / "run", True), expected)
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0x40
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("where", ["tensor", "last", "fact"])
+def test_a_flipped_bit_is_passed_over(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe("clip")
+    expected = in_process("clip", recipe, tmp_path / "model", tmp_path / "run")
+    older, newest = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
+    content = newest.read_bytes()
+    step = content.index(b'"precision":"fp32"') + 14
+    flip(newest, {"tensor": len(content) // 2, "last": -1, "fact": step}[where])
+    same(in_process("clip", recipe, tmp_path / "model", tmp_path / "run", True), expected)
+    assert "is damaged: its" in capsys.readouterr().out
+    for file in (older, newest):
+        flip(file, -1)
+    with pytest.raises(ValueError, match=r"is damaged: .* no sound checkpoint before it"):
+        in_process("clip", recipe, tmp_path / "model", tmp_path / "run", resume=True)
+
+
+def test_a_run_is_resumed_with_the_clip_that_it_began_with(tmp_path: Path, model: Path) -> None:
+    in_process("prior", tiny_recipe("prior"), model, tmp_path / "run")
+    clip = Where(model, tmp_path / "clip-run", overwrite=True)
+    start(STAGES["clip"], tiny_recipe("clip", training={"steps": 1}), clip, "cpu")
+    with pytest.raises(ValueError, match="trained with another text_encoder than the model has"):
+        in_process("prior", tiny_recipe("prior"), model, tmp_path / "run", resume=True)
+
+
+def test_a_clip_that_others_depend_on_says_so(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_process("prior", tiny_recipe("prior"), model, tmp_path / "run")
+    assert "will not fit" not in capsys.readouterr().out
+    clip = Where(model, tmp_path / "clip-run", overwrite=True)
+    start(STAGES["clip"], tiny_recipe("clip", training={"steps": 1}), clip, "cpu")
+    assert "prior of" in capsys.readouterr().out
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    recipe = tiny_recipe("clip", training={"steps": 5000, "checkpoint_every": 1})
+    trainer = Trainer("clip", recipe, tmp_path / "model", tmp_path / "run")
+    process = trainer.start()
+    trainer.reaches(process, 1)
+    try:
+        for where in (
+            Where(tmp_path / "model", tmp_path / "run", resume=True),
+            Where(tmp_path / "model", tmp_path / "run", overwrite=True),
+        ):
+            with pytest.raises(ValueError, match=r"another process is training in .*--run"):
+                start(STAGES["clip"], recipe, where, "cpu")
+    finally:
+        process.kill()
+        ended(process)
+    short = tiny_recipe("clip", training={"steps": 1})
+    again = Where(tmp_path / "model", tmp_path / "run", overwrite=True)
+    assert start(STAGES["clip"], short, again, "cpu") == 0

@@ -92,7 +92,9 @@ def save(state: State, folder: Path) -> Path:
     target = folder / f"step-{state.step:08d}.safetensors"
     tensors = {key: tensor.cpu().contiguous() for key, tensor in state.tensors().items()}
     sums = checksums(tensors, state.facts)
-    write_safetensors(target, tensors, {**state.facts, _CHECKSUMS: json.dumps(sums)})
+    write_safetensors(
+        target, tensors, {**state.facts, _CHECKSUMS: json.dumps(sums, sort_keys=True)}
+    )
     for old in checkpoints(folder)[:-_KEEP]:
         old.unlink()
     return target
@@ -160,12 +162,15 @@ def _newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
     """The newest checkpoint that is sound; a damaged one is passed over and said to be."""
     damage: ValueError | None = None
     for file in reversed(checkpoints(folder)):
+        if damage is not None:
+            print(f"{damage}; trying the checkpoint before it", flush=True)
         try:
             return file, *_read(file)
         except ValueError as error:
-            print(f"{error}; trying the checkpoint before it", flush=True)
             damage = error
-    raise damage or ValueError(f"nothing to resume: {folder} holds no checkpoint")
+    if damage is None:
+        raise ValueError(f"nothing to resume: {folder} holds no checkpoint")
+    raise ValueError(f"{damage}; there is no sound checkpoint before it: start with --overwrite")
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
