@@ -219,6 +219,6 @@ def test_a_preview_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", cut)
-    with pytest.raises(ValueError, match=r"cannot write .*step-00000002\.png: No space left"):
+    with pytest.raises(ValueError, match=r"cannot write .*step-00000002\.png: .*No space left"):
         run(Regression(), tmp_path, steps(2, preview_every=2), example=next(data()(0)))
     assert not list((tmp_path / "previews").iterdir())
