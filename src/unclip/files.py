@@ -171,13 +171,16 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
-    """Hold a folder, or a file that is made if need be, against others while the block runs.
+def locked(
+    path: Path, *, make: bool = False, shared: bool = False, wait: bool = True
+) -> Iterator[None]:
+    """Hold a folder or file against others while the block runs.
 
     The kernel lets go of it when the process dies, whatever its workers do. Where there are no such
     locks (Windows, some network disks) nothing is held.
 
     Args:
+        make: it is a file, which is made where it is not there; no link is followed.
         shared: beside others that share it.
         wait: for whoever holds it.
 
@@ -190,8 +193,8 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
     except ImportError:
         yield
         return
-    kind = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    descriptor = os.open(path, kind, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW if make else os.O_RDONLY
+    descriptor = os.open(path, flags, 0o666)
     _give_up_in_forks()
     _LOCKS.add(descriptor)
     mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)

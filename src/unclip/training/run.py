@@ -84,7 +84,7 @@ def held(path: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(path / _LOCK, wait=False))
+            stack.enter_context(locked(path / _LOCK, make=True, wait=False))
         except BlockingIOError:
             raise ValueError(
                 f"another process is training in {path}: wait for it, or give this run a folder of "
