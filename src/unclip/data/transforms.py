@@ -4,7 +4,7 @@ Shapes: N batch, C = 3 channels, H height, W width, n side of a square image in 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from os import PathLike, fspath
@@ -218,16 +218,15 @@ def _opened(
     source: str | PathLike[str] | bytes, name: str, max_pixels: int
 ) -> Iterator[Image.Image]:
     """The picture with its header read; its file is open until the block ends."""
-    with ExitStack() as stack:
-        file = BytesIO(source) if isinstance(source, bytes) else _open_file(source, name)
-        stack.enter_context(file)
+    with BytesIO(source) if isinstance(source, bytes) else _open_file(source, name) as file:
         with _named_errors(name):
-            image = stack.enter_context(Image.open(file, formats=_formats()))
-        width, height = image.size
-        if width * height == 0 or width * height > max_pixels:
-            reason = "no pixels" if width * height == 0 else f"more than {max_pixels:,} pixels"
-            raise ValueError(f"{name} is {width} x {height}, {reason}, so it is not opened")
-        yield image
+            image = Image.open(file, formats=_formats())
+        with image:
+            width, height = image.size
+            if width * height == 0 or width * height > max_pixels:
+                reason = "no pixels" if width * height == 0 else f"more than {max_pixels:,} pixels"
+                raise ValueError(f"{name} is {width} x {height}, {reason}, so it is not opened")
+            yield image
 
 
 def _open_file(path: str | PathLike[str], name: str) -> BinaryIO:
