@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.conftest import _awaken
 from tests.machines import PLAIN, WITH_BF16
+from tests.tiny import _awaken
 from unclip import Pipeline
 from unclip.interfaces.cli import main
 from unclip.models import int8

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import _awaken
 from tests.interfaces.test_cli import Capture, refused
+from tests.tiny import _awaken
 from unclip import Pipeline
 from unclip.interfaces.cli import main
 from unclip.models.folder import ModelFolder

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import _awaken
 from tests.interfaces.test_cli import Capture
-from tests.tiny import learns, noise, scenes
+from tests.tiny import _awaken, learns, noise, scenes
 from unclip import Pipeline
 from unclip.diffusion.guidance import Guidance
 from unclip.interfaces.cli import main

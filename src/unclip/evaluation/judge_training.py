@@ -72,13 +72,14 @@ class LabelledScenes(WorldSource):
     @classmethod
     def open(cls, data: Data) -> "LabelledScenes":
         """The recipe's scenes, of all combinations. ValueError for data without ground truth."""
-        if data.source.split(":")[0] != "emoji":
+        world, _, kind = data.source.partition(":")
+        if world != "emoji":
             raise ValueError(
                 "the judge learns from ground truth, which only the built-in world has; "
                 f'set data.source to "emoji:shapes", not to {data.source!r}'
             )
-        if data.source != "emoji:shapes" and data.world.kinds != ("shapes",):
-            raise ValueError(_SHAPES_ONLY)
+        if ((kind,) if kind else data.world.kinds) != ("shapes",):
+            raise ValueError(_SHAPES_ONLY)  # before emoji are looked for, which need a font
         # All combinations: a judge that has learned that some do not exist sees other shapes in
         # their place, and would mark down the very images that generalise.
         source = open_data(data, split="all")
