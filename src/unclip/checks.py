@@ -61,6 +61,12 @@ def real_number(
     return number
 
 
+def seed_after(seed: int, number: int) -> int:
+    """The seed that is `number` after another; after the last one of 64 bits comes 0."""
+    following = seed + number
+    return following if following < 2**64 else following - 2**64
+
+
 def shown(value: Any) -> str:
     """`repr(value)` for a sentence: at most `_SHOWN` characters, all of them printable."""
     try:

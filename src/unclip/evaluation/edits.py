@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.checks import seed_after
 from unclip.data.emoji import World
 from unclip.data.emoji_compose import Draft, Thing
 from unclip.data.emoji_grammar import Grammar
@@ -272,9 +273,9 @@ def evaluate_edits(
         pictures = [_drawn(world, one.scene, pipe.decoder.size) for one in part]
         latents = pipe.invert(pictures, steps, batch_size=batch)
         progress(len(part))
-        seeds = range(seed + start, seed + start + len(part))
+        seeds = [seed_after(seed, start + i) for i in range(len(part))]
         for eta in ETAS:
-            noise = [torch.Generator().manual_seed(one) for one in seeds]
+            noise = [torch.Generator().manual_seed(one % 2**64) for one in seeds]
             made = pipe.vary(latents, eta=eta, generator=noise, batch_size=batch, **common)
             judged("variation", [eta], made.images)
         for one, picture, own, k in zip(part, pictures, _each(latents), seeds, strict=True):

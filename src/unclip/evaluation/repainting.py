@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.checks import seed_after
 from unclip.data.emoji import World
 from unclip.data.emoji_scene import GRID, Object, Scene, WorldConfig
 from unclip.evaluation.composition import (
@@ -169,7 +170,7 @@ def evaluate_inpainting(
             Image.fromarray(truth),
             scene.plain_caption,
             boxes=[box],
-            seed=seed + number,
+            seed=seed_after(seed, number),
             settings=settings,
             output_type="pt",
             callback_on_step_end=lambda *step: progress(step[-1]["images"]),

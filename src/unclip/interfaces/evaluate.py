@@ -204,7 +204,7 @@ def run_composition(arguments: Sequence[str]) -> int:
     from unclip.evaluation.composition import evaluate_model
     from unclip.models.precision import name_of
 
-    (pipe, judge), settings = options.open_both(), options.settings()
+    settings, (pipe, judge) = options.settings(), options.open_both()
     with progress_bar(pipe.evaluations(settings) * options.n) as bar:
         generate = generator(pipe, settings, options.batch_size, bar.update)
         result = evaluate_model(
@@ -226,7 +226,7 @@ def run_fid(arguments: Sequence[str]) -> int:
     from unclip.models.precision import name_of
     from unclip.stages.conditioning import FrozenCLIP
 
-    pipe, settings = options.open(), options.settings()
+    settings, pipe = options.settings(), options.open()
     clip = pipe.clip
     if options.clip is not None:
         clip = FrozenCLIP.load(ModelFolder(options.clip)).to(pipe.device)
@@ -336,7 +336,7 @@ def run_inpainting(arguments: Sequence[str]) -> int:
     from unclip.evaluation.repainting import evaluate_inpainting
     from unclip.models.precision import name_of
 
-    (pipe, judge), settings = options.open_both(), options.settings()
+    settings, (pipe, judge) = options.settings(), options.open_both()
     with progress_bar(pipe.inpainting_steps(settings) * options.n) as bar:
         result = evaluate_inpainting(
             pipe, judge, options.world, options.n, settings, options.seed, options.trust, bar.update
@@ -358,7 +358,7 @@ def generator(
         seeds = range(seed, seed + len(captions))
         made = pipe(
             captions,
-            generator=[torch.Generator().manual_seed(one) for one in seeds],
+            generator=[torch.Generator().manual_seed(one % 2**64) for one in seeds],
             output_type="pt",
             settings=settings,
             batch_size=batch_size,

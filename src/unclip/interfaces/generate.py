@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     prompts = check_prompts(options.prompts)
     count = check_count(options.n, len(prompts))
     check_output(options.output)
-    pipe, settings = options.open(), options.settings()
+    settings, pipe = options.settings(), options.open()
     opened = time.perf_counter()
     for prompt in prompts:
         unread = pipe.clip.tokenizer.dropped(prompt)

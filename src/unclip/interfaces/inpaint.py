@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     if len(files) == 1 and not boxes:
         raise ValueError("nothing says what to repaint: give a mask, or --box x0,y0,x1,y1")
     image, *masks = open_images([Path(file) for file in files])
-    pipe, settings = options.open(), options.settings()
+    settings, pipe = options.settings(), options.open()
     with progress_bar(count * pipe.inpainting_steps(settings)) as bar:
         made = pipe.inpaint(
             image,

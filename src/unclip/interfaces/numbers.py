@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from unclip.checks import real_number, shown, whole_number
+from unclip.config import suggest
 
 _IT = "the value"
 _INT, _FLOAT = "INT", "FLOAT"
@@ -104,7 +105,7 @@ def rules() -> ConstructorRegistry:
         if info.type_origin not in (Union, types.UnionType) or len(kinds) != 1:
             return None
         spec = _inner(kinds[0], info)
-        return None if spec is None or spec.choices else _or_none(spec)
+        return None if spec is None else _or_none(spec)
 
     return registry
 
@@ -136,10 +137,17 @@ def _tuple(
 
 
 def _or_none(spec: PrimitiveConstructorSpec[Any]) -> PrimitiveConstructorSpec[Any]:
+    def read(words: list[str]) -> Any:
+        if words == _NONE:
+            return None
+        if spec.choices and words[0] not in spec.choices:
+            raise ValueError(f"there is no {shown(words[0])}{suggest(words[0], spec.choices)}")
+        return spec.instance_from_str(words)
+
     return PrimitiveConstructorSpec(
         nargs=spec.nargs,
         metavar=spec.metavar,
-        instance_from_str=lambda words: None if words == _NONE else spec.instance_from_str(words),
+        instance_from_str=read,
         is_instance=lambda x: x is None or spec.is_instance(x),
         str_from_instance=lambda x: _NONE if x is None else spec.str_from_instance(x),
     )
