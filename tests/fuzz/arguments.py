@@ -69,10 +69,9 @@ def _values() -> list[Any]:
         torch.Generator(), [torch.Generator()], [torch.Generator()] * 2, Settings(), Settings,
         Image.new("RGB", (8, 8)), [Image.new("RGB", (8, 8))] * 2, (Image.new("L", (1, 1)),),
         Image.new("RGB", (0, 5)), Image.new("F", (4, 4), float("nan")), Image, _closed(),
-        Latents(torch.randn(1, 64), torch.randn(1, 3, 16, 16), 2),
-        Latents(torch.randn(2, 64), torch.randn(1, 3, 16, 16), 2),
-        Latents(torch.randn(1, 64), torch.randn(1, 3, 16, 16), "x"),  # type: ignore[arg-type]
-        Latents("x", None, 2.5), ((0, 0), (1, 1)), [(0, 0, 1)], [(0, 0, 4, 4)], "ab", ("a", "b"),
+Latents(torch.randn(1, 64), torch.randn(1, 3, 16, 16), 2),
+        Latents(torch.randn(1, 32), torch.randn(1, 3, 16, 16), 2),
+        ((0, 0), (1, 1)), [(0, 0, 1)], [(0, 0, 4, 4)], "ab", ("a", "b"),
     ]  # fmt: skip
 
 
@@ -142,6 +141,8 @@ def _calls(good: Good) -> list[tuple[str, Callable[..., Any], dict[str, Any]]]:
             "folder": good.model, "revision": None, "variant": None, "dtype": "fp32",
             "device": "cpu", "offload": False, "compile": False}),
         ("save_pretrained", pipe.save_pretrained, {"folder": "saved"}),
+        ("Latents", Latents, {
+            "z_i": z_i, "x_T": torch.randn(2, 3, 16, 16), "steps": 2, "model": ""}),
         ("Latents.save", latents.save, {"path": "l.safetensors"}),
         ("Latents.load", Latents.load, {"path": good.root / "latents.safetensors"}),
         ("save_png", _save_png, {"path": "x.png", "info": {"prompt": "a", "seed": 1}}),

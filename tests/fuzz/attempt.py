@@ -23,7 +23,7 @@ from tests.fuzz.case import Case, Good, Maker
 from unclip.interfaces.cli import main
 
 SECONDS = 20  # of computing; five times as many on the clock
-MEMORY = 2**31  # bytes beyond what the parent has, that a case may really use
+MEMORY = 2**32  # bytes beyond what the parent has, that a case may really use
 ADDRESSES = 6 * 2**30  # bytes beyond the parent's, that it may reserve
 _FILES = 256  # open ones, so that no case starts processes without end
 _LONGEST = 600  # characters of a refusal, which may name a path or two

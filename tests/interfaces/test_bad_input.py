@@ -76,6 +76,11 @@ def _embeddings(folder: Path) -> None:
     np.save(folder / "many.npy", np.zeros((1001, 64), np.float32))
     np.savez(folder / "zip", a=np.zeros((1, 64), np.float32))
     (folder / "zip.npz").rename(folder / "zip.npy")
+    (folder / "head.npy").write_bytes(b"PK\x03\x04" + bytes(100))
+    for name, shape in (("open", "([, 64)"), ("deep", "(" * 9000), ("far", f"({2**70}, 64)")):
+        head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+        magic = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little")
+        (folder / f"{name}.npy").write_bytes(magic + head + bytes(512))
     embeddings = torch.full((1, 64), 1e300, dtype=torch.float64)
     write_safetensors(folder / "huge.e.safetensors", {"embeddings": embeddings})
 
@@ -209,6 +214,10 @@ def pipe(tiny_model: Path) -> Pipeline:
         ("decode none.npy", "the shape (0, 64)"),
         ("decode many.npy", "1,001 images were asked for at once"),
         ("decode zip.npy", "is an archive"),
+        ("decode head.npy", "is not a whole .npy file"),
+        ("decode open.npy", "is not a whole .npy file"),
+        ("decode deep.npy", "is not a whole .npy file"),
+        ("decode far.npy", "is not a whole .npy file"),
         ("decode short.safetensors", "not a whole safetensors file"),
         ("decode ok.safetensors", "must be called 'embeddings'"),
         ("upscale ok.png --size 40", "does not enlarge it"),

@@ -1,6 +1,7 @@
 """`unclip info`: of images, with the command that makes them again, and of model folders."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -163,3 +164,14 @@ def test_nothing_that_a_terminal_obeys(tiny_copy: Path, tmp_path: Path, capsys: 
     assert "\\x1b[31mRED" in said
     assert all(character.isprintable() or character == "\n" for character in said)
     assert sum(line.startswith("seed ") for line in said.splitlines()) == 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_place_of_weights_keeps_nobody_waiting(
+    tiny_copy: Path, capsys: Capture
+) -> None:
+    weights = tiny_copy / "prior" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)
+    assert "is no regular file" in refused(["info", str(tiny_copy)], capsys)

@@ -118,15 +118,12 @@ def _weights(component: Path) -> str:
 
 
 def _counted(files: Sequence[Path]) -> tuple[int, set[str]]:
-    from safetensors import SafetensorError, safe_open
+    from unclip.files import opened_safetensors
 
     count, precisions = 0, set[str]()
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                pieces = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is not a whole safetensors file: {error}") from None
+        with opened_safetensors(file) as tensors:
+            pieces = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
         count += sum(math.prod(piece.get_shape()) for piece in pieces)
         precisions |= {piece.get_dtype() for piece in pieces}
     return count, precisions

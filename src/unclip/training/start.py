@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from unclip.checks import shown
 from unclip.config import dump_toml, from_mapping, merge, read_toml, to_mapping
 from unclip.data.batches import Order, batches
 from unclip.data.held_out import note
@@ -84,7 +85,7 @@ def resolve(spec: StageSpec[S], recipe_file: Path | None) -> Recipe[S]:
     mapping = read_toml(recipe_file)
     stage = mapping.pop("stage", spec.name)
     if stage != spec.name:
-        raise ValueError(f"{recipe_file} is a recipe for {stage!r}, not for {spec.name!r}")
+        raise ValueError(f"{recipe_file} is a recipe for {shown(stage)}, not for {spec.name!r}")
     return read(spec, mapping, str(recipe_file))
 
 
