@@ -1,8 +1,6 @@
 """A labelled contact sheet of the built-in world: images with their captions under them."""
 
 import contextlib
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from unclip.data.emoji_scene import WorldConfig
 from unclip.data.emoji_world import World
+from unclip.files import whole
 
 MIN_CELL: Final = 150  # pixels: narrower cells would break captions into too many lines
 LINES: Final = 5
@@ -80,17 +79,7 @@ def preview(
 
 def _write_png(sheet: Image.Image, path: Path) -> None:
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            sheet.save(file, format="PNG")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise ValueError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        with whole(path) as partial:
+            sheet.save(partial, format="PNG")
+    except ValueError as error:
+        raise ValueError(f"{error}; choose another place") from None

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import secrets
 import shlex
 import struct
 import zlib
@@ -15,6 +14,8 @@ from typing import Any, BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
+
+from unclip.files import whole
 
 KEY = "unclip"
 """Keyword of the PNG text that holds the JSON."""
@@ -163,21 +164,14 @@ def _readable(info: Mapping[str, Any]) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Bytes under a temporary name in the same folder, then renamed."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    """Write bytes, whole or not at all; folders on the way are made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with whole(path) as partial:
+            partial.write_bytes(data)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = str(reason).removeprefix(f"cannot write {path}: ")
         raise ValueError(f"{path} cannot be written: {reason}; choose another place") from None
 
 
