@@ -93,7 +93,7 @@ def test_what_no_note_covers_is_said(tiny_model: Path, captioned: Path, capsys: 
 
 def test_recipes_that_hold_out_nothing_sensible() -> None:
     for value in (1.0, -0.1, float("nan")):
-        with pytest.raises(ValueError, match=r"data\.held_out is .*; it must be in \[0, 1\)"):
+        with pytest.raises(ValueError, match="held_out is"):
             tiny_recipe("clip", data={"source": "mine", "held_out": value})
     with pytest.raises(ValueError, match="the built-in world holds out combinations"):
         tiny_recipe("clip", data={"held_out": 0.1})

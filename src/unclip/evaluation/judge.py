@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from unclip.config import Between, Checked, Width, from_mapping
 from unclip.data.emoji_scene import BACKGROUNDS, COLOURS, MAX_OBJECTS, SHAPES, Scene
-from unclip.files import read_json
-from unclip.models.folder import bundled
+from unclip.files import MAX_CONFIG, read_json
+from unclip.models.folder import bundled, check_links
 from unclip.models.weights import load_weights
 
 SIDE: Final = 64  # pixels; images of other sizes are resized
@@ -309,7 +309,9 @@ def load_judge(path: str | Path | None = None) -> Judge:
         missing = f"{path} holds no judge; train one with `unclip train judge --model {path}`"
     if not (folder / "config.json").is_file():
         raise ValueError(missing)
-    config = JudgeConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
+    check_links(folder if path is None else Path(path), folder, *folder.iterdir())
+    written = read_json(folder / "config.json", MAX_CONFIG)
+    config = JudgeConfig.from_json(written, str(folder / "config.json"))
     with torch.device("meta"):
         judge = Judge(config)
     load_weights(judge, folder, torch.float32)

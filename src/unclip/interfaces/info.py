@@ -61,7 +61,7 @@ def describe_image(path: Path) -> str:
 
 def describe_model(path: Path | None) -> str:
     """Components with their parameters and precisions, sizes, CLIP, and what is missing."""
-    from unclip.models.folder import ModelFolder, bundled
+    from unclip.models.folder import ModelFolder, bundled, check_links
     from unclip.pipeline.opening import NEEDED, TEXT_TO_IMAGE, UPSAMPLING, needed_components
 
     folder = ModelFolder(bundled("model") if path is None else path)
@@ -71,7 +71,7 @@ def describe_model(path: Path | None) -> str:
     for name, entry in index.items():
         if isinstance(entry, list) and not name.startswith("_"):
             there = folder.has(name)
-            rows[name] = f"{entry[1]}, {_weights(folder.path / name)}" if there else "absent"
+            rows[name] = f"{entry[1]}, {_weights(folder.component(name))}" if there else "absent"
     if kind in NEEDED or kind is None:
         needed = (*needed_components(folder, kind or TEXT_TO_IMAGE), *UPSAMPLING)
         missing = [name for name in needed if not folder.has(name)]
@@ -90,6 +90,7 @@ def describe_model(path: Path | None) -> str:
         rows["CLIP width"] = text.get("projection_dim")
         rows["caption tokens"] = text.get("max_position_embeddings")
     card = folder.path / "README.md"
+    check_links(folder.path, card)
     rows["licence"] = _licence(card) if card.is_file() else "not said"
     rows["model card"] = card if card.is_file() else "none"
     return _table(rows)

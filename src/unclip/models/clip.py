@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unclip.files import read_json
+from unclip.files import MAX_CONFIG, read_json
 from unclip.models.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from unclip.models.folder import ModelFolder
+from unclip.models.folder import ModelFolder, check_links
 from unclip.models.hub import resolve_component
 from unclip.models.layers import attention
 from unclip.models.weights import load_weights
@@ -222,7 +222,8 @@ class CLIP(nn.Module):
             ValueError: the folder holds something else, or not all of it.
         """
         path = resolve_component(folder, revision, variant)
-        mapping, where = read_json(path / "config.json"), str(path / "config.json")
+        check_links(path, *path.glob("*"))
+        mapping, where = read_json(path / "config.json", MAX_CONFIG), str(path / "config.json")
         for tower in ("text_config", "vision_config"):
             if not isinstance(mapping.get(tower), dict):
                 raise ValueError(f"{where} is not that of a whole CLIP: it has no {tower}")

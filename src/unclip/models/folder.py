@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip.checks import shown
-from unclip.files import locked, private_folder, read_json, read_safetensors, write_json
+from unclip.files import MAX_CONFIG, locked, private_folder, read_json, read_safetensors, write_json
 from unclip.models import belonging
 from unclip.models.offload import Offload
 from unclip.models.publishing import INDEX, NEW, check_name, commit, complete, is_pending
@@ -77,8 +77,9 @@ class ModelFolder:
     def index(self) -> dict[str, Any]:
         """`model_index.json`: component name → [library, class]; keys with "_" are notes."""
         file = self.path / INDEX
+        check_links(self.path, file)
         with self.steady():
-            there = read_json(file) if file.is_file() else None
+            there = read_json(file, MAX_CONFIG) if file.is_file() else None
         if self._draft is not None:
             there = self._draft.applied(there or {"_class_name": "UnCLIPPipeline"})
         if there is None:
@@ -149,15 +150,16 @@ class ModelFolder:
         folder = self.component(component)
         for name in ("config.json", "scheduler_config.json", "preprocessor_config.json"):
             if (folder / name).is_file():
-                return read_json(folder / name)
+                return read_json(folder / name, MAX_CONFIG)
         raise ValueError(f"{folder} holds no config.json")
 
     def component(self, component: str) -> Path:
-        """The component's folder, or a ValueError that says what is missing."""
-        self.index()
+        """The component's folder, or a ValueError that says what is missing, or lies elsewhere."""
         if not self.has(component):
             raise ValueError(f"the model {self.path} has no {component}")
-        return self._place(component)
+        folder = self._place(component)
+        check_links(self.path, folder, *folder.iterdir())
+        return folder
 
     def load(
         self, component: str, network: type[M], config: Any, dtype: torch.dtype | None = None
@@ -308,6 +310,25 @@ def _stamps(component: Path, variant: str | None) -> list[tuple[str, int, int, i
     """What tells files from others of the same name."""
     found = [(file.name, file.stat()) for file in weight_files(component, variant)]
     return [(name, f.st_ino, f.st_size, f.st_mtime_ns) for name, f in found]
+
+
+def check_links(root: Path, *paths: Path) -> None:
+    """Refuse files and folders of a model that are links to what lies outside of it.
+
+    In the Hub's cache a model's files are links to its `blobs`, which is where they may lead.
+
+    Raises:
+        ValueError: a link that leads elsewhere, named with where it leads.
+    """
+    inside = [root.resolve()]
+    if inside[0].parent.name == "snapshots":
+        inside.append(inside[0].parents[1] / "blobs")
+    for path in paths:
+        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
+            raise ValueError(
+                f"{path} is a link to {shown(str(path.resolve()))}, outside of the model's folder; "
+                "put the file itself there if you trust it"
+            )
 
 
 def bundled(name: str) -> Path:

@@ -13,6 +13,7 @@ in place. All of that are renames, and whoever opens the folder next completes t
 """
 
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -25,6 +26,7 @@ INDEX = "model_index.json"
 NEW = "new"
 _OLD = "old"
 _PENDING = ".publishing"
+_NAME = re.compile(r"(?!\.)[\w.-]{1,100}")
 
 
 def commit(folder: Path, private: Path, index: dict[str, Any]) -> None:
@@ -108,8 +110,8 @@ def _set_aside(target: Path, old: Path) -> None:
 
 def check_name(name: str, folder: Path) -> str:
     """A component's name, if it is that of a folder inside the model folder."""
-    if Path(name).name != name or name == "..":
+    if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{folder / INDEX} names a component {shown(name)}, which is outside the folder"
+            f"{folder / INDEX} names a component {shown(name)}, which can be no folder in it"
         )
     return name

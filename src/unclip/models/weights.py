@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unclip.checks import shown
 from unclip.files import opened_safetensors, read_json, write_json, write_safetensors
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -89,12 +90,12 @@ def check_weights(
             if key.endswith(COUNTED) and key not in wanted:
                 continue
             if key not in wanted:
-                raise ValueError(f"{file} has a tensor {key!r} that this network does not have")
+                raise ValueError(f"{file} has a tensor {shown(key)} that this network has not")
             if key in known:
                 raise ValueError(f"{file} has the tensor {key!r} a second time")
             if shape != tuple(wanted[key].shape):
                 raise ValueError(
-                    f"{file}: tensor {key!r} has shape {shape}, "
+                    f"{file}: tensor {key!r} has shape {shown(shape)}, "
                     f"the config asks for {tuple(wanted[key].shape)}"
                 )
             if not kind.startswith(("F", "BF")):
@@ -209,8 +210,8 @@ def _shards(index: Path) -> list[Path]:
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise ValueError(f"{index} has no weight_map")
-    files = [index.parent / name for name in sorted(set(map(str, where.values())))]
-    for file in files:
-        if file.parent != index.parent or not file.is_file():
-            raise ValueError(f"{index} names {file.name}, which is not in {index.parent}")
-    return files
+    there = {file.name: file for file in index.parent.iterdir() if file.is_file()}
+    for name in where.values():
+        if not isinstance(name, str) or name not in there:
+            raise ValueError(f"{index} names {shown(name)}, which is not in {index.parent}")
+    return [there[name] for name in sorted(set(where.values()))]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unclip.files import read_facts, read_safetensors, whole, write_safetensors
+from unclip.files import open_regular, read_facts, read_safetensors, whole, write_safetensors
 from unclip.pipeline.request import Settings
 
 _FORMAT = "unclip-latents-1"
+_MOST = 2**28  # numbers, in a file that may be sparse: of 1 GiB as floats
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ class Latents:
         if (
             facts.get("unclip") != _FORMAT
             or set(tensors) != {"z_i", "x_T"}
-            or not steps.isdecimal()
+            or not (steps.isdecimal() and len(steps) < 10)
         ):
             raise ValueError(f"{path} holds no latents; `unclip invert` writes them")
+        _check_size(path, sum(tensor.numel() for tensor in tensors.values()))
         z_i, x_T = (tensors[key].clone() for key in ("z_i", "x_T"))  # noqa: N806
         if x_T.ndim != 4 or z_i.ndim != 2 or len(z_i) != len(x_T) or not len(z_i):
             raise ValueError(
@@ -161,12 +163,14 @@ def read_embeddings(path: str | Path, width: int) -> Tensor:
     path = _there(path)
     suffix = path.suffix.lower()
     if suffix == ".npy":
+        with open_regular(path) as file:
+            if file.read(2) == b"PK":
+                raise ValueError(f"{path} is an archive, not a .npy file")
         try:  # mapped: a header that promises more than the file holds costs no memory
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except Exception:  # numpy reads headers and archives with libraries that raise anything
+            array = np.lib.format.open_memmap(path, mode="r")
+        except Exception:  # a damaged header ends in errors of many kinds
             raise ValueError(f"{path} is not a whole .npy file of numbers") from None
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{path} is an archive, not a .npy file")
+        _check_size(path, array.size)
         return check_embeddings(array, width, str(path))
     if suffix != ".safetensors":
         raise ValueError(f"{path} ends neither in .npy nor in .safetensors")
@@ -174,6 +178,7 @@ def read_embeddings(path: str | Path, width: int) -> Tensor:
     if "embeddings" not in tensors:
         names = ", ".join(sorted(tensors)[:5]) or "nothing"
         raise ValueError(f"{path} holds {names}; the tensor must be called 'embeddings'")
+    _check_size(path, tensors["embeddings"].numel())
     return check_embeddings(tensors["embeddings"].clone(), width, str(path))
 
 
@@ -195,6 +200,13 @@ def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str], model
         return
     facts = {"model": model, "names": json.dumps(list(names))}
     write_safetensors(path, {"embeddings": embeddings.float()}, facts)
+
+
+def _check_size(path: Path, numbers: int) -> None:
+    if numbers > _MOST:
+        raise ValueError(
+            f"{path} holds {numbers:,} numbers, more than the {_MOST:,} that are read at once"
+        )
 
 
 def _there(path: str | Path) -> Path:

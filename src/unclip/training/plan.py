@@ -10,12 +10,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.stages.base import Batch
+from unclip.training.budget import check_images
 from unclip.training.distribution import start_processes
 from unclip.training.start import Recipe, StageSpec, Where, prepare
 
 S = TypeVar("S")
 _PROBE = 2  # images that are really computed; the rest is proportion
-_MEASURED = 256  # embeddings, which say well enough how many codes an autoregressive prior has
+_DRAWN = 64  # images of a batch
+# What a network's settings say of data that a stage is measured on, and how much is enough here:
+# 256 embeddings say well enough how many codes an autoregressive prior has.
+_FEW = {"statistics": 256, "captions": 20_000}
 
 
 def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "auto") -> str:
@@ -25,17 +29,14 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "aut
     pass keeps; it leaves out the framework itself and transient buffers.
     """
     processes = start_processes(device)
-    network_settings: Any = recipe.network
-    if hasattr(network_settings, "statistics"):  # measuring them is part of the run, and takes long
-        few = min(_MEASURED, network_settings.statistics)
-        recipe = replace(recipe, network=replace(network_settings, statistics=few))
-    prepared = prepare(spec, recipe, where, processes)
+    part = recipe.training.batch_size // recipe.training.accumulation
+    check_images(part, recipe.data.size)
+    prepared = prepare(spec, _sample_of(recipe), where, processes)
     stage, place = prepared.stage, processes.device
     example: Batch = {
         key: value[:_PROBE].to(place) if isinstance(value, Tensor) else value[:_PROBE]
         for key, value in prepared.example.items()
     }
-    part = recipe.training.batch_size // recipe.training.accumulation
     network = stage.network.to(place).train()
     kept: dict[int, int] = {}
     with FlopCounterMode(display=False) as counter:
@@ -59,6 +60,20 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "aut
             f"model folder         {where.model}",
             f"run folder           {where.run}",
         ]
+    )
+
+
+def _sample_of(recipe: Recipe[S]) -> Recipe[S]:
+    """The same recipe with as little data as says what a run takes, and no worker processes."""
+    network: Any = recipe.network
+    few = {name: min(getattr(network, name), most)
+           for name, most in _FEW.items() if hasattr(network, name)}  # fmt: skip
+    batch = min(_DRAWN, recipe.training.batch_size // recipe.training.accumulation)
+    return replace(
+        recipe,
+        network=replace(network, **few),
+        data=replace(recipe.data, workers=0),
+        training=replace(recipe.training, batch_size=batch, accumulation=1),
     )
 
 

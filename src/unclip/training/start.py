@@ -1,6 +1,7 @@
 """From a recipe to a run: data is opened and checked, the stage built, the loop started."""
 
 import contextlib
+import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,7 @@ from unclip.models.hub import resolve_model
 from unclip.stages.base import Batch, Stage
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
+from unclip.training.budget import check_images, parameters_within_memory
 from unclip.training.distribution import Processes, start_processes
 from unclip.training.loop import train
 from unclip.training.recipe import Data, Optimiser, Training
@@ -125,6 +127,8 @@ class Prepared:
 
 def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Processes) -> Prepared:
     """Open and check the data, and build the stage, from the recipe's seed."""
+    together = recipe.training.accumulation * processes.world_size
+    check_images(recipe.training.batch_size // together, recipe.data.size)
     source = spec.source(recipe) if spec.source else open_data(recipe.data)
     report = source.check()
     if processes.main:
@@ -139,11 +143,14 @@ def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Proc
         lambda: _batches(source, recipe, 0, alone),
     )
     torch.manual_seed(recipe.training.seed)
-    stage = _stage(spec, recipe, materials, where.resume)
+    with parameters_within_memory(processes.device):
+        stage = _stage(spec, recipe, materials, where.resume)
     if processes.main:
         _say_what_is_cut(stage, source, fresh=spec.name == "clip" and not recipe.training.init)
-    with contextlib.closing(_batches(source, recipe, 0, alone)) as first:
-        example = {key: value[:8] for key, value in next(first).items()}
+    # The first images alone, without workers: a whole batch can take long to draw.
+    size = min(8, recipe.training.batch_size // recipe.training.accumulation)
+    with contextlib.closing(batches(source, Order.of(source, recipe.training.seed), size)) as few:
+        example = dict(next(few))
     parts = recipe.training.accumulation
     learned_from = [source.fingerprint()]
     if spec.teacher:
@@ -266,8 +273,10 @@ def _batches(
 ) -> Generator[Batch, None, None]:
     size = recipe.training.batch_size // recipe.training.accumulation
     order = Order.of(source, recipe.training.seed)
+    # More than a few for each core only cost memory; batches are the same for any number.
+    workers = min(recipe.data.workers, 4 * (os.cpu_count() or 1))
     return batches(  # type: ignore[return-value]
-        source, order, size, first, processes.rank, processes.world_size, recipe.data.workers
+        source, order, size, first, processes.rank, processes.world_size, workers
     )
 
 
