@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,45 @@ def test_damaged_files_are_named(
     with pytest.raises(ValueError, match=reason.replace("|", r"\|")) as caught:
         Tokenizer.from_pretrained(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (3, "not a byte-pair encoding"),
+        ({"vocab": 3, "merges": []}, "the vocabulary is 3; it must be an object"),
+        ({"vocab": {"a": -1}, "merges": []}, "the id of the token 'a' is -1"),
+        ({"vocab": {"a": 2**63}, "merges": []}, "the id of the token 'a' is 9223372036854775808"),
+        ({"vocab": {"a": "b"}, "merges": []}, "the id of the token 'a' is 'b'"),
+        ({"vocab": {"a": True}, "merges": []}, "the id of the token 'a' is True"),
+        ({"vocab": {"a": 1}, "merges": 7}, "the merges are 7; they must be a list"),
+        ({"vocab": {"a": 1}, "merges": [7]}, "7 is among the merges"),
+        ({"vocab": {"a": 1}, "merges": [["a", 1]]}, "['a', 1] is among the merges"),
+        ({"vocab": {"a": 1}, "merges": ["a" * 100_000]}, "is among the merges"),
+    ],
+)
+def test_what_the_library_could_not_take_is_refused_first(
+    model: object, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        Tokenizer.from_pretrained(tmp_path)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("value", "length"), [(24, 24), (1e30, 77), (10**30, 77), ("x", None), (-1, None), ([], None)]
+)
+def test_lengths_that_others_note(
+    value: object, length: int | None, ours: Tokenizer, tmp_path: Path
+) -> None:
+    ours.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": value}))
+    if length is None:
+        with pytest.raises(ValueError, match="model_max_length is"):
+            Tokenizer.from_pretrained(tmp_path)
+    else:
+        assert Tokenizer.from_pretrained(tmp_path).context_length == length
 
 
 def test_tokenizer_json_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from unclip.checks import printable, real_number, shown, whole_number
-from unclip.files import MAX_CONFIG, read_text
+from unclip.files import read_text
 
 T = TypeVar("T")
 
@@ -117,7 +117,9 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; `ValueError` in one sentence if it cannot be read or parsed."""
-    text = read_text(path, MAX_CONFIG)
+    text = read_text(path, _MAX_RECIPE)
+    if any(line.count(".") > _DEEPEST for line in text.split("\n")):  # a.b.c: read in squared time
+        raise ValueError(f"{path} has a line that nests more than {_DEEPEST} tables")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
@@ -147,6 +149,8 @@ def suggest(word: object, known: typing.Iterable[str]) -> str:
 
 
 _WORD = 64  # characters of a bad word that are compared with known ones
+_MAX_RECIPE = 2**17  # bytes
+_DEEPEST = 200  # tables in tables
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_TEXT = 2**26
 """Bytes of the largest text, JSON or TOML file that is read; real ones are far below."""
 MAX_CONFIG = 2**20
-"""The same of a recipe, or of a network's configuration."""
+"""The same of a network's configuration."""
 _PARTIAL = ".partial"
 
 

@@ -140,7 +140,7 @@ def test_shards(tmp_path: Path) -> None:
     load_weights(other, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
     (tmp_path / "model-00003-of-00005.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"names model-00003-of-00005\.safetensors, which is not"):
+    with pytest.raises(ValueError, match=r"names 'model-00003-of-00005\.safetensors', which"):
         load_weights(other, tmp_path)
 
 
@@ -155,6 +155,58 @@ def test_an_index_cannot_point_outside(name: Any, tmp_path: Path) -> None:
     write_json(inside / "model.safetensors.index.json", {"weight_map": {"weight": name}})
     with pytest.raises(ValueError, match="which is not in"):
         load_weights(network(), inside)
+
+
+@pytest.mark.parametrize("what", ["linear", "linear/config.json", "model_index.json"])
+def test_links_out_of_the_folder_are_refused(
+    what: str, folder: ModelFolder, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    (folder.path / what).rename(outside)
+    (folder.path / what).symlink_to(outside)
+    with pytest.raises(ValueError, match=r"is a link to .*outside', outside of the"):
+        folder.config("linear")
+    with pytest.raises(ValueError, match="outside of the model's folder"):
+        folder.load("linear", lambda _: nn.Linear(3, 2), None)  # type: ignore[arg-type]
+
+
+def test_links_within_and_those_of_the_hubs_cache_are_followed(
+    folder: ModelFolder, tmp_path: Path
+) -> None:
+    config = folder.path / "linear" / "config.json"
+    config.rename(folder.path / "shared.json")
+    config.symlink_to("../shared.json")
+    assert folder.config("linear") == {"a": 1}
+    cache = tmp_path / "models--a--b"
+    (cache / "blobs").mkdir(parents=True)
+    snapshot = cache / "snapshots" / "0123"
+    snapshot.parent.mkdir()
+    folder.path.rename(snapshot)
+    for place, blob in (("linear/config.json", "x"), ("model_index.json", "y")):
+        (snapshot / place).resolve().rename(cache / "blobs" / blob)
+        (snapshot / place).unlink(missing_ok=True)
+        (snapshot / place).symlink_to(cache / "blobs" / blob)
+    assert ModelFolder(snapshot).config("linear") == {"a": 1}
+    whole_folder = tmp_path / "link"  # the folder itself may be one
+    whole_folder.symlink_to(snapshot)
+    assert ModelFolder(whole_folder).config("linear") == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".", "..", ".x", "", "x" * 10**5, "a\0b", "\x1b"])
+def test_names_that_are_no_component(name: str, folder: ModelFolder) -> None:
+    write_json(folder.path / "model_index.json", {name: ["unclip", "Linear"]})
+    with pytest.raises(ValueError, match="which can be no folder in it") as caught:
+        folder.index()
+    assert len(str(caught.value)) < 400
+
+
+def test_a_header_that_promises_more_than_there_can_be(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [2**30, 2**30], "data_offsets": [0, 2**62]}
+    header = json.dumps({"weight": entry}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        load_weights(network(), tmp_path)
 
 
 @pytest.mark.parametrize("content", [{}, {"weight_map": []}, {"weight_map": {}}])

@@ -90,7 +90,9 @@ def check_weights(
             if key.endswith(COUNTED) and key not in wanted:
                 continue
             if key not in wanted:
-                raise ValueError(f"{file} has a tensor {shown(key)} that this network has not")
+                raise ValueError(
+                    f"{file} has a tensor {shown(key)} that this network does not have"
+                )
             if key in known:
                 raise ValueError(f"{file} has the tensor {key!r} a second time")
             if shape != tuple(wanted[key].shape):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from unclip.checks import shown
 from unclip.config import from_mapping, suggest
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known, inpaint
@@ -151,7 +152,7 @@ def scheduler_from_json(folder: ModelFolder, component: str) -> DiffusionConfig:
     name = written.get("_class_name", SCHEDULER)
     if name != SCHEDULER:
         raise ValueError(
-            f"{folder.path / component} is a {name}; only {SCHEDULER}'s process is known"
+            f"{folder.path / component} is a {shown(name)}; only {SCHEDULER}'s process is known"
         )
     mapping = {k: v for k, v in written.items() if not k.startswith("_")}
     if mapping.get("variance_type") == "fixed_small":  # its logarithm is taken in any case
