@@ -8,7 +8,10 @@ control characters that a terminal would obey.
 import math
 import operator
 import unicodedata
-from typing import Any, SupportsFloat, SupportsIndex, cast
+from collections.abc import Sequence
+from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
+
+T = TypeVar("T")
 
 _SHOWN = 80  # characters of a bad value that a sentence repeats
 _OBEYED = ("Cc", "Cs", "Zl", "Zp")  # control and half characters, separators of lines
@@ -65,6 +68,49 @@ def seed_after(seed: int, number: int) -> int:
     """The seed that is `number` after another; after the last one of 64 bits comes 0."""
     following = seed + number
     return following if following < 2**64 else following - 2**64
+
+
+def true_or_false(value: Any, name: str) -> bool:
+    """`value` as a bool: Python's, numpy's or torch's, and nothing that merely passes for one.
+
+    Raises:
+        ValueError: another kind of value.
+    """
+    try:
+        if _is_bool(value):
+            return bool(value)
+    except (ValueError, RuntimeError):  # an array of several
+        pass
+    raise ValueError(f"{name} is {shown(value)}; it must be True or False")
+
+
+def of_kind(value: Any, kind: type[T], name: str, wanted: str) -> T:
+    """`value`, if it is an instance of `kind`; the sentence calls it `name`, and that `wanted`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {wanted}, not {type(value).__name__}")
+    return value
+
+
+def listed(value: Any) -> list[Any]:
+    """Several things as a list: of a list, a tuple, or an array's first axis; else the only one."""
+    if isinstance(value, str | bytes | bytearray):
+        return [value]
+    if isinstance(value, Sequence):
+        return list(value)
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0:
+        try:
+            return list(value.tolist())
+        except (TypeError, RuntimeError):  # a tensor without values: sparse, or on no device
+            return [value]
+    return [value]
+
+
+class Notice(UserWarning):
+    """What a user should know although the work goes on, e.g. that a caption was cut."""
 
 
 def shown(value: Any) -> str:

@@ -141,6 +141,14 @@ def dump_toml(mapping: Mapping[str, Any], prefix: str = "") -> str:
     return "\n".join(lines)
 
 
+def one_of(value: Any, name: str, known: typing.Collection[str]) -> str:
+    """`value`, if it is one of the known words; else a `ValueError` that names the nearest."""
+    if isinstance(value, str) and value in known:
+        return str(value)
+    word = value if isinstance(value, str) else ""
+    raise ValueError(f"unknown {name} {shown(value)}{suggest(word, known)}")
+
+
 def suggest(word: object, known: typing.Iterable[str]) -> str:
     """A tail for error messages: the nearest known word, else all of them."""
     words = sorted(known)

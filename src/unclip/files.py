@@ -5,6 +5,7 @@ written is made in a fresh folder that nobody else may enter, so that no link pl
 guessable name is followed, and then renamed into place.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from unclip.checks import printable
+from unclip.checks import printable, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,30 @@ MAX_TEXT = 2**26
 MAX_CONFIG = 2**20
 """The same of a network's configuration."""
 _PARTIAL = ".partial"
+
+
+def as_path(value: Any, name: str) -> Path:
+    """`value`, text or a `Path`, as a path; nothing needs to be there.
+
+    Raises:
+        ValueError: it is something else, empty, or can be no file's name.
+    """
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        text = b""
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a path, not {type(value).__name__}")
+    if not text:
+        raise ValueError(f"{name} is empty; give a path")
+    try:
+        os.stat(text)
+    except ValueError:  # a zero byte, or half a character
+        raise ValueError(f"{name} {shown(text)} can be no file's name") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"{name} {shown(text)} is too long to be a file's name") from None
+    return Path(text)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

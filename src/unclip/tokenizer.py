@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unclip.checks import printable, real_number, shown, whole_number
-from unclip.files import MAX_CONFIG, read_json, read_text
+from unclip.checks import of_kind, printable, real_number, shown, whole_number
+from unclip.files import MAX_CONFIG, as_path, read_json, read_text
 from unclip.words import read_words, words_in, write_words
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Tokens:
 
     def trimmed(self) -> "Tokens":
         """Cut to the longest text of the batch: padding is never attended, so this is exact."""
-        longest = int(self.mask.sum(dim=1).max())
+        longest = int(self.mask.sum(dim=1).max()) if len(self.mask) else 0
         return Tokens(self.ids[:, :longest], self.mask[:, :longest])
 
 
@@ -74,10 +74,14 @@ class Tokenizer:
     ) -> None:
         from tokenizers import models, processors
 
+        context_length = whole_number(context_length, "context_length", 2, 2**16)
+        of_kind(vocab, dict, "vocab", "a dict of tokens and their ids")
+        of_kind(pad_token, str, "pad_token", "a token")
+        pairs = _several(merges, "merges")
         for token in (BOS, EOS, pad_token):
             if token not in vocab:
                 raise ValueError(f"the tokenizer's vocabulary has no token {shown(token)}")
-        self.vocab, self.merges = vocab, list(merges)
+        self.vocab, self.merges = vocab, list(pairs)
         # Start, end, and one between.
         self.context_length = whole_number(context_length, "the context length", 3, 2**16)
         self.pad_token = pad_token
@@ -100,29 +104,39 @@ class Tokenizer:
         self._backend.post_processor = processors.RobertaProcessing(
             (EOS, vocab[EOS]), (BOS, vocab[BOS]), trim_offsets=False, add_prefix_space=False
         )
-        self._backend.enable_truncation(self.context_length)
+        # It does not cut: `__call__` does, so that `dropped`, in any thread, sees what is cut.
         self._backend.enable_padding(
             length=self.context_length, pad_id=vocab[pad_token], pad_token=pad_token
         )
 
-    def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Encode N texts; ids and mask are (N, L)."""
-        encodings = self._backend.encode_batch(list(texts))
-        ids = torch.tensor([e.ids for e in encodings], dtype=torch.long)
-        mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool)
-        return Tokens(ids.view(len(encodings), -1), mask.view(len(encodings), -1))
+    def __call__(self, texts: str | Sequence[str]) -> Tokens:
+        """Encode N texts; ids and mask are (N, L).
+
+        Raises:
+            ValueError: something is no text.
+        """
+        encodings = self._encoded([texts] if isinstance(texts, str) else texts)
+        length = self.context_length
+        ids = torch.tensor([self._cut(e.ids) for e in encodings], dtype=torch.long)
+        mask = torch.tensor([e.attention_mask[:length] for e in encodings], dtype=torch.bool)
+        return Tokens(ids.view(len(encodings), length), mask.view(len(encodings), length))
+
+    def _encoded(self, texts: Iterable[str]) -> list[Any]:
+        """Encodings, padded to the context length at least; longer ones are whole."""
+        encodings: list[Any] = self._backend.encode_batch([*map(_text, _several(texts, "texts"))])
+        return encodings
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        longest = self.context_length
+        return ids if len(ids) <= longest else [*ids[: longest - 1], self.eos_id]
 
     def __len__(self) -> int:
         return len(self.vocab)
 
     def dropped(self, text: str) -> str:
         """The tail of `text` that does not fit into the context; empty if all of it fits."""
-        self._backend.no_truncation()
-        try:
-            encoding = self._backend.encode(text)
-        finally:
-            self._backend.enable_truncation(self.context_length)
-        if sum(encoding.attention_mask) <= self.context_length:
+        (encoding,) = self._encoded([text])
+        if len(encoding.ids) <= self.context_length:
             return ""
         return text[encoding.offsets[self.context_length - 2][1] :].strip()
 
@@ -146,12 +160,12 @@ class Tokenizer:
         """
         from tokenizers import models, trainers
 
-        smallest = 2 * 256 + 2
+        smallest = 2 * 256 + 2  # bytes, bytes that end a word, two special tokens
         vocab_size = whole_number(vocab_size, "vocab_size", smallest, MAX_VOCABULARY)
         byte_tokens = _byte_alphabet()
         backend = _backend(models.BPE(end_of_word_suffix="</w>"))
         backend.train_from_iterator(
-            _usable(captions),
+            _usable(_several(captions, "captions")),
             trainers.BpeTrainer(
                 vocab_size=vocab_size,  # finds at least the merges that are kept below
                 initial_alphabet=byte_tokens,
@@ -178,7 +192,7 @@ class Tokenizer:
         Raises:
             ValueError: files that are missing, damaged, or not a byte-pair encoding.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
         config = _read_if_there(folder / "tokenizer_config.json")
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             vocab: object = read_json(folder / "vocab.json")
@@ -212,7 +226,7 @@ class Tokenizer:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write vocab.json, merges.txt and tokenizer_config.json, as `CLIPTokenizer` reads them,
         and words.txt."""
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "tokenizer_class": "CLIPTokenizer",
@@ -256,7 +270,23 @@ def _byte_alphabet() -> list[str]:
 
 def _usable(texts: Iterable[str]) -> Iterator[str]:
     """What is learned from texts: no empty ones, and nothing that no context holds."""
-    return (text[:_LEARNED] for text in texts if text.strip())
+    return (text[:_LEARNED] for text in map(_text, texts) if text.strip())
+
+
+def _text(text: Any) -> str:
+    """A text that the library takes, or a ValueError."""
+    of_kind(text, str, "a text", "a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character
+        raise ValueError(f"{shown(text)} is not valid Unicode text") from None
+    return str(text)
+
+
+def _several(texts: Any, name: str) -> Iterable[Any]:
+    if isinstance(texts, str | bytes | Tensor) or not isinstance(texts, Iterable):
+        raise ValueError(f"{name} must be several strings, not {type(texts).__name__}")
+    return texts
 
 
 def _checked_vocabulary(vocab: object) -> dict[str, int]:

@@ -6,15 +6,21 @@ before x_0 is clipped; the learned variance is the conditional branch's.
 Shapes: N batch, C channels of the data, ... the remaining dimensions.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
+from unclip.config import Between, Checked, Probability, Scale
 from unclip.diffusion.prediction import at_least_float32
+
+_Level = Annotated[float, Between(0, math.inf)]
+Interval = tuple[_Level, _Level]
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Guidance(Checked):
     """How strongly, and at which noise levels, the condition is exaggerated.
 
     Args:
@@ -31,23 +37,14 @@ class Guidance:
         ValueError: a value is out of range.
     """
 
-    scale: float = 1.0
-    interval: tuple[float, float] | None = None
-    rescale: float = 0.0
+    scale: Scale = 1.0
+    interval: Interval | None = None
+    rescale: Probability = 0.0
     distilled: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale < float("inf"):
-            raise ValueError(
-                f"The guidance scale is {self.scale}; it must be 0 or more, and finite."
-            )
-        if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1]:
-            raise ValueError(
-                f"The guidance interval is {self.interval}; give two noise levels of 0 or "
-                "more, the lower one first."
-            )
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"The guidance rescale is {self.rescale}; choose it in [0, 1].")
+        super().__post_init__()
+        check_interval(self.interval, "interval")
 
     def active(self, sigma: float) -> bool:
         """Whether noise level σ needs the unconditional branch at all: without, half the cost."""
@@ -57,6 +54,12 @@ class Guidance:
     def __call__(self, cond: Tensor, uncond: Tensor, channels: int) -> Tensor:
         """``guided`` with this scale and rescale."""
         return guided(cond, uncond, self.scale, channels=channels, rescale=self.rescale)
+
+
+def check_interval(interval: Interval | None, name: str) -> None:
+    """Refuse an interval that ends before it begins."""
+    if interval is not None and interval[0] > interval[1]:
+        raise ValueError(f"{name} is {interval}; give two noise levels, the lower one first")
 
 
 def guided(

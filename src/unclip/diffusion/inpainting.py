@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.prediction import Denoiser, Noise, Prediction, at_least_float32
-from unclip.diffusion.samplers import Callback, Sampler
+from unclip.diffusion.samplers import Callback, Sampler, after_step
 from unclip.diffusion.schedules import Schedule
 
 JUMP = 5
@@ -94,9 +94,8 @@ def inpaint(
     if not bool(known.unknown.all()):
         denoiser = imposed(denoiser, known, schedule, noise)
 
-    def hook(_: int, t: int, x: Tensor, prediction: Prediction) -> None:
-        if callback is not None:
-            callback(next(count), t, x, prediction)
+    def hook(_: int, t: int, x: Tensor, prediction: Prediction) -> Tensor:
+        return after_step(callback, next(count), t, x, prediction)
 
     runs = torch.split(timesteps, jump if resamples > 1 else len(timesteps))
     ends = [*(int(run[0]) for run in runs[1:]), -1]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.prediction import Denoiser, Prediction, at_least_float32
-from unclip.diffusion.samplers import Callback, steps_between
+from unclip.diffusion.samplers import Callback, after_step, steps_between
 from unclip.diffusion.schedules import Schedule
 
 _HISTORY = 4  # evaluations that a new one is chosen from
@@ -94,9 +94,7 @@ def invert(
             tried = [*tried, x.flatten(1)][-_HISTORY:]
             missed = [*missed, missing.flatten(1)][-_HISTORY:]
             x = _anderson(tried, missed).view_as(x)
-        y = best
-        if callback is not None:
-            callback(s.i, s.t, y, guess)
+        y = after_step(callback, s.i, s.t, best, guess)
     return y
 
 

@@ -20,8 +20,22 @@ from torch import Tensor
 from unclip.diffusion.prediction import Denoiser, Noise, Prediction, at_least_float32
 from unclip.diffusion.schedules import Schedule
 
-Callback = Callable[[int, int, Tensor, Prediction], None]
-"""After step i from timestep t: (i, t, the new x (N, ...), the prediction made at t)."""
+Callback = Callable[[int, int, Tensor, Prediction], Tensor | None]
+"""After step i from timestep t: (i, t, the new x (N, ...), the prediction made at t) to the x that
+is gone on with, or None for the same. It may raise ``Stop``."""
+
+
+class Stop(Exception):  # noqa: N818  (no error)
+    """Raised by a callback, through the sampler: it ends here.
+
+    Args:
+        x: (N, ...) the state then.
+        x0: (N, ...) the data as far as they are known.
+    """
+
+    def __init__(self, x: Tensor, x0: Tensor) -> None:
+        super().__init__("sampling was stopped")
+        self.x, self.x0 = x, x0
 
 
 class Sampler(Protocol):
@@ -79,6 +93,14 @@ def steps_between(schedule: Schedule, timesteps: Tensor, until: int = -1) -> Ite
     alpha_bars = schedule.alpha_bar(torch.tensor([*times, until])).tolist()
     for i, t in enumerate(times):
         yield Step(i, t, alpha_bars[i], alpha_bars[i + 1], last=i == len(times) - 1 and until < 0)
+
+
+def after_step(
+    callback: Callback | None, i: int, t: int, x: Tensor, prediction: Prediction
+) -> Tensor:
+    """x, or what the callback, if there is one, puts in its place."""
+    changed = None if callback is None else callback(i, t, x, prediction)
+    return x if changed is None else changed
 
 
 def noise_from(generators: torch.Generator | Sequence[torch.Generator]) -> Noise:
@@ -164,8 +186,7 @@ def ddpm(
             small, large = math.log(max(s.posterior_variance, 1e-20)), math.log(s.beta)
             log_variance = small + (large - small) * prediction.variance.clamp(0, 1)
             x = mean + torch.exp(0.5 * log_variance) * noise(x)
-        if callback is not None:
-            callback(s.i, s.t, x, prediction)
+        x = after_step(callback, s.i, s.t, x, prediction)
     return x
 
 
@@ -205,8 +226,7 @@ def ddim(
         x = math.sqrt(s.alpha_bar_prev) * prediction.x0 + on_eps * prediction.eps
         if draw is not None and not s.last:
             x = x + math.sqrt(variance) * draw(x)
-        if callback is not None:
-            callback(s.i, s.t, x, prediction)
+        x = after_step(callback, s.i, s.t, x, prediction)
     return x
 
 
@@ -262,8 +282,7 @@ def dpm_solver_pp_2m(
             if draw is not None:
                 x = x + math.sqrt(variance) * draw(x)
             x0_before, h_before = prediction.x0, h
-        if callback is not None:
-            callback(s.i, s.t, x, prediction)
+        x = after_step(callback, s.i, s.t, x, prediction)
     return x
 
 

@@ -11,7 +11,7 @@ from unclip import __version__
 from unclip.checks import shown
 from unclip.config import suggest
 from unclip.interfaces.failures import exit_code
-from unclip.interfaces.streams import standard_streams
+from unclip.interfaces.streams import notices, standard_streams
 
 # name: (what it does, module in this package)
 COMMANDS = {
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what), 130 and 143 that it was stopped. See docs/errors.md.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with standard_streams():
+    with standard_streams(), notices():
         return exit_code(lambda: _run(words), words)
 
 

@@ -1,7 +1,6 @@
 """`unclip generate`: captions to image files."""
 
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from unclip.interfaces.outputs import (
     written_by,
 )
 from unclip.interfaces.streams import progress_bar
-from unclip.words import unknown_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     check_output(options.output)
     settings, pipe = options.settings(), options.open()
     opened = time.perf_counter()
-    for prompt in prompts:
-        unread = pipe.clip.tokenizer.dropped(prompt)
-        if unread:
-            print(
-                f"this model reads no further than: … {unread[:60]!r} is ignored", file=sys.stderr
-            )
     total = pipe.evaluations(settings) * len(prompts) * count  # refuses what cannot be done
-    unseen = dict.fromkeys(w for prompt in prompts for w in pipe.clip.tokenizer.unseen(prompt))
-    if unseen:
-        print(unknown_words(list(unseen)), file=sys.stderr)
     with progress_bar(total) as bar:
         made = pipe(
             prompts,
@@ -68,11 +57,10 @@ def run(arguments: Sequence[str]) -> int:
             callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
         )
     done = time.perf_counter()
-    # The precision too: where it is chosen by a measurement, the next one may choose otherwise.
-    used = settings.changed() | {"precision": name_of(pipe.dtype)}
+    used = settings.changed() | pipe.computing
     given = {name: getattr(options, name) for name in ("batch_size", "variant")}
     given |= {"revision": pipe.revision or options.revision}
-    given |= {name: getattr(options, name) or None for name in ("offload", "compile")}
+    given |= {"compile": options.compile or None}
     used |= {name: value for name, value in given.items() if value is not None}
     notes = {"settings": used, **written_by(options.model, pipe)}
     where = write(made.images, prompts, made.seeds, notes, options.output)

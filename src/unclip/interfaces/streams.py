@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from unclip.checks import printable
+from unclip.checks import Notice, printable
 
 # Nobody reads any more: `| head`, a closed terminal, a descriptor closed or not open for writing.
 _GONE = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ESHUTDOWN, errno.ECONNRESET}
@@ -47,6 +47,31 @@ def standard_streams() -> Iterator[None]:
             with suppress(OSError):
                 stream.flush()
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def notices() -> Iterator[None]:
+    """Every `Notice` is a line on the standard error stream, once, while a command runs."""
+    said: set[str] = set()
+
+    def show(message: Any, category: Any, *rest: Any, **more: Any) -> None:
+        if not issubclass(category, Notice):
+            others(message, category, *rest, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            _print_beside_bars(f"unclip: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Notice)
+        others, warnings.showwarning = warnings.showwarning, show
+        yield
+
+
+def _print_beside_bars(line: str) -> None:
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
 
 
 def open_closed() -> None:

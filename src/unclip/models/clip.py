@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.checks import of_kind
 from unclip.files import MAX_CONFIG, read_json
 from unclip.models.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from unclip.models.folder import ModelFolder, check_links
@@ -193,7 +194,7 @@ class CLIP(nn.Module):
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = of_kind(config, CLIPConfig, "config", "a CLIPConfig")
         self.text_model = TextTransformer(config.text)
         self.vision_model = VisionTransformer(config.vision)
         width, embed = config.text.hidden_size, config.text.projection_dim
@@ -221,6 +222,10 @@ class CLIP(nn.Module):
         Raises:
             ValueError: the folder holds something else, or not all of it.
         """
+        if dtype is not None:
+            of_kind(dtype, torch.dtype, "dtype", "a torch.dtype")
+            if not dtype.is_floating_point:
+                raise ValueError(f"dtype is {dtype}; weights are floats")
         path = resolve_component(folder, revision, variant)
         check_links(path, *path.glob("*"))
         mapping, where = read_json(path / "config.json", MAX_CONFIG), str(path / "config.json")
@@ -236,13 +241,38 @@ class CLIP(nn.Module):
         return clip.eval()
 
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids (N, L) → z_t (N, E), not normalised; hidden states (N, L, D)."""
+        """Token ids (N, L) → z_t (N, E), not normalised; hidden states (N, L, D).
+
+        Raises:
+            ValueError: no ids, more than the context holds, or (on a CPU) unknown ones.
+        """
+        self._check_ids(ids)
         hidden, pooled = self.text_model(ids)
         return self.text_projection(pooled), hidden
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Preprocessed images (N, 3, H, W) → z_i (N, E), not normalised."""
+        """Preprocessed images (N, 3, H, W) → z_i (N, E), not normalised.
+
+        Raises:
+            ValueError: no tensor of floats, or of another shape.
+        """
+        of_kind(images, Tensor, "images", "a tensor")
+        channels = self.config.vision.num_channels
+        plain = images.is_floating_point() and not images.is_nested
+        if not plain or images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images must be floats (N, {channels}, H, W), as CLIP prepares them")
         return self.visual_projection(self.vision_model(images))  # type: ignore[no-any-return]
+
+    def _check_ids(self, ids: Tensor) -> None:
+        of_kind(ids, Tensor, "ids", "a tensor")
+        known, most = self.config.text.vocab_size, self.config.text.max_position_embeddings
+        plain = ids.dtype in (torch.long, torch.int) and not ids.is_nested
+        if not plain or ids.ndim != 2 or not 0 < ids.shape[1] <= most:
+            raise ValueError(f"ids must be whole numbers (N, L), with L from 1 to {most}")
+        if ids.device.type == "cpu" and len(ids) and not 0 <= ids.min() <= ids.max() < known:
+            raise ValueError(
+                f"ids must be from 0 to {known - 1}, as this CLIP knows so many tokens"
+            )
 
     def temperature(self) -> Tensor:
         """The factor on cosine similarities, at most 100 (CLIP, section 2.5)."""
@@ -266,6 +296,8 @@ class CLIP(nn.Module):
     @classmethod
     def joined(cls, text: TextEncoder, image: ImageEncoder) -> Self:
         """The whole CLIP whose towers these are; it has weights of its own, trainable."""
+        of_kind(text, TextEncoder, "text", "a TextEncoder")
+        of_kind(image, ImageEncoder, "image", "an ImageEncoder")
         clip = cls(CLIPConfig(text.config, image.config))
         clip.load_state_dict({**text.state_dict(), **image.state_dict()}, strict=False)
         return clip

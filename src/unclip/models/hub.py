@@ -8,13 +8,16 @@ the cache is, HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN or `hf auth login` 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from unclip.checks import shown
+from unclip.files import as_path
 from unclip.models.weights import variants
 
 PREFIX = "hf:"
 """What names on the Hub begin with."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_WORD = re.compile(r"[\w./-]{1,200}", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _CARD = ("README.md", "LICENSE*")
 
@@ -39,6 +42,7 @@ def resolve_model(
     Raises:
         ValueError: there is neither such a folder nor such a model, or the Hub is out of reach.
     """
+    _check(name, revision, variant)
     wanted = hub_name(name)
     if wanted is None:
         return _here(name)
@@ -52,6 +56,7 @@ def resolve_model(
 
 def resolve_component(name: str | Path, revision: str | None, variant: str | None) -> Path:
     """The same for a single network, whose files are not in folders: a published CLIP."""
+    _check(name, revision, variant)
     wanted = hub_name(name)
     if wanted is None:
         return _here(name)
@@ -82,6 +87,14 @@ def absent(name: str | Path, what: str = "model folder") -> str:
     """What to say of a path where nothing is, which may be meant for a model on the Hub."""
     hint = f"; the model of that name on the Hugging Face Hub is hf:{name}"
     return f"there is no {what} {name}{hint if _NAME.fullmatch(str(name)) else ''}"
+
+
+def _check(name: Any, revision: Any, variant: Any) -> None:
+    """Refuse what is no path or name, no revision, or no variant."""
+    as_path(name, "folder")
+    for value, what in ((revision, "revision"), (variant, "variant")):
+        if value is not None and not (isinstance(value, str) and _WORD.fullmatch(value)):
+            raise ValueError(f"{what} is {shown(value)}, which can be no {what}'s name")
 
 
 def _here(name: str | Path) -> Path:

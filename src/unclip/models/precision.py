@@ -5,6 +5,7 @@ import time
 
 import torch
 
+from unclip.checks import shown
 from unclip.models.instructions import instructions
 from unclip.models.int8 import check_int8
 
@@ -14,16 +15,22 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMED = {**DTYPES, "int8": torch.int8}
 
 
-def device_named(name: str) -> torch.device:
-    """The device, if this machine has it; "auto" is a GPU where there is one."""
+def device_named(name: str | torch.device) -> torch.device:
+    """The device, if this machine has it; "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device, or none that computes.
+    """
+    if not isinstance(name, str | torch.device):
+        raise ValueError(f"device is {shown(name)}; give a name such as 'cpu' or 'cuda'")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # all three occur
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"cannot compute on the device {name!r}: {reason}") from None
+        torch.empty(1, device=device).item()  # which the device "meta" does not have
+    except Exception as error:  # every back end has errors of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+        raise ValueError(f"cannot compute on the device {shown(str(name))}: {reason}") from None
     return device
 
 
@@ -35,8 +42,8 @@ def resolve(precision: str | torch.dtype, device: torch.device) -> torch.dtype:
     """
     if isinstance(precision, torch.dtype):
         precision = next((n for n, t in _NAMED.items() if t == precision), str(precision))
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if not (isinstance(precision, str) and precision in PRECISIONS):
+        raise ValueError(f"precision {shown(precision)} is not one of {', '.join(PRECISIONS)}")
     if precision == "int8":
         check_int8(device)
     return fastest_dtype(device.type) if precision == "auto" else _NAMED[precision]

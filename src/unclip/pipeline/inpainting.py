@@ -17,6 +17,7 @@ Shapes: N images, H × W pixels of the image, s of a side of the square, n of a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from unclip.checks import listed, shown, whole_number
 from unclip.data.transforms import to_rgb, to_tensor
 from unclip.diffusion.inpainting import Known
 from unclip.models.precision import full_precision
@@ -147,12 +149,11 @@ def plan_hole(
 def _painted(image: Image.Image, mask: Image.Image | None, boxes: Sequence[Box]) -> Tensor:
     """(H, W) boolean, True where a mask or a box says so."""
     width, height = image.size
-    if mask is None and not boxes:
+    corners = [_corners(box, width, height) for box in listed(boxes)]
+    if mask is None and not corners:
         raise ValueError("nothing says what to repaint: give a mask, or a box x0,y0,x1,y1")
     painted = torch.zeros(height, width, dtype=torch.bool)
     if mask is not None:
-        if not isinstance(mask, Image.Image):
-            raise ValueError(f"a mask must be a Pillow image, not {type(mask).__name__}")
         if mask.size != image.size:
             raise ValueError(
                 f"the mask has {mask.width} × {mask.height} pixels and the image "
@@ -161,16 +162,23 @@ def _painted(image: Image.Image, mask: Image.Image | None, boxes: Sequence[Box])
         painted |= torch.from_numpy(np.array(to_rgb(mask).convert("L"))) >= 128
         if not painted.any():
             raise ValueError("the mask is black everywhere: what is white in it is repainted")
-    for box in boxes:
-        words = ",".join(map(str, box))
-        if len(box) != 4 or not all(isinstance(x, int) for x in box):
-            raise ValueError(f"a box is four whole numbers x0,y0,x1,y1, not {words}")
-        x0, y0, x1, y1 = box
-        if x0 >= x1 or y0 >= y1:
-            raise ValueError(f"the box {words} holds no pixel: x0 < x1 and y0 < y1 must hold")
-        if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-            raise ValueError(
-                f"the box {words} reaches outside the image, which has {width} × {height} pixels"
-            )
+    for x0, y0, x1, y1 in corners:
         painted[y0:y1, x0:x1] = True
     return painted
+
+
+def _corners(box: Any, width: int, height: int) -> Box:
+    """x0, y0, x1, y1 of a box inside an image of width × height pixels, or a ValueError."""
+    numbers = listed(box)
+    try:
+        x0, y0, x1, y1 = (whole_number(number, "a corner") for number in numbers)
+    except ValueError:
+        raise ValueError(f"a box is four whole numbers x0,y0,x1,y1, not {shown(box)}") from None
+    words = ",".join(map(shown, (x0, y0, x1, y1)))
+    if x0 >= x1 or y0 >= y1:
+        raise ValueError(f"the box {words} holds no pixel: x0 < x1 and y0 < y1 must hold")
+    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        raise ValueError(
+            f"the box {words} reaches outside the image, which has {width} × {height} pixels"
+        )
+    return x0, y0, x1, y1

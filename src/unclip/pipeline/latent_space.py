@@ -3,11 +3,14 @@
 Shapes: N embeddings, D their width, F points of a path, ... the dimensions of one.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from unclip.checks import listed, real_number, shown, whole_number
 
 _ALIGNED = 1e-7  # sine below which two directions are taken for parallel or opposite
 
@@ -61,24 +64,28 @@ def path(points: Tensor, frames: int) -> Tensor:
     Raises:
         ValueError: fewer than two points or frames.
     """
-    check_frames(frames, len(points))
+    frames = check_frames(frames, len(points))
     at = torch.arange(frames, dtype=torch.float64) * (len(points) - 1) / (frames - 1)
     leg = at.floor().long().clamp(max=len(points) - 2)
     return slerp(points[leg], points[leg + 1], at - leg)
 
 
-def check_frames(frames: int, points: int) -> None:
-    """Refuse a path with fewer than two points or frames."""
+def check_frames(frames: int, points: int) -> int:
+    """The number of frames, unless it or that of the points is below two."""
+    frames = whole_number(frames, "frames")
     if points < 2 or frames < 2:
-        raise ValueError(f"{frames} frames between {points} images: take at least 2 of each")
+        raise ValueError(f"{shown(frames)} frames between {points} images: take at least 2 of each")
+    return frames
 
 
-def check_weights(weights: Sequence[float], points: int) -> None:
-    """Refuse weights that are not as many as the points, negative, infinite or all 0."""
-    if len(weights) != points:
-        raise ValueError(f"{len(weights)} weights were given for {points} images")
-    if not all(0 <= weight < float("inf") for weight in weights) or not sum(weights) > 0:
+def check_weights(weights: Sequence[float], points: int) -> list[float]:
+    """The weights, unless they are not as many as the points, negative, infinite or all 0."""
+    numbers = [real_number(weight, "a weight", 0) for weight in listed(weights)]
+    if len(numbers) != points:
+        raise ValueError(f"{len(numbers)} weights were given for {points} images")
+    if not 0 < sum(numbers) < math.inf:
         raise ValueError("weights must be 0 or more, and one of them above 0")
+    return numbers
 
 
 def mean_direction(points: Tensor, weights: Sequence[float]) -> Tensor:
@@ -90,7 +97,7 @@ def mean_direction(points: Tensor, weights: Sequence[float]) -> Tensor:
     Raises:
         ValueError: another number of weights; a negative one or none above 0.
     """
-    check_weights(weights, len(points))
+    weights = check_weights(weights, len(points))
     total, mean = 0.0, points[:1]
     for point, weight in zip(torch.split(points, 1), weights, strict=True):
         total += weight
@@ -105,15 +112,9 @@ def check_thetas(theta: float | Sequence[float] | Tensor) -> list[float]:
     Raises:
         ValueError: there is none; one is no number, or outside [0, 1].
     """
-    try:
-        thetas: list[float] = torch.as_tensor(theta, dtype=torch.float64).flatten().tolist()
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"θ is {theta!r}; give a number between 0 and 1, or several") from None
+    thetas = [real_number(value, "θ", 0, 1) for value in listed(theta)]
     if not thetas:
         raise ValueError("there is no θ: give one or several between 0 and 1")
-    for value in thetas:
-        if not 0 <= value <= 1:
-            raise ValueError(f"θ is {value}; it must lie between 0 and 1")
     return thetas
 
 

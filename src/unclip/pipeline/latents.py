@@ -15,8 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unclip.files import open_regular, read_facts, read_safetensors, whole, write_safetensors
-from unclip.pipeline.request import Settings
+from unclip.checks import of_kind, printable, whole_number
+from unclip.files import (
+    as_path,
+    open_regular,
+    read_facts,
+    read_safetensors,
+    whole,
+    write_safetensors,
+)
+from unclip.pipeline.request import Settings, check_settings
 
 _FORMAT = "unclip-latents-1"
 _MOST = 2**28  # numbers, in a file that may be sparse: of 1 GiB as floats
@@ -31,12 +39,26 @@ class Latents:
         x_T: (N, 3, h, h) noise, h pixels at the decoder's resolution.
         steps: of DDIM, with which x_T was found; others lead back less exactly.
         model: fingerprint of the model that it belongs to.
+
+    Raises:
+        ValueError: no tensors of floats, other shapes, NaN or infinite values; steps that are none.
     """
 
     z_i: Tensor
     x_T: Tensor  # noqa: N815  (the paper's name)
     steps: int
     model: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("z_i", "x_T"):
+            tensor = of_kind(getattr(self, name), Tensor, name, "a tensor")
+            object.__setattr__(self, name, _finite_floats(tensor, name))
+        shapes = tuple(self.z_i.shape), tuple(self.x_T.shape)
+        noise = (len(self.z_i) if self.z_i.ndim else 0, 3, shapes[1][-1] if shapes[1] else 0)
+        if len(shapes[0]) != 2 or 0 in shapes[0] or shapes[1] != (*noise, noise[2]):
+            raise ValueError(f"z_i {shapes[0]} and x_T {shapes[1]} are no latents")
+        object.__setattr__(self, "steps", whole_number(self.steps, "steps", 1))
+        of_kind(self.model, str, "model", "a fingerprint")
 
     def __len__(self) -> int:
         return len(self.z_i)
@@ -53,7 +75,7 @@ class Latents:
             "size": str(self.x_T.shape[-1]),
             "steps": str(self.steps),
         }
-        write_safetensors(Path(path), {"z_i": self.z_i, "x_T": self.x_T}, facts)
+        write_safetensors(as_path(path, "path"), {"z_i": self.z_i, "x_T": self.x_T}, facts)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -73,16 +95,15 @@ class Latents:
             raise ValueError(f"{path} holds no latents; `unclip invert` writes them")
         _check_size(path, sum(tensor.numel() for tensor in tensors.values()))
         z_i, x_T = (tensors[key].clone() for key in ("z_i", "x_T"))  # noqa: N806
-        if x_T.ndim != 4 or z_i.ndim != 2 or len(z_i) != len(x_T) or not len(z_i):
-            raise ValueError(
-                f"{path}: z_i {tuple(z_i.shape)} and x_T {tuple(x_T.shape)} are no latents"
-            )
-        z_i, x_T = (_finite_floats(tensor, str(path)) for tensor in (z_i, x_T))  # noqa: N806
-        return cls(z_i, x_T, int(steps), facts.get("model", ""))
+        try:
+            return cls(z_i, x_T, int(steps), facts.get("model", ""))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def suiting(self, settings: Settings) -> Settings:
         """`settings`, where they leave it open, as latents lead back to their images: DDIM with
         η = 0, no guidance, the steps of the inversion, and no feature reused."""
+        check_settings(settings)
         suit = {
             "sampler": "ddim",
             "eta": 0.0,
@@ -101,6 +122,8 @@ class Latents:
             width, size: the model's D, and its decoder's h.
             model: its fingerprint; an empty one, or latents that have none, are not compared.
         """
+        width, size = (whole_number(n, "a size", 1, 2**31) for n in (width, size))
+        of_kind(model, str, "model", "a fingerprint")
         shapes = (self.z_i.shape[1], *self.x_T.shape[1:])
         if shapes != (width, 3, size, size):
             raise ValueError(
@@ -109,7 +132,8 @@ class Latents:
             )
         if self.model and model and self.model != model:
             raise ValueError(
-                f"the latents were made by another model ({self.model}, this one is {model}); "
+                f"the latents were made by another model ({printable(self.model[:64])}, this one "
+                f"is {printable(model[:64])}); "
                 "invert the image again"
             )
 
@@ -122,6 +146,7 @@ def check_embeddings(embeddings: Any, width: int, name: str = "image_embeddings"
     """
     if not isinstance(embeddings, Tensor | np.ndarray):
         raise ValueError(f"{name} must be a tensor or an array, not {type(embeddings).__name__}")
+    embeddings = _dense(embeddings, name) if isinstance(embeddings, Tensor) else embeddings
     shape = tuple(embeddings.shape)
     if len(shape) not in (1, 2) or 0 in shape:
         raise ValueError(f"{name} has the shape {shape}; (N, {width}) is needed")
@@ -143,8 +168,7 @@ def check_noise(start: Any, count: int, size: int) -> Tensor:
     Raises:
         ValueError: no tensor of floats, another shape, NaN or infinite values.
     """
-    if not isinstance(start, Tensor):
-        raise ValueError(f"start must be a tensor, not {type(start).__name__}")
+    start = _dense(of_kind(start, Tensor, "start", "a tensor"), "start")
     if start.shape != (count, 3, size, size):
         raise ValueError(
             f"start has the shape {tuple(start.shape)}; x_T of {count} embeddings is "
@@ -210,7 +234,7 @@ def _check_size(path: Path, numbers: int) -> None:
 
 
 def _there(path: str | Path) -> Path:
-    path = Path(path)
+    path = as_path(path, "path")
     if not path.is_file():
         raise ValueError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
     return path
@@ -218,9 +242,17 @@ def _there(path: str | Path) -> Path:
 
 def _finite_floats(tensor: Tensor, name: str) -> Tensor:
     """As float32, in which nothing may be infinite."""
+    tensor = _dense(tensor, name)
     if not tensor.is_floating_point():
         raise ValueError(f"{name} holds {tensor.dtype} values; floats are needed")
     tensor = tensor.float()
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds NaN or infinite values")
     return tensor
+
+
+def _dense(tensor: Tensor, name: str) -> Tensor:
+    """A tensor whose values are all in memory, as they are of sparse and of meta tensors not."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
+        raise ValueError(f"{name} is a tensor without plain values; floats are needed")
+    return tensor.detach()

@@ -6,6 +6,7 @@ Each finds the (z_i, x_T) that it is about and hands them to `decode_embeddings`
 Shapes: N images, D embedding width, h pixels at the decoder's resolution.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,22 +14,37 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.checks import Notice, listed, of_kind, shown, whole_number
+from unclip.config import one_of
 from unclip.data.transforms import ImageProcessor, square, to_tensor
 from unclip.diffusion.guidance import Guidance
 from unclip.models.memory import kept_memory
 from unclip.models.pca import Components, Moments
+from unclip.pipeline.hooks import Hooks
 from unclip.pipeline.latent_space import (
+    check_frames,
     check_thetas,
+    check_weights,
     mean_direction,
     path,
     text_diff,
     towards,
 )
 from unclip.pipeline.latents import Latents, check_embeddings
-from unclip.pipeline.request import Output, Settings, check_count, check_images, check_prompts
+from unclip.pipeline.request import (
+    Drawing,
+    Output,
+    Settings,
+    check_arguments,
+    check_count,
+    check_images,
+    check_prompt,
+    check_prompts,
+)
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
+from unclip.words import unknown_words
 
 Images = Image.Image | Sequence[Image.Image]
 PROBED = (20, 30, 40, 80, 120, 160, 200, 320)
@@ -46,6 +62,7 @@ class Manipulations:
     clip: FrozenCLIP
     decoder: DecoderStage
     fingerprint: str
+    _interrupt: bool
 
     @property
     def null(self) -> TextCondition:
@@ -53,6 +70,10 @@ class Manipulations:
         raise NotImplementedError
 
     def decode_embeddings(self, image_embeddings: Any, *args: Any, **arguments: Any) -> Output:
+        """See `Pipeline`."""
+        raise NotImplementedError
+
+    def evaluations(self, settings: Settings, start: Literal["prior", "decoder"]) -> int:
         """See `Pipeline`."""
         raise NotImplementedError
 
@@ -75,18 +96,39 @@ class Manipulations:
         process = ImageProcessor(self.clip.processor)
         return torch.cat([self.clip.encode(process(one)) for one in images])
 
+    def captions(self, prompt: str | Sequence[str]) -> list[str]:
+        """Captions that can be encoded, with a `Notice` of what in them the model does not know.
+
+        Raises:
+            ValueError: one is empty, too long, or no text.
+        """
+        prompts, tokenizer = check_prompts(prompt), self.clip.tokenizer
+        said = [
+            f"the model reads {tokenizer.context_length} tokens of a caption; {shown(unread)} is "
+            "ignored"
+            for unread in map(tokenizer.dropped, dict.fromkeys(prompts))
+            if unread
+        ]
+        unseen = dict.fromkeys(word for text in prompts for word in tokenizer.unseen(text))
+        said += [unknown_words(list(unseen))] if unseen else []
+        for sentence in said:
+            warnings.warn(sentence, Notice, stacklevel=3)
+        return prompts
+
     def embed_texts(self, prompt: str | Sequence[str]) -> Tensor:
         """CLIP's z_t (N, D), fp32, of captions."""
-        return self.clip.text(check_prompts(prompt)).z_t
+        return self.clip.text(self.captions(prompt)).z_t
 
     def text_direction(self, prompt: str, source_prompt: str = "") -> Tensor:
         """z_d (1, D), on the CPU: of unit length, from one caption to another (section 3.3).
 
         Raises:
-            ValueError: both have the same embedding.
+            ValueError: one is no single text; both have the same embedding.
         """
-        base = self.clip.text([source_prompt and check_prompts(source_prompt)[0]]).z_t
-        return text_diff(self.embed_texts(prompt)[:1], base).cpu()
+        of_kind(source_prompt, str, "source_prompt", "a string")
+        base = self.captions(source_prompt) if source_prompt else [""]
+        target = self.embed_texts(check_prompt(prompt))
+        return text_diff(target, self.clip.text(base).z_t).cpu()
 
     def squares(self, image: Images) -> Tensor:
         """What is inverted: images' central squares at the decoder's resolution, (N, 3, h, h)."""
@@ -109,27 +151,45 @@ class Manipulations:
 
         Args:
             num_inference_steps: of DDIM; each costs some evaluations of the decoder.
-            callback_on_step_end: as of a call; the "stage" is "inversion".
+            callback_on_step_end: as of a call; the "stage" is "inversion". What an interrupted
+                inversion gives does not lead back to the images, and lacks those not begun.
+
+        Raises:
+            ValueError: no image, a model that sees none, or a number that makes no sense.
         """
-        z_all, squares = self.embed_images(image), self.squares(image)
+        Drawing(callback_on_step_end=callback_on_step_end, batch_size=batch_size)
         sampling = Sampling(num_inference_steps, "ddim", Guidance(1.0))
+        self.decoder.process.timesteps(sampling)  # as many as it has, or it is refused here
         batch = self.batch_size_for(batch_size)
+        z_all, squares = self.embed_images(image), self.squares(image)
+        self._interrupt = False
         parts: list[Tensor] = []
         with kept_memory(z_all.device):
             for z_i, x in zip(torch.split(z_all, batch), torch.split(squares, batch), strict=True):
-                hook = self._hook(callback_on_step_end, len(x), "inversion")
+                if self._interrupt:
+                    break
+                hook = Hooks(self, callback_on_step_end, len(x))("inversion")
                 text, x = self.null.expand(len(x)), x.to(z_i.device)
                 parts.append(self.decoder.invert(x, z_i, text, sampling, hook).cpu())
-        return Latents(z_all.cpu(), torch.cat(parts), num_inference_steps, self.fingerprint)
+        noise = torch.cat(parts)
+        return Latents(z_all[: len(noise)].cpu(), noise, sampling.steps, self.fingerprint)
 
     def reconstruct(self, latents: Latents, **arguments: Any) -> Output:
         """The images that latents were made from: `vary` with η = 0, which is the default."""
+        of_kind(latents, Latents, "latents", "what `invert` gives")
         return self.vary(latents, **arguments)
 
     def psnr(self, image: Images, latents: Latents) -> list[float]:
-        """How well latents lead back to their images at the decoder's resolution, in dB."""
+        """How well latents lead back to their images at the decoder's resolution, in dB.
+
+        Raises:
+            ValueError: no images, or not as many as there are latents.
+        """
+        squares = self.squares(image)
         made = self.reconstruct(latents, size=self.decoder.size, output_type="pt").images
-        errors = ((made - self.squares(image)) / 2).square().flatten(1).mean(dim=1)
+        if len(squares) != len(made):
+            raise ValueError(f"{len(squares)} images were given for the latents of {len(made)}")
+        errors = ((made - squares) / 2).square().flatten(1).mean(dim=1)
         decibels: list[float] = (-10 * errors.clamp(min=1e-12).log10()).tolist()
         return decibels
 
@@ -150,8 +210,9 @@ class Manipulations:
         Raises:
             ValueError: the model has no image encoder; a number or setting that makes no sense.
         """
+        arguments["num_images_per_prompt"] = num_images_per_prompt
         z_i, start, arguments = self._latents(image, arguments)
-        return self.decode_embeddings(z_i, num_images_per_prompt, start=start, **arguments)
+        return self.decode_embeddings(z_i, start=start, **arguments)
 
     def blend(
         self,
@@ -174,11 +235,14 @@ class Manipulations:
         Raises:
             ValueError: fewer than two images or frames; weights that make no sense.
         """
-        if noise not in ("slerp", "fixed"):
-            raise ValueError(f"noise is {noise!r}; choose 'slerp' or 'fixed'")
-        z_i, start, arguments = self._latents(image, arguments)
+        one_of(noise, "noise", ("slerp", "fixed"))
+        frames = whole_number(frames, "frames")
+        points = len(image) if isinstance(image, Latents) else len(listed(image))
         if weights is None:
-            check_count(frames, 1)  # before as many latents are made
+            check_count(check_frames(frames, points), 1)  # before as many latents are made
+        else:
+            weights = check_weights(weights, points)
+        z_i, start, arguments = self._latents(image, arguments)
 
         def between(points: Tensor) -> Tensor:
             return path(points, frames) if weights is None else mean_direction(points, weights)
@@ -210,8 +274,9 @@ class Manipulations:
         Raises:
             ValueError: the texts have the same embedding; θ is outside [0, 1].
         """
-        direction = self.text_direction(prompt, source_prompt)
         thetas = check_thetas(theta)
+        arguments = self._checked(arguments)
+        direction = self.text_direction(prompt, source_prompt)
         z_i, start, arguments = self._latents(image, arguments)
         many = len(z_i)
         check_count(len(thetas), many)
@@ -240,17 +305,20 @@ class Manipulations:
         Raises:
             ValueError: fewer than two embeddings, or another width; more components than D.
         """
+        width = self.clip.width
+        counts = [
+            whole_number(count, "a number of components", 0, width)
+            for count in (probed(width) if components is None else listed(components))
+        ]
+        if not counts:
+            raise ValueError("no number of components was given: take at least one")
         basis = Components.of(
             Moments.of(check_embeddings(embeddings, self.clip.width, "embeddings"))
         )
         z_i, start, arguments = self._latents(image, arguments)
         if len(z_i) != 1:
             raise ValueError(f"{len(z_i)} images were given; components are probed of one")
-        if components is None:
-            components = probed(self.clip.width)
-        if not components:
-            raise ValueError("no number of components was given: take at least one")
-        z_i = torch.cat([basis.rebuilt(z_i, count) for count in components])
+        z_i = torch.cat([basis.rebuilt(z_i, count) for count in counts])
         if start is not None:
             start = start.expand(len(z_i), -1, -1, -1)
         return self.decode_embeddings(z_i, start=start, **arguments)
@@ -259,12 +327,15 @@ class Manipulations:
         self, image: Images | Latents, arguments: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
         """z_i (N, D) and, from latents, x_T, both on the CPU, with the settings that suit them."""
+        arguments = self._checked(arguments)
         if not isinstance(image, Latents):
             return self.embed_images(image).cpu(), None, arguments
         image.check(self.clip.width, self.decoder.size, self.fingerprint)
-        settings = image.suiting(arguments.get("settings") or Settings())
+        settings = image.suiting(arguments["settings"])
         return image.z_i, image.x_T, arguments | {"settings": settings}
 
-    def _hook(self, callback: Any, images: int, stage: str) -> Any:
-        """See `Pipeline`."""
-        raise NotImplementedError
+    def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """As `check_arguments`; what cannot be done is refused before an image is embedded."""
+        arguments = check_arguments(arguments)
+        self.evaluations(arguments["settings"], "decoder")
+        return arguments

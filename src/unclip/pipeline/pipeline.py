@@ -13,44 +13,48 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.checks import listed, of_kind, true_or_false
+from unclip.config import one_of
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.prediction import Noise, Prediction
-from unclip.files import private_folder
+from unclip.diffusion.prediction import Noise
+from unclip.files import as_path, private_folder
 from unclip.models.diffusion_prior import Prefix
 from unclip.models.folder import ModelFolder, bundled
 from unclip.models.hub import commit_of, resolve_model
 from unclip.models.int8 import is_int8
 from unclip.models.memory import give_back, kept_memory
 from unclip.models.offload import Offload, is_offloaded
-from unclip.models.precision import device_named, resolve
+from unclip.models.precision import device_named, name_of, resolve
+from unclip.pipeline.hooks import Callback, Hooks
 from unclip.pipeline.inpainting import RESAMPLES, Box, Hole, plan_hole
 from unclip.pipeline.latents import check_embeddings, check_noise
 from unclip.pipeline.manipulations import Manipulations
 from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts, read_defaults
 from unclip.pipeline.presets import Way, preset
 from unclip.pipeline.request import (
-    OUTPUT_TYPES,
+    Drawing,
     Output,
     Settings,
     check_count,
-    check_images,
-    check_prompts,
+    check_image,
+    check_prompt,
+    check_settings,
     convert,
     noise_for,
+    settings_of,
 )
-from unclip.pipeline.upscaling import enlarge, plan_passes
+from unclip.pipeline.upscaling import enlarge, enlarged, plan_passes
 from unclip.stages.autoregressive_prior import AutoregressivePriorStage
-from unclip.stages.base import Sampling
+from unclip.stages.base import Process, Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import SECOND, UpsamplerStage
 
 GPU_BATCH = 16
+STAGES = ("prior", "decoder", "super_res", SECOND)
 _NO_PRIOR = "this model has no prior: it makes variations of images, not images for captions"
-
-Callback = Callable[["Pipeline", int, int, dict[str, Any]], Any]
 
 
 class Pipeline(Manipulations):
@@ -80,9 +84,27 @@ class Pipeline(Manipulations):
         revision: str = "",
         fingerprint: str = "",
     ) -> None:
+        upsamplers = listed(upsamplers)
+        kinds: list[tuple[Any, Any, str, str]] = [
+            (clip, FrozenCLIP, "clip", "a FrozenCLIP"),
+            (prior, PriorStage | None, "prior", "a PriorStage"),
+            (decoder, DecoderStage, "decoder", "a DecoderStage"),
+            *((one, UpsamplerStage, "an upsampler", "an UpsamplerStage") for one in upsamplers),
+            (
+                autoregressive_prior,
+                AutoregressivePriorStage | None,
+                "autoregressive_prior",
+                "an AutoregressivePriorStage",
+            ),
+            (defaults, dict | None, "defaults", "a dict"),
+            (name, str, "name", "a string"),
+            (fingerprint, str, "fingerprint", "a string"),
+        ]
+        for given in kinds:
+            of_kind(*given)
         self.autoregressive_prior = autoregressive_prior
         self.clip, self.prior, self.decoder = clip, prior, decoder
-        self.upsamplers = list(upsamplers)
+        self.upsamplers: list[UpsamplerStage] = upsamplers
         # The published layout's; a model of ours says what suits it in its index.
         self.defaults: dict[str, Any] = {
             "prior_guidance_scale": 4.0,
@@ -92,6 +114,7 @@ class Pipeline(Manipulations):
         }
         self.defaults |= defaults or {}
         self.name, self.revision, self.fingerprint = name, revision, fingerprint
+        self._interrupt = False
         self._null: TextCondition | None = None
         self._null_prefix: Prefix | None = None  # of `null`, in the prior: a constant too
 
@@ -125,6 +148,7 @@ class Pipeline(Manipulations):
         Raises:
             ValueError: what is missing, damaged or does not fit, in one sentence.
         """
+        offload, compile = true_or_false(offload, "offload"), true_or_false(compile, "compile")
         place = device_named(device)
         precision = resolve(dtype, place)
         if compile and (offload or precision == torch.int8):
@@ -165,6 +189,25 @@ class Pipeline(Manipulations):
         return next(self.decoder.network.parameters()).dtype
 
     @property
+    def computing(self) -> dict[str, Any]:
+        """What an image's bits can depend on beside its prompt, seed and settings, for its notes.
+
+        Another precision, or on a CPU another number of threads, another order of sums, rounds
+        otherwise. The precision and the number of threads are chosen by the machine if nobody does.
+        """
+        known: dict[str, Any] = {"precision": name_of(self.dtype)}
+        if self.device.type == "cpu":
+            known["threads"] = torch.get_num_threads()
+        if self._offloaded:
+            known["offload"] = True
+        return known
+
+    @property
+    def _offloaded(self) -> bool:
+        """Whether the weights are on the disk, but for those of one component at most."""
+        return is_offloaded(self.decoder.network) or is_offloaded(self.clip.text_encoder)
+
+    @property
     def sizes(self) -> list[int]:
         """Pixels of a side that images can be made in."""
         return [self.decoder.size, *(upsampler.size for upsampler in self.upsamplers)]
@@ -181,10 +224,10 @@ class Pipeline(Manipulations):
             ValueError: the model is offloaded or in int8; the folder cannot be written, or the disk
                 is full: what was there before is then still there, whole.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
         if self.dtype == torch.int8:
             raise ValueError("a model in int8 cannot be saved; open it in another precision")
-        if is_offloaded(self.decoder.network) or is_offloaded(self.clip.text_encoder):
+        if self._offloaded:
             raise ValueError("an offloaded model is not all in memory; open it without offload")
         try:
             if folder.exists():
@@ -243,20 +286,20 @@ class Pipeline(Manipulations):
         Raises:
             ValueError: a prompt, number or setting that makes no sense.
         """
-        settings = (settings or Settings()).with_values(overrides)
-        prompts = check_prompts(prompt)
+        settings = settings_of(settings, overrides)
+        drawing = Drawing(seed, generator, output_type, callback_on_step_end, batch_size)
+        prompts = self.captions(prompt)
         count = check_count(num_images_per_prompt, len(prompts))
         self.evaluations(settings)  # what cannot be done is refused before the work
         repeated = [text for text in prompts for _ in range(count)]
 
         def make(rows: slice, noise: Noise) -> Tensor:
             text = self.clip.text(repeated[rows])
-            hook = _Hooks(self, callback_on_step_end, len(text))
+            hook = Hooks(self, callback_on_step_end, len(text))
             z_i = self.embed(text, noise, settings, hook("prior"))
             return self._images(z_i, text, noise, settings, hook)
 
-        seeds = [seed + k for _ in prompts for k in range(count)]
-        return self._all(make, repeated, seeds, generator, output_type, batch_size)
+        return self._all(make, repeated, drawing.seeds(len(prompts), count), drawing)
 
     @torch.no_grad()
     def decode_embeddings(
@@ -286,7 +329,8 @@ class Pipeline(Manipulations):
             ValueError: embeddings of another width, noise of another shape, or either with NaN; a
                 number or setting that makes no sense.
         """
-        settings = (settings or Settings()).with_values(overrides)
+        settings = settings_of(settings, overrides)
+        drawing = Drawing(seed, generator, output_type, callback_on_step_end, batch_size)
         z_all = check_embeddings(image_embeddings, self.clip.width).to(self.device)
         count = check_count(num_images_per_prompt, len(z_all))
         self.evaluations(settings, "decoder")
@@ -299,11 +343,11 @@ class Pipeline(Manipulations):
             of = torch.arange(len(z_all)).repeat_interleave(count)[rows]
             z_i = z_all[of.to(z_all.device)]
             x = None if start is None else start[of.to(start.device)].to(z_i)
-            hook = _Hooks(self, callback_on_step_end, len(z_i))
+            hook = Hooks(self, callback_on_step_end, len(z_i))
             return self._images(z_i, self.null.expand(len(z_i)), noise, settings, hook, x)
 
-        seeds = [seed + k for _ in z_all for k in range(count)]
-        return self._all(make, [""] * len(seeds), seeds, generator, output_type, batch_size)
+        seeds = drawing.seeds(len(z_all), count)
+        return self._all(make, [""] * len(seeds), seeds, drawing)
 
     @torch.no_grad()
     def inpaint(
@@ -340,24 +384,26 @@ class Pipeline(Manipulations):
             ValueError: image, mask or boxes as in `plan_hole`; a prompt, number or setting that
                 makes no sense; a model without a prior.
         """
-        settings = (settings or Settings()).with_values(overrides)
-        (caption,) = check_prompts([prompt])
+        settings = settings_of(settings, overrides)
+        drawing = Drawing(seed, generator, output_type, callback_on_step_end, batch_size)
+        (caption,) = self.captions(check_prompt(prompt))
         count = check_count(num_images_per_prompt, 1)
-        (image,) = check_images([image])
+        image = check_image(image)
+        mask = None if mask is None else check_image(mask, "a mask")
         self.inpainting_steps(settings)
         hole = plan_hole(image, mask, boxes, settings.size or self.sizes[-1])
 
         def make(rows: slice, noise: Noise) -> Tensor:
             text = self.clip.text([caption] * len(range(count)[rows]))
-            hook = _Hooks(self, callback_on_step_end, len(text))
+            hook = Hooks(self, callback_on_step_end, len(text))
             z_i = self.embed(text, noise, settings, hook("prior"))
             return hole.filled(self._images(z_i, text, noise, settings, hook, hole=hole))
 
-        seeds = [seed + k for k in range(count)]
-        return self._all(make, [caption] * count, seeds, generator, output_type, batch_size)
+        return self._all(make, [caption] * count, drawing.seeds(1, count), drawing)
 
     def inpainting_steps(self, settings: Settings) -> int:
         """Sampling steps of an image of `inpaint`, for progress bars; `ValueError` as there."""
+        check_settings(settings)
         decoder = self.sampling("decoder", settings)
         return self.evaluations(settings) + (decoder.resamples - 1) * decoder.steps
 
@@ -383,10 +429,12 @@ class Pipeline(Manipulations):
         Raises:
             ValueError: no image; a size that cannot be reached; a setting that makes no sense.
         """
-        settings = (settings or Settings()).with_values(overrides)
-        (image,) = check_images([image])
+        settings = settings_of(settings, overrides)
+        drawing = Drawing(seed, generator, output_type, callback_on_step_end)
+        image = check_image(image)
         passes = plan_passes(self.decoder.size, self.upsamplers, image, settings.size)
-        hooks = _Hooks(self, callback_on_step_end, 1)
+        self.upscaling_steps(image, settings)  # what cannot be done is refused before the work
+        hooks = Hooks(self, callback_on_step_end, 1)
 
         def make(rows: slice, noise: Noise) -> Tensor:
             return enlarge(
@@ -395,39 +443,53 @@ class Pipeline(Manipulations):
                 settings.size,
                 lambda stage: self.sampling(_stage_name(stage), settings),
                 noise,
-                lambda: hooks("super_res"),
+                lambda: None if self.interrupt else hooks("super_res"),
                 self.device,
             )
 
-        return self._all(make, [""], [seed], generator, output_type, None)
+        return self._all(make, [""], drawing.seeds(1, 1), drawing)
 
     def upscaling_steps(self, image: Image.Image, settings: Settings) -> int:
         """Sampling steps of `upscale`, for progress bars; `ValueError` as there."""
-        passes = plan_passes(self.decoder.size, self.upsamplers, image, settings.size)
-        return sum(self.sampling(_stage_name(one.stage), settings).steps for one in passes)
+        image = check_image(image)
+        size = check_settings(settings).size
+        stages = [p.stage for p in plan_passes(self.decoder.size, self.upsamplers, image, size)]
+        return sum(self._steps(_stage_name(stage), stage.process, settings) for stage in stages)
 
     def _all(
         self,
         make: Callable[[slice, Noise], Tensor],
         prompts: list[str],
         seeds: list[int],
-        generator: torch.Generator | Sequence[torch.Generator] | None,
-        output_type: str,
-        batch_size: int | None,
+        drawing: Drawing,
     ) -> Output:
-        """Every image, some at a time."""
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type {output_type!r} is not one of 'pil', 'np', 'pt'")
-        batch = self.batch_size_for(batch_size)
-        if isinstance(generator, torch.Generator):
+        """Every image, some at a time; when the call is interrupted, those that were begun."""
+        self._interrupt = False
+        batch = self.batch_size_for(drawing.batch_size)
+        if isinstance(drawing.generator, torch.Generator):
             batch = len(seeds)
-        parts = []
+        parts: list[Tensor] = []
         with kept_memory(self.device):
             for first in range(0, len(seeds), batch):
                 rows = slice(first, first + batch)
-                parts.append(make(rows, noise_for(generator, seeds, rows)))
-        known: list[int | None] = [None] * len(seeds) if generator is not None else [*seeds]
-        return Output(convert(torch.cat(parts), output_type), prompts, known)
+                noise = noise_for(drawing.generator, seeds, rows)
+                if self.interrupt:
+                    break
+                parts.append(make(rows, noise))
+        images = torch.cat(parts)
+        known: list[int | None] = [*seeds] if drawing.generator is None else [None] * len(seeds)
+        count = len(images)
+        return Output(convert(images, drawing.output_type), prompts[:count], known[:count])
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the last call was, or the one that is running is to be interrupted.
+
+        `pipe._interrupt = True`, in a callback or another thread, ends the sampling that is running
+        after its step, with what it knows of the data. Nothing else is begun: images are enlarged
+        without a network, are grey if the decoder had not begun, and are left out if nothing had.
+        """
+        return self._interrupt
 
     def _images(
         self,
@@ -435,19 +497,25 @@ class Pipeline(Manipulations):
         text: TextCondition,
         noise: Noise,
         settings: Settings,
-        hook: "_Hooks",
+        hook: Hooks,
         start: Tensor | None = None,
         hole: Hole | None = None,
     ) -> Tensor:
         """upsample(decode(z_i)): images (N, 3, H, W), or what is repainted of one."""
         known = hole.known(self.decoder.size, self.device) if hole else None
-        images = self.decode(z_i, text, noise, settings, hook("decoder"), start, known)
+        if self.interrupt:
+            images = torch.zeros(len(z_i), 3, *[self.decoder.size] * 2, device=self.device)
+        else:
+            images = self.decode(z_i, text, noise, settings, hook("decoder"), start, known)
         upsamplers = self._upsamplers(settings.size)
         if upsamplers and self.device.type == "cpu":
             give_back()  # above all the decoder's transformed weights, which are of no use any more
         for upsampler in upsamplers:
             images = hole.blended(images) if hole else images
             known = hole.known(upsampler.size, self.device) if hole else None
+            if self.interrupt:
+                images = enlarged(images, (upsampler.size, upsampler.size))
+                continue
             sampling = self.sampling(_stage_name(upsampler), settings)
             images = upsampler.sample(images, sampling, noise, hook("super_res"), known=known)
         return images
@@ -456,6 +524,7 @@ class Pipeline(Manipulations):
         self, text: TextCondition, noise: Noise, settings: Settings, callback: Any = None
     ) -> Tensor:
         """z_i (N, D) for N captions: the prior, or z_t for a decoder that needs none."""
+        _check_stage(text, noise, callback)
         if not self.decoder.needs_prior:
             return text.z_t
         prior = self.prior_for(settings)
@@ -475,7 +544,7 @@ class Pipeline(Manipulations):
         priors = self._priors()
         if not priors:
             raise ValueError(_NO_PRIOR)
-        kind = settings.prior or self.defaults.get("prior") or next(iter(priors))
+        kind = check_settings(settings).prior or self.defaults.get("prior") or next(iter(priors))
         if kind not in priors:
             raise ValueError(f"this model has no {kind} prior, only the {next(iter(priors))} one")
         return priors[kind]
@@ -495,6 +564,12 @@ class Pipeline(Manipulations):
         known: Known | None = None,
     ) -> Tensor:
         """Images (N, 3, h, w) in [-1, 1] at the decoder's resolution: the decoder."""
+        _check_stage(text, noise, callback)
+        z_i = check_embeddings(z_i, self.clip.width, "z_i").to(self.device)
+        if len(z_i) != len(text):
+            raise ValueError(f"{len(z_i)} embeddings were given for {len(text)} captions")
+        start = None if start is None else check_noise(start, len(z_i), self.decoder.size)
+        of_kind(known, Known | None, "known", "a Known")  # type: ignore[arg-type]
         sampling = self.sampling("decoder", settings)
         images = self.decoder.sample(z_i, text, sampling, noise, self.null, callback, start, known)
         return images.clamp(-1, 1)  # as the layout defines; most schedulers clip already
@@ -502,7 +577,8 @@ class Pipeline(Manipulations):
     def sampling(self, stage: str, settings: Settings) -> Sampling:
         """How "prior", "decoder", "super_res" or "super_res_1024" is sampled: one setting for both
         upsamplers, but a preset's way for each."""
-        way: Way = getattr(preset(settings.steps), stage)
+        one_of(stage, "stage", STAGES)
+        way: Way = getattr(preset(check_settings(settings).steps), stage)
         prior = self.prior_for(settings) if stage == "prior" else None
         autoregressive = isinstance(prior, AutoregressivePriorStage)
         key = f"{stage}_guidance_scale"
@@ -539,9 +615,6 @@ class Pipeline(Manipulations):
         predicts_noise = any(one.process.config.prediction_type == "epsilon" for one in named)
         return 2 if predicts_noise else 1
 
-    def _hook(self, callback: Callback | None, images: int, stage: str) -> Any:
-        return _Hooks(self, callback, images)(stage)
-
     @property
     def null(self) -> TextCondition:
         """The empty caption, a constant of the model: encoded once."""
@@ -557,9 +630,9 @@ class Pipeline(Manipulations):
         """
         if batch_size is None:
             return 1 if self.device.type == "cpu" else GPU_BATCH
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        return batch_size
+        checked = Drawing(batch_size=batch_size).batch_size
+        assert checked is not None
+        return checked
 
     def evaluations(self, settings: Settings, start: Literal["prior", "decoder"] = "prior") -> int:
         """Sampling steps of an image over all stages, for progress bars.
@@ -570,13 +643,20 @@ class Pipeline(Manipulations):
         Raises:
             ValueError: the settings name what this model or package does not have.
         """
-        if start == "prior" and not self.decoder.needs_prior:
-            start = "decoder"
-        if start == "prior":
-            self.prior_for(settings)
-        stages = ["prior", "decoder", *map(_stage_name, self._upsamplers(settings.size))]
-        stages = stages[stages.index(start) :]
-        return sum(self.sampling(stage, settings).steps for stage in stages)
+        one_of(start, "start", ("prior", "decoder"))
+        upsamplers = self._upsamplers(check_settings(settings).size)
+        steps = self._steps("decoder", self.decoder.process, settings)
+        steps += sum(self._steps(_stage_name(one), one.process, settings) for one in upsamplers)
+        if start == "decoder" or not self.decoder.needs_prior:
+            return steps
+        prior = self.prior_for(settings)
+        process = prior.process if isinstance(prior, PriorStage) else None
+        return steps + self._steps("prior", process, settings)
+
+    def _steps(self, stage: str, process: Process | None, settings: Settings) -> int:
+        """Of a stage; `ValueError` for more than its process has, if it has one."""
+        sampling = self.sampling(stage, settings)
+        return sampling.steps if process is None else len(process.timesteps(sampling))
 
     def _upsamplers(self, size: int | None) -> list[UpsamplerStage]:
         if size is None:
@@ -591,19 +671,9 @@ def _stage_name(upsampler: UpsamplerStage) -> str:
     return SECOND if upsampler.component == SECOND else "super_res"
 
 
-class _Hooks:
-    """The caller's callback in the form that samplers call."""
-
-    def __init__(self, pipeline: Pipeline, callback: Callback | None, images: int) -> None:
-        self.pipeline, self.callback, self.images = pipeline, callback, images
-
-    def __call__(self, stage: str) -> Callable[[int, int, Tensor, Prediction], None] | None:
-        callback = self.callback
-        if callback is None:
-            return None
-
-        def hook(i: int, t: int, x: Tensor, prediction: Prediction) -> None:
-            state = {"stage": stage, "x": x, "x0": prediction.x0, "images": self.images}
-            callback(self.pipeline, i, t, state)
-
-        return hook
+def _check_stage(text: TextCondition, noise: Noise, callback: Any) -> None:
+    """Refuse what no stage can be sampled with."""
+    of_kind(text, TextCondition, "text", "encoded captions")
+    for function, name in ((noise, "noise"), (callback, "callback")):
+        if not callable(function) and not (function is None and name == "callback"):
+            raise ValueError(f"{name} must be a function, not {type(function).__name__}")

@@ -6,7 +6,7 @@ docs/sampling.md describes the samplers and approximations; every value can be o
 import math
 from dataclasses import dataclass
 
-from unclip.config import suggest
+from unclip.config import one_of
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,4 @@ PRESETS: dict[str, Preset] = {
 
 def preset(name: str) -> Preset:
     """A row of `PRESETS`, or a ValueError that names them."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}{suggest(name, PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[one_of(name, "preset", PRESETS)]

@@ -1,30 +1,34 @@
 """What a call asks for and gives, checked and converted: settings, prompts, noise, images."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.config import suggest
-from unclip.data.transforms import read_pixels, to_pil
+from unclip.checks import listed, of_kind, seed_after, shown, whole_number
+from unclip.config import Between, Checked, Count, Probability, Scale, one_of
+from unclip.data.transforms import to_pil, upright
+from unclip.diffusion.guidance import Interval, check_interval
 from unclip.diffusion.prediction import Noise
-from unclip.diffusion.samplers import noise_from
+from unclip.diffusion.samplers import SAMPLERS, noise_from
+from unclip.pipeline.presets import preset
+from unclip.stages.base import Resamples, Reuse, Steps
 
 MOST_IMAGES = 1000  # of one call: more is a mistake, or a loop that should write as it goes
 MOST_CHARACTERS = 10_000
 GUIDANCE_KINDS = ("branches", "distilled")
+Candidates = Annotated[int, Between(1, 1000)]
 PRIORS = ("diffusion", "autoregressive")
-OUTPUT_TYPES = ("pil", "np", "pt")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Everything but the prompt and the seed that decides an image.
 
     None is the preset's value, else the model's own. `eta` does not matter to DDPM.
@@ -46,28 +50,32 @@ class Settings:
     """
 
     steps: str = "default"
-    prior_num_inference_steps: int | None = None
-    decoder_num_inference_steps: int | None = None
-    super_res_num_inference_steps: int | None = None
-    prior_guidance_scale: float | None = None
-    decoder_guidance_scale: float | None = None
+    prior_num_inference_steps: Steps | None = None
+    decoder_num_inference_steps: Steps | None = None
+    super_res_num_inference_steps: Steps | None = None
+    prior_guidance_scale: Scale | None = None
+    decoder_guidance_scale: Scale | None = None
     sampler: str | None = None
-    eta: float | None = None
-    size: int | None = None
-    prior_num_candidates: int | None = None
+    eta: Probability | None = None
+    size: Count | None = None
+    prior_num_candidates: Candidates | None = None
     prior: str | None = None
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: Interval | None = None
     guidance_kind: str | None = None
-    reuse: int | None = None
-    resamples: int | None = None
+    reuse: Reuse | None = None
+    resamples: Resamples | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_interval(self.guidance_interval, "guidance_interval")
+        preset(self.steps)
         for name, value, known in (
+            ("sampler", self.sampler, SAMPLERS),
             ("prior", self.prior, PRIORS),
             ("kind of guidance", self.guidance_kind, GUIDANCE_KINDS),
         ):
-            if value is not None and value not in known:
-                raise ValueError(f"unknown {name} {value!r}{suggest(value, known)}")
+            if value is not None:
+                one_of(value, name, known)
 
     def changed(self) -> dict[str, Any]:
         """The values that differ from the defaults, for the image's notes."""
@@ -79,10 +87,10 @@ class Settings:
 
     def with_values(self, overrides: dict[str, Any]) -> "Settings":
         """These settings with some fields given by name; `ValueError` for an unknown name."""
+        of_kind(overrides, dict, "overrides", "a dict of settings")
         known = type(self).__dataclass_fields__
         for key in overrides:
-            if key not in known:
-                raise ValueError(f"unknown argument {key!r}{suggest(key, known)}")
+            one_of(key, "argument", known)
         return replace(self, **overrides)
 
 
@@ -95,20 +103,70 @@ class Output:
     seeds: list[int | None] = field(default_factory=list)
 
 
-def _listed(given: Any) -> list[Any]:
-    """Several as a list; anything else as the only one in it."""
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    return list(given) if several else [given]
+def settings_of(settings: Settings | None, overrides: dict[str, Any]) -> Settings:
+    """The settings of a call: those that are given, or none, with the fields given by name."""
+    settings = Settings() if settings is None else check_settings(settings)
+    return settings.with_values(overrides) if overrides else settings
+
+
+def check_settings(settings: Settings) -> Settings:
+    """Refuse what is no `Settings`."""
+    return of_kind(settings, Settings, "settings", "a Settings")
+
+
+@dataclass(frozen=True)
+class Drawing(Checked):
+    """What all calls that draw images have in common; see `Pipeline.__call__`.
+
+    Seeds are those that torch takes: a negative one is that plus 2**64.
+    """
+
+    seed: Annotated[int, Between(-(2**63), 2**64 - 1)] = 0
+    generator: Any = None
+    output_type: Literal["pil", "np", "pt"] = "pil"
+    callback_on_step_end: Any = None
+    batch_size: Count | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for one in [] if self.generator is None else listed(self.generator):
+            of_kind(one, torch.Generator, "generator", "a torch.Generator or a list of them")
+        if not (self.callback_on_step_end is None or callable(self.callback_on_step_end)):
+            raise ValueError(
+                "callback_on_step_end must be a function, not "
+                f"{type(self.callback_on_step_end).__name__}"
+            )
+
+    def seeds(self, prompts: int, count: int) -> list[int]:
+        """Of `count` images for each prompt."""
+        return [seed_after(self.seed, k) for _ in range(prompts) for k in range(count)]
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a call's keyword arguments: checked, with the settings among them joined in "settings".
+
+    For calls that have work to do before they hand them on.
+
+    Raises:
+        ValueError: one is unknown, or makes no sense.
+    """
+    drawing = {field.name for field in fields(Drawing)}
+    common = {name: value for name, value in arguments.items() if name in drawing}
+    Drawing(**common)
+    if "num_images_per_prompt" in arguments:
+        common["num_images_per_prompt"] = check_count(arguments["num_images_per_prompt"], 1)
+    rest = {name: value for name, value in arguments.items() if name not in common}
+    settings = settings_of(rest.pop("settings", None), rest)
+    return common | {"settings": settings}
 
 
 def check_prompts(prompt: str | Sequence[str]) -> list[str]:
     """A list of usable prompts, or a ValueError that says what is wrong with one."""
-    prompts: list[str] = _listed(prompt)
+    prompts: list[str] = listed(prompt)
     if not prompts:
         raise ValueError("there is no prompt: say what the image should show")
     for text in prompts:
-        if not isinstance(text, str):
-            raise ValueError(f"a prompt must be a string, not {type(text).__name__}")
+        of_kind(text, str, "a prompt", "a string")
         if not text.strip():
             raise ValueError("the prompt is empty: say what the image should show")
         if len(text) > MOST_CHARACTERS:
@@ -122,29 +180,39 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
             )
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise ValueError("the prompt is not valid Unicode text")
-    return prompts
+    return list(map(str, prompts))
 
 
-def check_images(image: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
-    """A list of Pillow images, or a ValueError that says what came instead."""
-    images: list[Image.Image] = _listed(image)
-    for one in images:
-        if not isinstance(one, Image.Image):
-            raise ValueError(f"an image must be a Pillow image, not {type(one).__name__}")
-        read_pixels(one)
+def check_prompt(prompt: str) -> str:
+    """The prompt of a call that takes a single one."""
+    return check_prompts([prompt])[0]
+
+
+def check_images(
+    image: Image.Image | Sequence[Image.Image], name: str = "an image"
+) -> list[Image.Image]:
+    """A list of Pillow images, read and upright, or a ValueError that says what came instead."""
+    images: list[Image.Image] = [image] if isinstance(image, np.ndarray | Tensor) else listed(image)
     if not images:
         raise ValueError("there is no image: give the one to vary")
-    return images
+    for one in images:
+        of_kind(one, Image.Image, name, "a Pillow image")
+    return [upright(one) for one in images]
+
+
+def check_image(image: Image.Image, name: str = "an image") -> Image.Image:
+    """The image of a call that takes a single one."""
+    return check_images([image], name)[0]
 
 
 def check_count(per_prompt: int, prompts: int) -> int:
     """The number of images per prompt, if it is sensible."""
+    per_prompt = whole_number(per_prompt, "the number of images")
     if per_prompt < 1:
-        raise ValueError(f"{per_prompt} images were asked for; ask for at least 1")
+        raise ValueError(f"{shown(per_prompt)} images were asked for; ask for at least 1")
     if per_prompt * prompts > MOST_IMAGES:
-        raise ValueError(
-            f"{per_prompt * prompts:,} images were asked for at once; the limit is {MOST_IMAGES:,}"
-        )
+        wanted = f"{per_prompt * prompts:,}" if per_prompt < 10**9 else shown(per_prompt)
+        raise ValueError(f"{wanted} images were asked for at once; the limit is {MOST_IMAGES:,}")
     return per_prompt
 
 
@@ -170,7 +238,7 @@ def noise_for(
 
 
 def convert(images: Tensor, output_type: str) -> Any:
-    """Images (N, 3, H, W) in [-1, 1] as one of `OUTPUT_TYPES`."""
+    """Images (N, 3, H, W) in [-1, 1] as the call's `output_type`."""
     images = images.float().clamp(-1, 1).cpu()
     if output_type == "pt":
         return images

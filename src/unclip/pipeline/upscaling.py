@@ -13,7 +13,6 @@ Shapes: h × w pixels of the image, H × W of the result.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from unclip.data.transforms import to_tensor
 from unclip.diffusion.prediction import Noise
+from unclip.diffusion.samplers import Callback
 from unclip.models.precision import full_precision
 from unclip.models.upsampler import upsample_bicubic
 from unclip.stages.base import Sampling
@@ -100,26 +100,34 @@ def enlarge(
     size: int | None,
     sampling: Callable[[UpsamplerStage], Sampling],
     noise: Noise,
-    hook: Callable[[], Any],
+    hook: Callable[[], Callback | None],
     device: torch.device,
 ) -> Tensor:
     """The result (1, 3, H, W) in [-1, 1] of `plan_passes`' passes.
 
     Args:
         sampling: how a stage is sampled.
-        hook: makes the callback of each pass.
+        hook: makes the callback of each pass; None: the networks are not to be asked any more.
         device: where the networks compute.
     """
     x = to_tensor(image)[None].to(device)
     for step in passes:
         height, width = step.padded
         x = F.pad(x, (0, width - step.width, 0, height - step.height), mode="replicate")
-        full = (height * step.factor, width * step.factor)
-        x = step.stage.sample(x, sampling(step.stage), noise, hook(), full).clamp(-1, 1)
+        full, callback = (height * step.factor, width * step.factor), hook()
+        if callback is None:
+            x = enlarged(x, full)
+        else:
+            x = step.stage.sample(x, sampling(step.stage), noise, callback, full).clamp(-1, 1)
         x = x[:, :, : step.height * step.factor, : step.width * step.factor]
     height, width = x.shape[-2:]
     if size is not None and size < max(height, width):
         scale = size / max(height, width)
-        with full_precision(device):
-            x = upsample_bicubic(x, (max(1, round(height * scale)), max(1, round(width * scale))))
+        x = enlarged(x, (max(1, round(height * scale)), max(1, round(width * scale))))
     return x
+
+
+def enlarged(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (N, 3, h, w) at another size (H, W), without a network."""
+    with full_precision(images.device):
+        return upsample_bicubic(images.float(), size)

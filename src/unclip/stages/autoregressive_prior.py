@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unclip.config import Between, Checked, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.prediction import Noise, Prediction
-from unclip.diffusion.samplers import Callback
+from unclip.diffusion.samplers import Callback, Stop
 from unclip.models.autoregressive_prior import (
     AutoregressivePrior,
     AutoregressivePriorConfig,
@@ -149,7 +149,8 @@ class AutoregressivePriorStage:
             sampling: only its guidance scale matters: there are as many steps as codes.
             null: the empty caption; encoded here if it is not given.
             noise: draws for N · M rows, the candidates of a caption in a row.
-            callback: sees the z_i so far, the codes to come at their mean.
+            callback: sees the z_i so far, the codes to come at their mean; it may stop there, but
+                change nothing, as the network has read the codes.
             candidates: M, of which the z_i closest to z_t is kept; 1 if left out, as the paper asks
                 for a high dot product through its token instead.
             temperature: 0 takes the likeliest code, 1 the network's distribution.
@@ -183,9 +184,10 @@ class AutoregressivePriorStage:
                 logits = sampling.guidance(cond, uncond, config.num_buckets)
             drawn = draw(logits, places[:, 1 + i], temperature, top_p)
             codes = torch.cat([codes, drawn[:, None]], dim=1)
-            if callback is not None:
-                z_i = self.network.codec.decode(codes)
-                callback(i, length - 1 - i, z_i, Prediction(z_i, torch.zeros_like(z_i)))
+            if callback is not None and _stops(
+                callback, i, length, self.network.codec.decode(codes)
+            ):
+                break
         return best_candidates(self.network.codec.decode(codes), text.z_t)
 
     @property
@@ -208,6 +210,17 @@ class AutoregressivePriorStage:
 
     def _prefix(self, text: TextCondition, dots: Tensor) -> Prefix:
         return Prefix(text.z_t, text.hidden, text.mask, dots)
+
+
+def _stops(callback: Callback, i: int, length: int, z_i: Tensor) -> bool:
+    """Show the callback z_i (N, D) after code i; whether it ends there."""
+    try:
+        changed = callback(i, length - 1 - i, z_i, Prediction(z_i, torch.zeros_like(z_i)))
+    except Stop:
+        return True
+    if changed is not None and changed is not z_i:
+        raise ValueError("the autoregressive prior's state is codes: a callback cannot change it")
+    return False
 
 
 def draw(logits: Tensor, places: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:

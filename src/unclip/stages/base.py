@@ -3,17 +3,17 @@
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from unclip.checks import shown
-from unclip.config import from_mapping, suggest
+from unclip.config import Between, Checked, Probability, from_mapping, one_of
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known, inpaint
 from unclip.diffusion.prediction import Denoiser, Noise
-from unclip.diffusion.samplers import SAMPLERS, WITH_ETA, Callback, Sampler
+from unclip.diffusion.samplers import SAMPLERS, WITH_ETA, Callback, Sampler, Stop
 from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule
 from unclip.models.folder import ModelFolder
 from unclip.models.unet_config import UNetConfig
@@ -46,8 +46,13 @@ class Stage(Protocol):
         ...
 
 
+Steps = Annotated[int, Between(1, 2**16)]  # the process knows how many it can take
+Reuse = Annotated[int, Between(1, 1000)]
+Resamples = Annotated[int, Between(1, 1000)]
+
+
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Checked):
     """How a stage is sampled.
 
     Args:
@@ -61,27 +66,16 @@ class Sampling:
         resamples: of inpainting, see `diffusion/inpainting.py`; each costs all the steps.
     """
 
-    steps: int = 25
+    steps: Steps = 25
     sampler: str = "ddpm"
     guidance: Guidance = field(default_factory=Guidance)
-    eta: float = 0.0
-    reuse: int = 1
-    resamples: int = 1
+    eta: Probability = 0.0
+    reuse: Reuse = 1
+    resamples: Resamples = 1
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"unknown sampler {self.sampler!r}{suggest(self.sampler, SAMPLERS)}")
-        if self.steps < 1:
-            raise ValueError(f"{self.steps} sampling steps were asked for; take at least 1")
-        if self.reuse < 1:
-            raise ValueError(
-                f"features are to be computed at every {self.reuse}-th step; say 1 for every step, "
-                "or more to reuse them"
-            )
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; choose it between 0 and 1")
-        if self.resamples < 1:
-            raise ValueError(f"{self.resamples} resamples were asked for; take at least 1")
+        super().__post_init__()
+        one_of(self.sampler, "sampler", SAMPLERS)
 
 
 class Process:
@@ -127,18 +121,22 @@ class Process:
     ) -> Tensor:
         """Run the sampler from `start` (N, …), or from fresh noise, shaped as `like` (N, …).
 
-        What is `known` of the result is kept, and the rest is painted.
+        What is `known` of the result is kept, and the rest is painted. Where the callback stops the
+        sampler, this is the data as far as it is known then.
         """
         timesteps = self.timesteps(sampling)
         noisy: dict[str, Any] = {"eta": sampling.eta} if sampling.sampler in WITH_ETA else {}
         sampler: Sampler = partial(SAMPLERS[sampling.sampler], **noisy)
         x = noise(like) if start is None else start.to(like.device)
-        if known is None:
-            return sampler(denoiser, x, self.schedule, timesteps, noise, callback=callback)
-        return inpaint(
-            sampler, denoiser, x, known, self.schedule, timesteps, noise,
-            resamples=sampling.resamples, callback=callback,
-        )  # fmt: skip
+        try:
+            if known is None:
+                return sampler(denoiser, x, self.schedule, timesteps, noise, callback=callback)
+            return inpaint(
+                sampler, denoiser, x, known, self.schedule, timesteps, noise,
+                resamples=sampling.resamples, callback=callback,
+            )  # fmt: skip
+        except Stop as stop:
+            return stop.x0
 
 
 def scheduler_json(config: DiffusionConfig) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.inversion import ending_in_data, invert
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
-from unclip.diffusion.samplers import Callback, noise_from
+from unclip.diffusion.samplers import Callback, Stop, noise_from
 from unclip.diffusion.schedules import DiffusionConfig, PredictionType
 from unclip.models.clip import TextEncoder
 from unclip.models.clip_config import CLIPTextConfig
@@ -275,12 +275,18 @@ class DecoderStage:
         sampling: Sampling,
         callback: Callback | None = None,
     ) -> Tensor:
-        """x_T (N, 3, H, W), from which `sample` by DDIM with η = 0 makes `images` (N, 3, H, W)."""
+        """x_T (N, 3, H, W), from which `sample` by DDIM with η = 0 makes `images` (N, 3, H, W).
+
+        Where the callback stops it, this is the x_t that was reached, which leads nowhere.
+        """
         process = self.process
         denoiser = self._denoiser(z_i, text, sampling, None)
         denoiser = ending_in_data(denoiser, process.schedule)
         timesteps = process.timesteps(sampling)
-        return invert(denoiser, images, process.schedule, timesteps, callback=callback)
+        try:
+            return invert(denoiser, images, process.schedule, timesteps, callback=callback)
+        except Stop as stop:
+            return stop.x
 
     def distils(self, scale: float) -> bool:
         """Whether one evaluation can give what guidance at this scale gives with two."""

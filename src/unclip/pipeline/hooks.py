@@ -1,0 +1,67 @@
+"""The caller's `callback_on_step_end`, as diffusers' pipelines have it, for samplers.
+
+It is called as (pipeline, step, timestep, state). If it returns a dict, sampling goes on with the
+"latents" in it (or "x", as the state is called here); anything else that it returns is ignored.
+`pipeline._interrupt = True`, said in it or by another thread, ends the call after this step.
+
+Shapes: N samples, ... the dimensions of one.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from unclip.diffusion import samplers
+from unclip.diffusion.prediction import Prediction
+
+if TYPE_CHECKING:
+    from unclip.pipeline.pipeline import Pipeline
+
+Callback = Callable[["Pipeline", int, int, dict[str, Any]], Any]
+_STATE = ("latents", "x")
+
+
+class Hooks:
+    """Makes the callback of each stage.
+
+    Args:
+        images: how many are computed at once.
+    """
+
+    def __init__(self, pipeline: Any, callback: Callback | None, images: int) -> None:
+        self.pipeline, self.callback, self.images = pipeline, callback, images
+
+    def __call__(self, stage: str) -> samplers.Callback:
+        """For "prior", "decoder", "super_res" or "inversion"."""
+
+        def hook(i: int, t: int, x: Tensor, prediction: Prediction) -> Tensor:
+            changed = None
+            if self.callback is not None:
+                state: dict[str, Any] = {"stage": stage, "x0": prediction.x0, "images": self.images}
+                state |= dict.fromkeys(_STATE, x)
+                changed = _changed(self.callback(self.pipeline, i, t, state), x)
+            after = x if changed is None else changed
+            if self.pipeline.interrupt:
+                raise samplers.Stop(after, prediction.x0 if changed is None else changed)
+            return after
+
+        return hook
+
+
+def _changed(returned: Any, x: Tensor) -> Tensor | None:
+    """What the callback put in x's place (N, ...), if it did."""
+    if not isinstance(returned, dict):
+        return None
+    for name in _STATE:
+        new = returned.get(name, x)
+        if new is x:
+            continue
+        if not isinstance(new, Tensor) or new.shape != x.shape or not new.is_floating_point():
+            what = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ValueError(
+                f"callback_on_step_end returned {name!r} {what}; it must be a tensor of floats of "
+                f"the shape {tuple(x.shape)}"
+            )
+        return new.to(x)
+    return None
