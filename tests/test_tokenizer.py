@@ -5,9 +5,11 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -159,6 +161,35 @@ def test_long_texts_are_cut_and_the_rest_is_told(ours: Tokenizer) -> None:
     assert torch.equal(ours([kept]).ids, tokens.ids)
     assert ours.dropped("a red circle") == ""
     assert ours([text]).ids.shape == (1, _L)  # asking changed nothing
+
+
+def test_threads_do_not_see_each_other(ours: Tokenizer) -> None:
+    long, wrong = "a red circle " * 40, []
+
+    def encode() -> None:
+        for _ in range(60):
+            if ours([long, "a"]).ids.shape != (2, _L):
+                wrong.append("length")
+
+    def drop() -> None:
+        for _ in range(60):
+            if not ours.dropped(long):
+                wrong.append("nothing dropped")
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(work) for work in (encode, drop, encode)]:
+            done.result()
+    assert not wrong
+
+
+def test_texts_are_strings(ours: Tokenizer) -> None:
+    assert torch.equal(ours("a red circle").ids, ours(["a red circle"]).ids)
+    assert torch.equal(ours([np.str_("a")]).ids, ours(["a"]).ids)
+    assert ours([]).ids.shape == (0, _L)
+    assert ours([]).trimmed().ids.shape == (0, 0)
+    for wrong in (3, None, b"a", [3], [None], ["\ud800"], [("a", "b")], torch.tensor(1)):
+        with pytest.raises(ValueError, match=r"string|not valid Unicode"):
+            ours(wrong)  # type: ignore[arg-type]
 
 
 def test_training_is_deterministic_and_learns_words(ours: Tokenizer) -> None:

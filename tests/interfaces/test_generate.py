@@ -108,7 +108,10 @@ def test_what_the_model_does_not_read_is_said(
 ) -> None:
     prompt = "a red circle " * 40 + "zebra"
     assert generate(prompt, "-o", str(tmp_path), model=tiny_model) == 0
-    assert "is ignored" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("is ignored") == 1
+    assert "unclip: the model reads 24 tokens of a caption; " in said
+    assert "Notice" not in said
 
 
 def test_a_progress_bar_on_terminals(

@@ -4,6 +4,7 @@ The random decoder predicts v: nobody trained it, and for v the steps of DDIM ca
 """
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from safetensors.torch import save_file
 
 from tests.tiny import scenes
 from unclip import Pipeline
+from unclip.checks import Notice
 from unclip.data.transforms import to_pil
+from unclip.files import read_facts
 from unclip.pipeline.latents import Latents
 
 SMALL: dict[str, Any] = {"size": 16, "output_type": "pt"}
@@ -83,7 +86,8 @@ def test_damaged_latents(latents: Latents, tmp_path: Path) -> None:
     save_file({"z_i": latents.z_i}, file)
     with pytest.raises(ValueError, match="holds no latents"):
         Latents.load(file)
-    replace(latents, x_T=latents.x_T / 0).save(file)
+    latents.save(file)
+    save_file({"z_i": latents.z_i, "x_T": latents.x_T / 0}, file, read_facts(file))
     with pytest.raises(ValueError, match="NaN or infinite"):
         Latents.load(file)
     file.write_bytes(file.read_bytes()[:-100])
@@ -180,9 +184,54 @@ def test_bad_noise(pipe: Pipeline, start: Any, says: str) -> None:
         pipe.decode_embeddings(torch.zeros(1, 64), start=start)
 
 
-def test_latents_that_do_not_pair_up(pipe: Pipeline, latents: Latents) -> None:
-    with pytest.raises(ValueError, match="x_T of 2 embeddings"):
-        pipe.vary(replace(latents, x_T=latents.x_T[:1]))
+def test_latents_that_do_not_pair_up(latents: Latents) -> None:
+    with pytest.raises(ValueError, match=r"z_i \(2, 64\) and x_T \(1, 3, 16, 16\) are no latents"):
+        replace(latents, x_T=latents.x_T[:1])
+
+
+def test_photos_are_upright(pipe: Pipeline, tmp_path: Path) -> None:
+    """What a camera says of its orientation holds for images, and masks, that users opened."""
+    turned, exif = Image.new("RGB", (32, 24), (0, 0, 200)), Image.Exif()
+    turned.paste((200, 0, 0), (0, 0, 16, 24))
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    turned.save(tmp_path / "photo.png", exif=exif)
+    photo, upright = (
+        Image.open(tmp_path / "photo.png"),
+        turned.transpose(Image.Transpose.ROTATE_270),
+    )
+    assert torch.equal(pipe.embed_images(photo), pipe.embed_images(upright))
+    assert torch.equal(pipe.squares(photo), pipe.squares(upright))
+    quick = {"decoder_num_inference_steps": 1, "prior_num_inference_steps": 1, "resamples": 1}
+    quick |= {"super_res_num_inference_steps": 1, "output_type": "pt"}
+    mask = Image.new("L", turned.size)
+    mask.paste(255, (2, 2, 9, 9))
+    mask.save(tmp_path / "mask.png", exif=exif)
+    made = [
+        pipe.inpaint(image, "a star", area, **quick).images
+        for image, area in (
+            (photo, Image.open(tmp_path / "mask.png")),
+            (upright, mask.transpose(Image.Transpose.ROTATE_270)),
+        )
+    ]
+    assert made[0].shape[-2:] == (32, 24)
+    assert torch.equal(*made)
+
+
+def test_captions_that_are_cut_are_said(pipe: Pipeline, pictures: list[Image.Image]) -> None:
+    long, quick = "a red circle " * 40 + "zebra", {"decoder_num_inference_steps": 1, **SMALL}
+    for call in (
+        lambda: pipe(long, prior_num_inference_steps=1, **quick),
+        lambda: pipe.inpaint(pictures[0], long, boxes=[(1, 1, 9, 9)], **quick),
+        lambda: pipe.edit(pictures[0], long, **quick),
+        lambda: pipe.edit(pictures[0], "a red circle", long, **quick),
+        lambda: pipe.embed_texts(["a red circle", long]),
+        lambda: pipe.text_direction(long),
+    ):
+        with pytest.warns(Notice, match="24 tokens of a caption; .*zebra.* is ignored"):
+            call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        pipe.embed_texts("a red circle")
 
 
 def test_images_whose_files_are_damaged(pipe: Pipeline, tmp_path: Path) -> None:
@@ -207,15 +256,18 @@ def test_bad_manipulations(pipe: Pipeline, pictures: list[Image.Image], latents:
     for call, says in (
         (lambda: pipe.blend(pictures[:1]), "at least 2 of each"),
         (lambda: pipe.blend(pictures, weights=[1]), "1 weights were given for 2"),
-        (lambda: pipe.blend(pictures, noise="both"), "'slerp' or 'fixed'"),
+        (lambda: pipe.blend(pictures, noise="both"), "unknown noise 'both'; known: fixed, slerp"),
         (lambda: pipe.edit(latents, "a star", theta=1.5), "θ is 1.5"),
         (lambda: pipe.edit(latents, "a star", theta=[]), "between 0 and 1"),
         (lambda: pipe.edit(latents, "a star", "a star"), "nothing to change"),
         (lambda: pipe.edit(latents, " "), "the prompt is empty"),
         (lambda: pipe.probe(latents, latents.z_i), "2 images were given"),
         (lambda: pipe.probe(pictures[0], latents.z_i[:1]), "take more"),
-        (lambda: pipe.probe(pictures[0], latents.z_i, [65]), "there are 64"),
-        (lambda: pipe.invert(pictures, 0), "0 sampling steps"),
+        (
+            lambda: pipe.probe(pictures[0], latents.z_i, [65]),
+            "a number of components is 65; it must be between 0 and 64",
+        ),
+        (lambda: pipe.invert(pictures, 0), "num_inference_steps is 0"),
         (lambda: pipe.invert("x.png"), "must be a Pillow image"),
         (lambda: pipe.vary(Path("x.png")), "must be a Pillow image, not PosixPath"),
         (lambda: pipe.vary(torch.zeros(3, 16, 16).numpy()), "Pillow image, not ndarray"),
@@ -228,7 +280,7 @@ def test_bad_manipulations(pipe: Pipeline, pictures: list[Image.Image], latents:
         (lambda: pipe.vary(latents, 0), "0 images were asked for"),
         (lambda: pipe.blend(latents, 1), "1 frames between 2 images"),
         (lambda: pipe.blend(latents, 10**9), "images were asked for at once"),
-        (lambda: pipe.blend(latents, weights=[1, float("nan")]), "weights must be 0 or more"),
+        (lambda: pipe.blend(latents, weights=[1, float("nan")]), "weights is nan"),
         (lambda: pipe.edit(latents, "a star", theta=float("nan")), "θ is nan"),
         (lambda: pipe.edit(latents, "a star", theta="0.4"), "θ is '0.4'"),
         (lambda: pipe.edit(latents, "a star", theta=[0.1] * 501), "1,002 images were asked for"),

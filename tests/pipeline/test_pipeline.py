@@ -198,6 +198,15 @@ def test_bf16(tiny_model: Path) -> None:
     assert images.isfinite().all()
 
 
+def test_what_bits_depend_on_is_known(pipe: Pipeline, tiny_model: Path) -> None:
+    threads = torch.get_num_threads()
+    assert pipe.computing == {"precision": "fp32", "threads": threads}
+    offloaded = Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu", offload=True)
+    for _ in range(2):  # whatever is in memory then
+        assert offloaded.computing == {"precision": "fp32", "threads": threads, "offload": True}
+        make(offloaded, size=16)
+
+
 # ---- saving and opening ---------------------------------------------------------------------
 
 
@@ -321,10 +330,10 @@ def test_any_script_works(pipe: Pipeline, prompt: str) -> None:
             "unknown kind of guidance 'brances'; did you mean 'branches'",
         ),
         ({"guidance_kind": "distilled"}, "this model has no decoder_distilled"),
-        ({"reuse": 0}, "at every 0-th step"),
+        ({"reuse": 0}, "reuse is 0"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
-        ({"decoder_num_inference_steps": 0}, "0 sampling steps"),
-        ({"super_res_num_inference_steps": -3}, "-3 sampling steps"),
+        ({"decoder_num_inference_steps": 0}, "decoder_num_inference_steps is 0"),
+        ({"super_res_num_inference_steps": -3}, "super_res_num_inference_steps is -3"),
         ({"decoder_num_inference_steps": 1001}, "1001 sampling steps"),
         ({"decoder_guidance_scale": -1.0}, "-1.0"),
         ({"prior_guidance_scale": float("nan")}, "nan"),

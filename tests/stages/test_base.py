@@ -15,9 +15,9 @@ from unclip.stages.base import Process, Sampling, guide, scheduler_from_json, sc
 def test_sampling_refuses_what_there_is_not() -> None:
     with pytest.raises(ValueError, match=r"unknown sampler 'ddmp'; did you mean 'ddpm'\?"):
         Sampling(sampler="ddmp")
-    with pytest.raises(ValueError, match="0 sampling steps"):
+    with pytest.raises(ValueError, match="steps is 0; it must be between 1"):
         Sampling(0)
-    with pytest.raises(ValueError, match="at every 0-th step"):
+    with pytest.raises(ValueError, match="reuse is 0; it must be between 1"):
         Sampling(reuse=0)
 
 

@@ -158,7 +158,8 @@ class Manipulations:
             ValueError: no image, a model that sees none, or a number that makes no sense.
         """
         Drawing(callback_on_step_end=callback_on_step_end, batch_size=batch_size)
-        sampling = Sampling(num_inference_steps, "ddim", Guidance(1.0))
+        steps = whole_number(num_inference_steps, "num_inference_steps", 1, 2**16)
+        sampling = Sampling(steps, "ddim", Guidance(1.0))
         self.decoder.process.timesteps(sampling)  # as many as it has, or it is refused here
         batch = self.batch_size_for(batch_size)
         z_all, squares = self.embed_images(image), self.squares(image)

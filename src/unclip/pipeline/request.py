@@ -18,11 +18,11 @@ from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import SAMPLERS, noise_from
 from unclip.pipeline.presets import preset
 from unclip.stages.base import Resamples, Reuse, Steps
+from unclip.stages.diffusion_prior import Candidates
 
 MOST_IMAGES = 1000  # of one call: more is a mistake, or a loop that should write as it goes
 MOST_CHARACTERS = 10_000
 GUIDANCE_KINDS = ("branches", "distilled")
-Candidates = Annotated[int, Between(1, 1000)]
 PRIORS = ("diffusion", "autoregressive")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
