@@ -64,6 +64,7 @@ def test_captions_that_are_cut_are_counted() -> None:
     tokenizer = Tokenizer.train(["a red star", "a blue heart"], 560, 6)
     assert tokenizer.too_long(["a red star", "a blue heart", "a red star a blue heart"]) == 1
     assert tokenizer.too_long([]) == 0
+    assert tokenizer.too_long(["a red star"] * 1500 + ["a red " * 500_000] * 3) == 3
 
 
 def test_the_sentence_names_a_few() -> None:

@@ -28,6 +28,7 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 MAX_VOCABULARY = 2**20  # ids; models of text alone have a quarter of that
 _LEARNED = 10_000  # characters of a caption that merges are learned from: words take quadratic time
 _REASON = 200  # characters of what the library says that a sentence repeats
+_TOKEN = 64  # characters that a token is shorter than, but for tokens of no language
 # CLIP's pattern: special tokens, English contractions, runs of letters, single digits, other runs.
 _WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
@@ -142,8 +143,13 @@ class Tokenizer:
 
     def too_long(self, texts: Sequence[str]) -> int:
         """How many of the texts do not fit into the context, so that their end is cut."""
-        encodings = self._backend.encode_batch(list(texts))
-        return sum(bool(e.overflowing) or len(e.ids) > self.context_length for e in encodings)
+        longest = self.context_length * _TOKEN  # what lies beyond need not be encoded
+        parts = (texts[i : i + 1000] for i in range(0, len(texts), 1000))
+        return sum(
+            len(encoding.ids) > self.context_length
+            for part in parts
+            for encoding in self._encoded(text[:longest] for text in part)
+        )
 
     def unseen(self, text: str) -> list[str]:
         """The words of a text that no caption of the model's training had, as far as is known."""
