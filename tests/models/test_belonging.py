@@ -80,6 +80,8 @@ def test_a_spare_part_may_be_deleted(tiny_priors: Path, tmp_path: Path) -> None:
 def test_other_precisions_are_the_same_model(dtype: str, tiny_model: Path, tmp_path: Path) -> None:
     Pipeline.from_pretrained(tiny_model, dtype=dtype, device="cpu").save_pretrained(tmp_path / "m")
     opened(tmp_path / "m")
+    saved = ModelFolder(tmp_path / "m").index().get(belonging.NOTE)
+    assert saved == (ModelFolder(tiny_model).index()[belonging.NOTE] if dtype == "bf16" else None)
     index = ModelFolder(tiny_model).index()  # fp16 rounds otherwise: not compared
     (tmp_path / "m" / "model_index.json").write_text(json.dumps(index))
     opened(tmp_path / "m")
