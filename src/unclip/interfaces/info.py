@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from unclip.checks import printable
+from unclip.checks import printable, shown
 from unclip.files import read_bytes
 from unclip.interfaces.options import parse
 
@@ -67,12 +67,13 @@ def describe_model(path: Path | None) -> str:
     folder = ModelFolder(bundled("model") if path is None else path)
     index = folder.index()
     kind = index.get("_class_name")
-    rows: dict[str, Any] = {"folder": folder.path, "class": kind}
+    rows: dict[str, Any] = {"folder": folder.path, "class": _brief(kind)}
     for name, entry in index.items():
         if isinstance(entry, list) and not name.startswith("_"):
             there = folder.has(name)
-            rows[name] = f"{entry[1]}, {_weights(folder.component(name))}" if there else "absent"
-    if kind in NEEDED or kind is None:
+            weights = _weights(folder.component(name)) if there else ""
+            rows[name] = f"{_brief(entry[1])}, {weights}" if there else "absent"
+    if kind is None or (isinstance(kind, str) and kind in NEEDED):
         needed = (*needed_components(folder, kind or TEXT_TO_IMAGE), *UPSAMPLING)
         missing = [name for name in needed if not folder.has(name)]
         rows["complete"] = f"no: {', '.join(missing)} missing" if missing else "yes"
@@ -84,11 +85,11 @@ def describe_model(path: Path | None) -> str:
         ("super_res_1024", "and to"),
     ):
         if folder.has(name):
-            rows[label] = f"{folder.config(name).get('sample_size')} px"
+            rows[label] = f"{_brief(folder.config(name).get('sample_size'))} px"
     if folder.has("text_encoder"):
         text = folder.config("text_encoder")
-        rows["CLIP width"] = text.get("projection_dim")
-        rows["caption tokens"] = text.get("max_position_embeddings")
+        rows["CLIP width"] = _brief(text.get("projection_dim"))
+        rows["caption tokens"] = _brief(text.get("max_position_embeddings"))
     card = folder.path / "README.md"
     check_links(folder.path, card)
     rows["licence"] = _licence(card) if card.is_file() else "not said"
@@ -102,7 +103,12 @@ def _licence(card: Path) -> str:
     heading = raw.replace("\r\n", "\n").split("\n---", 1)[0]
     lines = [line.removeprefix("license:").strip() for line in heading.splitlines()[1:]
              if line.startswith("license:")]  # fmt: skip
-    return lines[0] if heading.startswith("---") and lines else "not said"
+    return str(_brief(lines[0])) if heading.startswith("---") and lines else "not said"
+
+
+def _brief(value: Any) -> Any:
+    """What a file holds, as it is where it is a short word or a number."""
+    return value if isinstance(value, str | int) and len(str(value)) < 80 else shown(value)
 
 
 def _weights(component: Path) -> str:
