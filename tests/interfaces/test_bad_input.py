@@ -55,7 +55,9 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Latents(z_i, x_T, 2).save(folder / "ok.safetensors")
     Latents(z_i, x_T, 2, "0123456789abcdef").save(folder / "other.safetensors")
     Latents(z_i[:, 1:], x_T, 2).save(folder / "narrow.safetensors")
-    Latents(z_i, x_T.double() * 1e300, 2).save(folder / "huge.safetensors")
+    facts = {"unclip": "unclip-latents-1", "steps": "2"}
+    huge = {"z_i": z_i, "x_T": x_T.double() * 1e300}
+    write_safetensors(folder / "huge.safetensors", huge, facts)
     Latents(z_i, x_T, 5000).save(folder / "many.safetensors")
     short = (folder / "ok.safetensors").read_bytes()
     (folder / "short.safetensors").write_bytes(short[: len(short) // 2])

@@ -155,7 +155,7 @@ HOSTILE = "\x1b[31mRED\x1b]0;title\x07\u202e"
 def test_nothing_that_a_terminal_obeys(tiny_copy: Path, tmp_path: Path, capsys: Capture) -> None:
     (tiny_copy / "README.md").write_text(f"---\nlicense: {HOSTILE}\n---\n")
     index = json.loads((tiny_copy / "model_index.json").read_text())
-    index[f"part\n{HOSTILE}"] = ["unclip", "x"]
+    index["decoder"] = ["diffusers", f"part\n{HOSTILE}"]
     (tiny_copy / "model_index.json").write_text(json.dumps(index))
     assert main(["info", str(tiny_copy)]) == 0
     notes = {"prompt": f"a\nseed  9{HOSTILE}", "seed": HOSTILE, "settings": {"eta": HOSTILE}}
