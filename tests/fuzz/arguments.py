@@ -1,18 +1,16 @@
 """Python calls with one or two arguments of a wrong or unusual kind."""
 
-import decimal
-import fractions
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from tests.fuzz.case import Case, Good
 from tests.fuzz.hostile import WORDS
+from tests.fuzz.values import near, shown_value, values
 from unclip import Latents, Pipeline, Settings
 
 _STEPS = {
@@ -30,75 +28,26 @@ _CALLED = {
 _NEEDED = ("decoder_num_inference_steps", "prior_num_inference_steps", "size")
 
 
-class _Rude:
-    """An object that cannot even be shown, and is equal to nothing."""
-
-    def __repr__(self) -> str:
-        raise RuntimeError("no")
-
-    __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        raise RuntimeError("no")
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class _Text(str):
-    """As good as any text."""
-
-
-def _values() -> list[Any]:
-    """Made anew: some can be used up."""
-    nested: list[Any] = []
-    nested.append(nested)
-    return [
-        None, True, 0, 1, -1, 3, 2**63, 2**64, -(2**63) - 1, 10**400, 1.0, 1.5, -0.5, 1e308,
-        float("nan"), float("inf"), "", " ", "3", "x" * 100_000, "\x1b[2J", "\ud800", b"x", 1j,
-        _Text("a star"), Path("x"), decimal.Decimal(1), fractions.Fraction(1, 2), _Rude(), object(),
-        int, len, lambda *_: 3, [], (), {}, set(), [1], ["a"], ["a", 1], [None], {"a": 1}, nested,
-        range(3), iter(["a"]), (x for x in (1, 2)), np.int64(1), np.int8(-1), np.uint64(2**63),
-        np.float32(1.5), np.float64("nan"), np.bool_(True), np.str_("a star"), np.array(1),
-        np.array([1, 2]), np.array([]), np.array(["a"]), np.array([None]), np.ones((2, 64)),
-        np.datetime64("2020"), torch.tensor(1), torch.tensor(1.5), torch.tensor(True),
-        torch.tensor([1, 2]), torch.tensor([]), torch.empty(0, 64), torch.randn(64),
-        torch.randn(2, 64), torch.randn(2, 64, dtype=torch.float64), torch.full((1, 64), torch.nan),
-        torch.randn(1, 64).to_sparse(), torch.randn(1, 64, device="meta"),
-        torch.randn(1, 64).cfloat(),
-        torch.randn(1, 64, requires_grad=True), torch.float16, torch.int8, torch.device("cpu"),
-        torch.Generator(), [torch.Generator()], [torch.Generator()] * 2, Settings(), Settings,
-        Image.new("RGB", (8, 8)), [Image.new("RGB", (8, 8))] * 2, (Image.new("L", (1, 1)),),
-        Image.new("RGB", (0, 5)), Image.new("F", (4, 4), float("nan")), Image, _closed(),
-Latents(torch.randn(1, 64), torch.randn(1, 3, 16, 16), 2),
-        Latents(torch.randn(1, 32), torch.randn(1, 3, 16, 16), 2),
-        ((0, 0), (1, 1)), [(0, 0, 1)], [(0, 0, 4, 4)], "ab", ("a", "b"),
-    ]  # fmt: skip
-
-
-def _closed() -> Image.Image:
-    image = Image.new("RGB", (4, 4))
-    image.close()
-    return image
-
-
 def make(random: Random, place: Path, good: Good) -> Case:
     torch.manual_seed(random.randrange(2**32))
     name, call, known = random.choice(_calls(good))
-    needed = {key: value for key, value in known.items() if key not in _CALLED or key in _NEEDED}
-    arguments, said, values = dict(needed), [], _values()
+    needed = {
+        key: value
+        for key, value in known.items()
+        if key not in _CALLED or key in _NEEDED or call is Latents
+    }
+    arguments, said, others = dict(needed), [], values()
     for key in random.sample(sorted(known), min(len(known), random.choice((1, 1, 1, 2)))):
-        value = random.choice(WORDS) if random.random() < 0.15 else random.choice(values)
+        way = random.random()
+        if way < 0.4 and key in known:
+            value = random.choice(near(known[key]))
+        else:
+            value = random.choice(WORDS if way < 0.5 else others)
+        if key == "callback_on_step_end" and callable(value):
+            value = print  # what others raise is theirs
         arguments[key] = value
-        said.append(f"{key}={_shown(value)}")
+        said.append(f"{key}={shown_value(value)}")
     return Case(f"{name}({', '.join(said)})", call=lambda: call(**arguments))
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:
-        text = type(value).__name__
-    return ascii(text[:60])[1:-1]
 
 
 def _calls(good: Good) -> list[tuple[str, Callable[..., Any], dict[str, Any]]]:

@@ -76,6 +76,8 @@ def document(
             holder[random.choice(_NAMES)] = holder.pop(key)
         else:
             raw = random.choice(literals)
+            if random.random() < 0.4:
+                raw = json.dumps(random.choice(_near(holder[key])))
             name = key if what == "value" else random.choice(_NAMES)
             if what == "twice":
                 name, again = key, json.dumps(key)
@@ -88,6 +90,31 @@ def document(
     for number, raw in enumerate(raws):
         text = text.replace(f'"\\u0000RAW{number}\\u0000"', raw)
     return text, "; ".join(said)
+
+
+def _near(good: Any) -> list[Any]:
+    """Values of a good one's kind, so that they get further."""
+    if isinstance(good, bool):
+        return [not good, int(good)]
+    if isinstance(good, int):
+        return [
+            good + 1,
+            good - 1,
+            good * 2,
+            good * 3,
+            good // 2,
+            good * 1000,
+            -good,
+            good + 0.5,
+            0,
+        ]
+    if isinstance(good, float):
+        return [-good, good * 1e6, good * 1e-9, good + 1, 1.0, 0.0, 1, 0]
+    if isinstance(good, str):
+        return [good.upper(), f"{good} ", f"{good}{good}", good[:-1], [good], ""]
+    if isinstance(good, list):
+        return [good * 2, good[::-1], good[:1], good[1:], [good], [*good, *good[-1:]] * 3]
+    return [{}, [good], None]
 
 
 def _spot(random: Random, root: Any) -> tuple[Any, Any, str]:

@@ -80,6 +80,15 @@ def test_info_beyond_a_mebibyte_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("info", [("a", "b"), {"prompt": {1, 2}}, {"seed": object()}, None])
+def test_info_that_json_cannot_hold_is_refused(info: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="info "):
+        save_png(RED, tmp_path / "x.png", info)
+    with pytest.raises(ValueError, match="path must be a path"):
+        save_png(RED, 1.5, {})  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
 def test_saving_replaces_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     save_png(RED, path, {"prompt": "first"})

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from unclip.files import whole
+from unclip.files import as_path, whole
 
 KEY = "unclip"
 """Keyword of the PNG text that holds the JSON."""
@@ -41,9 +41,9 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], info: Mapping[str
     is stored twice, as UTF-8 text chunks: readable under "parameters", as JSON under "unclip".
 
     ValueError, one sentence: a name that does not end in .png, a place that cannot be written, a
-    full disk, more than 1 MiB of info.
+    full disk, info that JSON cannot hold or of more than 1 MiB.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} does not end in .png; images are written as PNG only")
     encoded = BytesIO()
@@ -142,8 +142,13 @@ def _escaped(character: str) -> str:
 
 
 def text_chunks(info: Mapping[str, Any]) -> PngInfo:
-    """`info` as the two text chunks of a PNG; ValueError if it is over 1 MiB."""
-    data = json.dumps(info, ensure_ascii=False)
+    """`info` as the two text chunks of a PNG; ValueError if it is none, or over 1 MiB."""
+    if not isinstance(info, Mapping):
+        raise ValueError(f"info must be a mapping of names to values, not {type(info).__name__}")
+    try:
+        data = json.dumps(info, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"info holds what JSON cannot: {error}") from None
     try:
         data.encode()
     except UnicodeEncodeError:  # half a surrogate pair, from a broken terminal: \uXXXX keeps it
