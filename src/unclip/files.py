@@ -54,6 +54,14 @@ def as_path(value: Any, name: str) -> Path:
     return Path(text)
 
 
+def real_path(path: Path) -> Path:
+    """Where a path leads, links followed; a loop of links leads to itself.
+
+    `Path.resolve` raises RuntimeError for one before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading bytes.
 

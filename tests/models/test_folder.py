@@ -170,6 +170,14 @@ def test_links_out_of_the_folder_are_refused(
         folder.load("linear", lambda _: nn.Linear(3, 2), None)  # type: ignore[arg-type]
 
 
+def test_a_loop_of_links_is_refused_in_a_sentence(folder: ModelFolder) -> None:
+    config = folder.path / "linear" / "config.json"
+    config.unlink()
+    config.symlink_to("config.json")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        folder.config("linear")
+
+
 def test_links_within_and_those_of_the_hubs_cache_are_followed(
     folder: ModelFolder, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import tyro
 
 from unclip.config import dump_toml, read_toml, suggest, to_mapping
 from unclip.evaluation.judge_training import JUDGE
+from unclip.files import real_path
 from unclip.interfaces.options import parse
 from unclip.interfaces.outputs import check_folder
 from unclip.training.plan import plan
@@ -83,7 +84,7 @@ def _data_flag(word: str) -> str:
 
 def _run_folder(model: Path, stage: str) -> Path:
     """`runs/NAME/STAGE`, or with more after the name where another model of that name has it."""
-    whole = model.resolve()
+    whole = real_path(model)
     name = whole.name or "model"
     folder = Path("runs") / name / stage
     if owner(folder) in (None, whole):

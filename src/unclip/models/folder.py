@@ -21,7 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from unclip.checks import shown
-from unclip.files import MAX_CONFIG, locked, private_folder, read_json, read_safetensors, write_json
+from unclip.files import (
+    MAX_CONFIG,
+    locked,
+    private_folder,
+    read_json,
+    read_safetensors,
+    real_path,
+    write_json,
+)
 from unclip.models import belonging
 from unclip.models.offload import Offload
 from unclip.models.publishing import INDEX, NEW, check_name, commit, complete, is_pending
@@ -320,13 +328,13 @@ def check_links(root: Path, *paths: Path) -> None:
     Raises:
         ValueError: a link that leads elsewhere, named with where it leads.
     """
-    inside = [root.resolve()]
+    inside = [real_path(root)]
     if inside[0].parent.name == "snapshots":
         inside.append(inside[0].parents[1] / "blobs")
     for path in paths:
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
+        if path.is_symlink() and not any(real_path(path).is_relative_to(place) for place in inside):
             raise ValueError(
-                f"{path} is a link to {shown(str(path.resolve()))}, outside of the model's folder; "
+                f"{path} is a link to {shown(str(real_path(path)))}, outside of the model's folder; "
                 "put the file itself there if you trust it"
             )
 

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from unclip.checks import printable
 from unclip.files import as_path, whole
 
 KEY = "unclip"
@@ -45,7 +46,9 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], info: Mapping[str
     """
     path = as_path(path, "path")
     if path.suffix.lower() != ".png":
-        raise ValueError(f"{path} does not end in .png; images are written as PNG only")
+        raise ValueError(
+            f"{printable(str(path))} does not end in .png; images are written as PNG only"
+        )
     encoded = BytesIO()
     image.save(encoded, "PNG", pnginfo=text_chunks(info))
     write_whole(path, encoded.getvalue())

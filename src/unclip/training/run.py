@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unclip.checks import printable
 from unclip.config import read_toml
-from unclip.files import locked, open_regular, read_json, whole, write_json
+from unclip.files import locked, open_regular, read_json, real_path, whole, write_json
 
 RECIPE = "recipe.toml"
 _LOCK, _NOTE = "lock", "run.json"
@@ -98,9 +98,9 @@ def held(path: Path) -> Iterator[None]:
 def sign(path: Path, stage: str, model: Path) -> None:
     """Note whose run it is; relative to the folder, so that both can be moved together."""
     try:
-        where = os.path.relpath(model.resolve(), path.resolve())
+        where = os.path.relpath(real_path(model), real_path(path))
     except ValueError:  # another drive of Windows
-        where = str(model.resolve())
+        where = str(real_path(model))
     write_json(path / _NOTE, {"stage": stage, "model": where})
 
 
@@ -112,7 +112,7 @@ def owner(path: Path) -> Path | None:
         where = read_json(path / _NOTE).get("model")
     except ValueError:
         return None
-    return (path.resolve() / where).resolve() if isinstance(where, str) else None
+    return real_path(path / where) if isinstance(where, str) else None
 
 
 def check_owner(path: Path, stage: str, model: Path, resume: bool) -> None:
@@ -129,7 +129,7 @@ def check_owner(path: Path, stage: str, model: Path, resume: bool) -> None:
             f"{path} holds a run of {printable(str(of))}, not of {stage}: give another folder with "
             "--run"
         )
-    if whose in (None, model.resolve()) or (resume and not whose.exists()):
+    if whose in (None, real_path(model)) or (resume and not whose.exists()):
         return
     raise ValueError(
         f"{path} holds a run of another model, {printable(str(whose))}: give this one a folder of "
