@@ -47,6 +47,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bomb.png").write_bytes(head)
     Image.fromarray(np.array([[0.5, np.nan]], np.float32)).save(folder / "nan.tiff")
     (folder / "a file").write_text("")
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "loop").symlink_to("loop")
     (folder / "taken.png").mkdir()
     (folder / "taken.npy").mkdir()
     (folder / "taken.safetensors").mkdir()
@@ -124,6 +126,8 @@ REFUSED = [
     ("vary ok.png -o x.jpg", "x.jpg does not end in .png"),
     ("vary ok.png -o {bad}/a\\ file/out", "cannot write into the folder"),
     ("vary ok.png -o /proc/nowhere/out", "cannot write into the folder"),
+    ("vary ok.png -o {bad}/dangling/out", "is a link to nothing"),
+    ("vary ok.png -o {bad}/loop", "is a link to nothing"),
     ("vary ok.png --sheet {bad}/taken.png", "taken.png is a folder"),
     ("vary ok.png --sheet s.gif", "s.gif does not end in .png"),
     ("edit ok.png --to x --sheet {bad}/a\\ file/s.png", "cannot write into the folder"),

@@ -50,7 +50,10 @@ def check_file(file: Path, *endings: str) -> None:
 def check_folder(folder: Path) -> None:
     """Refuse a folder that nothing can be written into, or that cannot be made."""
     whole_path = folder.absolute()
-    there = next(place for place in (whole_path, *whole_path.parents) if place.exists())
+    places = (whole_path, *whole_path.parents)
+    there = next(place for place in places if os.path.lexists(place))
+    if not there.exists():
+        raise ValueError(f"cannot write into the folder {folder}: {there} is a link to nothing")
     try:
         with tempfile.TemporaryFile(dir=there):
             pass

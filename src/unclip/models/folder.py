@@ -332,9 +332,10 @@ def check_links(root: Path, *paths: Path) -> None:
     if inside[0].parent.name == "snapshots":
         inside.append(inside[0].parents[1] / "blobs")
     for path in paths:
-        if path.is_symlink() and not any(real_path(path).is_relative_to(place) for place in inside):
+        end = real_path(path)
+        if path.is_symlink() and not any(end.is_relative_to(place) for place in inside):
             raise ValueError(
-                f"{path} is a link to {shown(str(real_path(path)))}, outside of the model's folder; "
+                f"{path} is a link to {shown(str(end))}, outside of the model's folder; "
                 "put the file itself there if you trust it"
             )
 
