@@ -198,15 +198,6 @@ def test_bf16(tiny_model: Path) -> None:
     assert images.isfinite().all()
 
 
-def test_what_bits_depend_on_is_known(pipe: Pipeline, tiny_model: Path) -> None:
-    threads = torch.get_num_threads()
-    assert pipe.computing == {"precision": "fp32", "threads": threads}
-    offloaded = Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu", offload=True)
-    for _ in range(2):  # whatever is in memory then
-        assert offloaded.computing == {"precision": "fp32", "threads": threads, "offload": True}
-        make(offloaded, size=16)
-
-
 # ---- saving and opening ---------------------------------------------------------------------
 
 

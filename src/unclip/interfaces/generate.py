@@ -57,10 +57,11 @@ def run(arguments: Sequence[str]) -> int:
             callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
         )
     done = time.perf_counter()
-    used = settings.changed() | pipe.computing
+    # The precision too: where it is chosen by a measurement, the next one may choose otherwise.
+    used = settings.changed() | {"precision": name_of(pipe.dtype)}
     given = {name: getattr(options, name) for name in ("batch_size", "variant")}
     given |= {"revision": pipe.revision or options.revision}
-    given |= {"compile": options.compile or None}
+    given |= {name: getattr(options, name) or None for name in ("offload", "compile")}
     used |= {name: value for name, value in given.items() if value is not None}
     notes = {"settings": used, **written_by(options.model, pipe)}
     where = write(made.images, prompts, made.seeds, notes, options.output)

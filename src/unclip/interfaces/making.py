@@ -150,7 +150,7 @@ def write(
     from unclip.pipeline.animation import save_animation
     from unclip.pipeline.images import contact_sheet, save_png
 
-    used = options.settings().changed() | pipe.computing
+    used = options.settings().changed() | {"precision": name_of(pipe.dtype)}
     notes = {**written_by(options.model, pipe, command), "seed": options.seed, "settings": used}
     images = [image for row in rows for image in row]
     output, suffix = options.output, options.output.suffix.lower()

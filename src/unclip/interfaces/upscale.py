@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     notes = {
         **written_by(options.model, pipe, ["upscale", *arguments]),
         "seed": options.seed,
-        "settings": settings.changed() | pipe.computing,
+        "settings": settings.changed() | {"precision": name_of(pipe.dtype)},
     }
     save = partial(save_png, made, info=notes)
     if is_file(options.output):

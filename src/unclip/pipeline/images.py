@@ -84,8 +84,7 @@ def command_for(info: Mapping[str, Any]) -> str:
     """The `unclip` command that makes the image again, quoted for a POSIX shell.
 
     Notes of other commands than `generate` hold its words under `command`.
-    Settings become flags, `--key-name value`; True is `--key`, False `--no-key`, None is left out,
-    and so is the number of threads, which is no flag.
+    Settings become flags, `--key-name value`; True is `--key`, False `--no-key`, None is left out.
     Control and invisible characters are escaped, so that the line is safe to print and to paste.
 
     ValueError if there is no prompt, or a value that no flag can take.
@@ -107,8 +106,6 @@ def command_for(info: Mapping[str, Any]) -> str:
     for key in ("n", "seed", "model", "output"):
         words += _flag(key, info.get(key))
     for key, value in settings.items():
-        if key == "threads":  # of the machine, which OMP_NUM_THREADS says
-            continue
         name = _FLAGS.get(key, key.replace("_", "-"))
         if not re.fullmatch(r"[a-z][a-z0-9.-]*", name) or name in _OWN_FLAGS:
             raise ValueError(f"the image's notes hold the setting {key!r}, which is no flag")

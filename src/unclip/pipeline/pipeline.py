@@ -25,7 +25,7 @@ from unclip.models.hub import commit_of, resolve_model
 from unclip.models.int8 import is_int8
 from unclip.models.memory import give_back, kept_memory
 from unclip.models.offload import Offload, is_offloaded
-from unclip.models.precision import device_named, name_of, resolve
+from unclip.models.precision import device_named, resolve
 from unclip.pipeline.hooks import Callback, Hooks
 from unclip.pipeline.inpainting import RESAMPLES, Box, Hole, plan_hole
 from unclip.pipeline.latents import check_embeddings, check_noise
@@ -187,20 +187,6 @@ class Pipeline(Manipulations):
         if is_int8(self.decoder.network):
             return torch.int8
         return next(self.decoder.network.parameters()).dtype
-
-    @property
-    def computing(self) -> dict[str, Any]:
-        """What an image's bits can depend on beside its prompt, seed and settings, for its notes.
-
-        Another precision, or on a CPU another number of threads, another order of sums, rounds
-        otherwise. The precision and the number of threads are chosen by the machine if nobody does.
-        """
-        known: dict[str, Any] = {"precision": name_of(self.dtype)}
-        if self.device.type == "cpu":
-            known["threads"] = torch.get_num_threads()
-        if self._offloaded:
-            known["offload"] = True
-        return known
 
     @property
     def _offloaded(self) -> bool:
