@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from unclip.checks import printable
-from unclip.files import as_path, whole
+from unclip.files import as_path, open_regular, whole
 
 KEY = "unclip"
 """Keyword of the PNG text that holds the JSON."""
@@ -62,7 +62,7 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(_SIGNATURE)) != _SIGNATURE:
                 raise ValueError(f"{path} is not a PNG image")
             texts = (_our_text(body, path) for kind, body in _chunks(file, path) if kind == b"iTXt")

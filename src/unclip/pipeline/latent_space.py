@@ -80,10 +80,10 @@ def check_frames(frames: int, points: int) -> int:
 
 def check_weights(weights: Sequence[float], points: int) -> list[float]:
     """The weights, unless they are not as many as the points, negative, infinite or all 0."""
-    numbers = [real_number(weight, "one of the weights", 0) for weight in listed(weights)]
+    numbers = [real_number(weight, "one of the weights") for weight in listed(weights)]
     if len(numbers) != points:
         raise ValueError(f"{len(numbers)} weights were given for {points} images")
-    if not 0 < sum(numbers) < math.inf:
+    if min(numbers) < 0 or not 0 < sum(numbers) < math.inf:
         raise ValueError("weights must be 0 or more, and one of them above 0")
     return numbers
 

@@ -126,8 +126,9 @@ class Manipulations:
             ValueError: one is no single text; both have the same embedding.
         """
         of_kind(source_prompt, str, "source_prompt", "a string")
+        check_prompt(prompt)
         base = self.captions(source_prompt) if source_prompt else [""]
-        target = self.embed_texts(check_prompt(prompt))
+        target = self.embed_texts(prompt)
         return text_diff(target, self.clip.text(base).z_t).cpu()
 
     def squares(self, image: Images) -> Tensor:

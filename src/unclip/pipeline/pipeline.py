@@ -39,6 +39,7 @@ from unclip.pipeline.request import (
     check_count,
     check_image,
     check_prompt,
+    check_prompts,
     check_settings,
     convert,
     noise_for,
@@ -274,9 +275,10 @@ class Pipeline(Manipulations):
         """
         settings = settings_of(settings, overrides)
         drawing = Drawing(seed, generator, output_type, callback_on_step_end, batch_size)
-        prompts = self.captions(prompt)
+        prompts = check_prompts(prompt)
         count = check_count(num_images_per_prompt, len(prompts))
         self.evaluations(settings)  # what cannot be done is refused before the work
+        self.captions(prompts)
         repeated = [text for text in prompts for _ in range(count)]
 
         def make(rows: slice, noise: Noise) -> Tensor:
@@ -372,12 +374,13 @@ class Pipeline(Manipulations):
         """
         settings = settings_of(settings, overrides)
         drawing = Drawing(seed, generator, output_type, callback_on_step_end, batch_size)
-        (caption,) = self.captions(check_prompt(prompt))
+        caption = check_prompt(prompt)
         count = check_count(num_images_per_prompt, 1)
         image = check_image(image)
         mask = None if mask is None else check_image(mask, "a mask")
         self.inpainting_steps(settings)
         hole = plan_hole(image, mask, boxes, settings.size or self.sizes[-1])
+        self.captions(caption)
 
         def make(rows: slice, noise: Noise) -> Tensor:
             text = self.clip.text([caption] * len(range(count)[rows]))

@@ -211,7 +211,7 @@ def check_count(per_prompt: int, prompts: int) -> int:
     if per_prompt < 1:
         raise ValueError(f"{shown(per_prompt)} images were asked for; ask for at least 1")
     if per_prompt * prompts > MOST_IMAGES:
-        wanted = f"{per_prompt * prompts:,}" if per_prompt < 10**9 else shown(per_prompt)
+        wanted = f"{per_prompt * prompts:,}" if per_prompt < 10**15 else shown(per_prompt)
         raise ValueError(f"{wanted} images were asked for at once; the limit is {MOST_IMAGES:,}")
     return per_prompt
 
