@@ -60,7 +60,7 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError, one sentence: not a PNG, cut short, without info, or with info that is damaged or
     over 1 MiB.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     try:
         with open_regular(path) as file:
             if file.read(len(_SIGNATURE)) != _SIGNATURE:
