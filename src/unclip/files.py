@@ -28,6 +28,7 @@ MAX_TEXT = 2**26
 MAX_CONFIG = 2**20
 """The same of a network's configuration."""
 _PARTIAL = ".partial"
+_REASON = 200  # characters of what a library says that a sentence repeats
 
 
 def as_path(value: Any, name: str) -> Path:
@@ -288,7 +289,8 @@ def opened_safetensors(file: Path) -> Iterator[Any]:
         with safe_open(file, "pt") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is not a whole safetensors file: {error}") from None
+        said = printable(str(error))[:_REASON]  # the library repeats what is in the header
+        raise ValueError(f"{file} is not a whole safetensors file: {said}") from None
 
 
 def read_facts(file: Path) -> dict[str, str]:

@@ -74,6 +74,11 @@ _NUMBERS = (
     *("0", "1", "-1", "2", "3", "8", "16", "32", "33", "1e9", "0.5", "1.5", "nan", "inf", "1e-9"),
     *(str(2**20), str(2**31), str(2**63), str(2**64), "1" + "0" * 400, "-1" + "0" * 30),
 )
+_GOOD = (
+    *("1", "2", "8", "16", "32", "0.5", "1.0", "fast", "paper", "default", "ddim", "ddpm", "dpm++"),
+    *("branches", "diffusion", "autoregressive", "slerp", "fixed", "cpu", "fp32", "bf16", "auto"),
+    *("model", "images", "out", "o.png", "good.png", "two.npy", "emoji:shapes", "red", "0,0,4,4"),
+)
 _ENCODINGS = ("utf-8",) * 7 + ("ascii", "cp1252", "utf-16")
 
 
@@ -99,7 +104,7 @@ def make(random: Random, place: Path, good: Good) -> Case:
             spoilt.append(f"{start[at]} → {word[:40]!r}")
             continue
         flag = random.choice(_flags(options))
-        pool = random.choice((WORDS, _NUMBERS))
+        pool = random.choice((WORDS, _NUMBERS, _GOOD))
         given = [random.choice(pool) for _ in range(random.choice((1, 1, 1, 1, 0, 2)))]
         words += [f"{flag}={given[0]}"] if given and random.random() < 0.3 else [flag, *given]
         spoilt.append(f"{flag} {[one[:40] for one in given]}")

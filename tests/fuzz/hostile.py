@@ -76,7 +76,7 @@ def document(
             holder[random.choice(_NAMES)] = holder.pop(key)
         else:
             raw = random.choice(literals)
-            if random.random() < 0.4:
+            if random.random() < 0.4 and "\0RAW" not in str(holder[key]):
                 raw = json.dumps(random.choice(_near(holder[key])))
             name = key if what == "value" else random.choice(_NAMES)
             if what == "twice":
