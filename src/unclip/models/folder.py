@@ -164,6 +164,7 @@ class ModelFolder:
     def component(self, component: str) -> Path:
         """The component's folder, or a ValueError that says what is missing, or lies elsewhere."""
         if not self.has(component):
+            self.index()  # says so where there is no model at all
             raise ValueError(f"the model {self.path} has no {component}")
         folder = self._place(component)
         check_links(self.path, folder, *folder.iterdir())
