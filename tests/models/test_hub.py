@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,16 +162,18 @@ def test_offline(offline: Path) -> None:
 
 
 def test_offline_from_the_cache(offline: Path, tiny_model: Path) -> None:
-    """A snapshot as the library leaves it, with links to files elsewhere."""
+    """A snapshot as the library leaves it, with links to its blobs."""
     commit = "0123456789" * 4
     place = offline / "models--somebody--unclip-1.0"
     snapshot = place / "snapshots" / commit
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text(commit)
-    for file in filter(Path.is_file, tiny_model.rglob("*")):
+    (place / "blobs").mkdir()
+    for number, file in enumerate(filter(Path.is_file, tiny_model.rglob("*"))):
+        blob = shutil.copy(file, place / "blobs" / str(number))
         link = snapshot / file.relative_to(tiny_model)
         link.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(file, link)
+        link.symlink_to(os.path.relpath(blob, link.parent))
     pipe = Pipeline.from_pretrained(HF, dtype="fp32", device="cpu")
     assert (pipe.name, pipe.revision) == (HF, commit)
     assert pipe("a star", steps="fast", size=16).images[0].size == (16, 16)

@@ -331,7 +331,7 @@ def check_links(root: Path, *paths: Path) -> None:
     """
     inside = [real_path(root)]
     if inside[0].parent.name == "snapshots":
-        inside.append(inside[0].parents[1] / "blobs")
+        inside.append((inside[0].parents[1] / "blobs").resolve())
     for path in paths:
         end = real_path(path)
         if path.is_symlink() and not any(end.is_relative_to(place) for place in inside):
