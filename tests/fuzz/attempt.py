@@ -4,6 +4,7 @@ The child is forked from a process that has imported everything, so that it star
 limits of memory and time, a folder of its own, and no network.
 """
 
+import faulthandler
 import hashlib
 import io
 import json
@@ -52,6 +53,7 @@ def start(maker: Maker, random: Random, good: Good, place: Path) -> int:
         return child
     try:
         os.setsid()
+        faulthandler.disable()
         os.chdir(place / "work")
         _limit()
         _child(maker, random, good, place)
