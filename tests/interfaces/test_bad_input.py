@@ -81,7 +81,12 @@ def _embeddings(folder: Path) -> None:
     np.savez(folder / "zip", a=np.zeros((1, 64), np.float32))
     (folder / "zip.npz").rename(folder / "zip.npy")
     (folder / "head.npy").write_bytes(b"PK\x03\x04" + bytes(100))
-    for name, shape in (("open", "([, 64)"), ("deep", "(" * 9000), ("far", f"({2**70}, 64)")):
+    for name, shape in (
+        ("open", "([, 64)"),
+        ("deep", "(" * 9000),
+        ("far", f"({2**70}, 64)"),
+        ("big", f"({2**62}, 64)"),
+    ):
         head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
         magic = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little")
         (folder / f"{name}.npy").write_bytes(magic + head + bytes(512))
@@ -224,6 +229,11 @@ def pipe(tiny_model: Path) -> Pipeline:
         ("decode open.npy", "is not a whole .npy file"),
         ("decode deep.npy", "is not a whole .npy file"),
         ("decode far.npy", "is not a whole .npy file"),
+        pytest.param(
+            "decode big.npy",
+            "is not a whole .npy file",
+            marks=pytest.mark.filterwarnings("error"),
+        ),
         ("decode short.safetensors", "not a whole safetensors file"),
         ("decode ok.safetensors", "must be called 'embeddings'"),
         ("upscale ok.png --size 40", "does not enlarge it"),
