@@ -21,10 +21,11 @@ from pathlib import Path
 from random import Random
 
 from tests.fuzz.case import Case, Good, Maker
+from unclip.checks import printable
 from unclip.interfaces.cli import main
 
 SECONDS = 20  # of computing; five times as many on the clock
-MEMORY = 2**32  # bytes beyond what the parent has, that a case may really use
+MEMORY = 3 * 2**30  # bytes beyond what the parent has, that a case may really use
 ADDRESSES = 6 * 2**30  # bytes beyond the parent's, that it may reserve
 _FILES = 256  # open ones, so that no case starts processes without end
 _LONGEST = 600  # characters of a refusal, which may name a path or two
@@ -126,7 +127,9 @@ def attempt(case: Case) -> int:
         if case.call is None:
             traceback.print_exc()
             return 1
-        print(f"unclip: {error}", file=sys.stderr)
+        # Python's errors hold names as they are; whoever prints them escapes them.
+        lines = (printable(line) for line in str(error).split("\n"))
+        print("unclip:", "\n".join(lines), file=sys.stderr)
         return 2
     except BaseException:
         traceback.print_exc()

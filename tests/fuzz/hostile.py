@@ -190,7 +190,7 @@ def replace(random: Random, path: Path) -> str:
         path.symlink_to(links[what])
     elif what == "huge":
         with path.open("wb") as file:
-            file.truncate(2**33)  # a hole: it takes no room
+            file.truncate(9 * 2**29)  # a hole: it takes no room
     elif what == "socket":
         with socket.socket(socket.AF_UNIX) as one:
             here = Path.cwd()

@@ -60,7 +60,7 @@ def _rearrange(random: Random, model: Path) -> str:
         other.rename(one)
         (model / "x").rename(other)
     elif what == "move":
-        one.rename(model / random.choice(WORDS).replace("/", "_")[:200])
+        one.rename(model / f"{random.choice(WORDS).replace('/', '_')[:200]}_")
     elif what == "stranger":
         said = replace(random, one / random.choice(("x.safetensors", "config.json", "x.json")))
         return f"in {one.name}: {said}"

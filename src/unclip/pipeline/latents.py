@@ -191,7 +191,8 @@ def read_embeddings(path: str | Path, width: int) -> Tensor:
             if file.read(2) == b"PK":
                 raise ValueError(f"{path} is an archive, not a .npy file")
         try:  # mapped: a header that promises more than the file holds costs no memory
-            array = np.lib.format.open_memmap(path, mode="r")
+            with np.errstate(over="ignore"):  # of values that 64 bits do not count
+                array = np.lib.format.open_memmap(path, mode="r")
         except Exception:  # a damaged header ends in errors of many kinds
             raise ValueError(f"{path} is not a whole .npy file of numbers") from None
         _check_size(path, array.size)
