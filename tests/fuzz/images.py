@@ -60,7 +60,7 @@ def make(random: Random, place: Path, good: Good) -> Case:
     try:
         picture.save(file, kind, **_options(random, kind))
     except (OSError, RuntimeError, ValueError):  # what Pillow cannot write
-        picture.convert("L").save(file, "PNG")
+        Image.new("L", size, 99).save(file, "PNG")
     said = f"{kind} {mode} {size}"
     spoil = random.choice((None, replace, spoil_bytes, spoil_bytes, _bomb))
     said += f", {spoil(random, file)}" if spoil else ""
