@@ -126,6 +126,11 @@ def test_files_that_are_no_recipes(content: bytes | None, reason: str, tmp_path:
     assert str(file) in str(caught.value)
 
 
+def test_half_a_character_is_no_text() -> None:
+    with pytest.raises(ValueError, match=r"test: inner: names is 'a\\udcff'; it must be valid"):
+        from_mapping(Outer, {"steps": 1, "inner": {"names": ["a\udcff"]}}, "test")
+
+
 def test_suggestions() -> None:
     assert suggest("samll", ["small", "tiny"]) == "; did you mean 'small'?"
     assert suggest("huge", ["small", "tiny"]) == "; known: small, tiny"

@@ -10,11 +10,13 @@ import torch
 from unclip.files import (
     open_regular,
     read_bytes,
+    read_facts,
     read_json,
     read_safetensors,
     read_text,
     sweep,
     whole,
+    write_json,
     write_safetensors,
     write_text,
 )
@@ -124,3 +126,12 @@ def test_two_threads_write_one_file(tmp_path):
         thread.join()
     assert (tmp_path / "a").read_text() == "x" * 1000
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    path = tmp_path / "a\udcff.safetensors"
+    for act in (lambda: write_safetensors(path, {"x": torch.zeros(2)}), lambda: read_facts(path)):
+        with pytest.raises(ValueError, match=r"a\\udcff.safetensors has a name that is not UTF-8"):
+            act()
+    write_json(tmp_path / "a.json", {"of": str(path)})
+    assert read_json(tmp_path / "a.json") == {"of": str(path)}

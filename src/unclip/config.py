@@ -216,7 +216,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return from_mapping(hint, value, where)
     if not isinstance(value, hint):
         raise ValueError(f"{where} is {shown(value)}; it must be of type {hint.__name__}")
+    if isinstance(value, str):
+        _check_text(value, where)
     return value
+
+
+def _check_text(value: str, where: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a character, of a name that is not UTF-8
+        raise ValueError(f"{where} is {shown(value)}; it must be valid Unicode text") from None
 
 
 def _convert_number(kind: type, bounds: Between | None, value: Any, where: str) -> float:

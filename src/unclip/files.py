@@ -55,6 +55,20 @@ def as_path(value: Any, name: str) -> Path:
     return Path(text)
 
 
+def check_utf8(path: Path) -> None:
+    """Refuse a path that is not UTF-8: the safetensors library opens none.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{printable(str(path))} has a name that is not UTF-8; rename the file or folder"
+        ) from None
+
+
 def real_path(path: Path) -> Path:
     """Where a path leads, links followed; a loop of links leads to itself.
 
@@ -265,7 +279,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # Half characters, from names of files that are not UTF-8, become JSON's own escapes.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode())
 
 
 def write_safetensors(
@@ -274,6 +290,7 @@ def write_safetensors(
     """Write tensors, and `facts` into the header; the file is there whole or not at all."""
     from safetensors.torch import save_file
 
+    check_utf8(path)
     stored = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     with whole(path) as partial:
         save_file(stored, partial, {"format": "pt", **(facts or {})})
@@ -284,6 +301,7 @@ def opened_safetensors(file: Path) -> Iterator[Any]:
     """A safetensors file; `ValueError` if it is truncated or none."""
     from safetensors import SafetensorError, safe_open
 
+    check_utf8(file)
     try:
         open_regular(file).close()
         with safe_open(file, "pt") as opened:

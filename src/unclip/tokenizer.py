@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unclip.checks import of_kind, printable, real_number, shown, whole_number
-from unclip.files import MAX_CONFIG, as_path, read_json, read_text
+from unclip.files import MAX_CONFIG, as_path, read_json, read_text, write_json, write_text
 from unclip.words import read_words, words_in, write_words
 
 if TYPE_CHECKING:
@@ -243,9 +243,9 @@ class Tokenizer:
             "pad_token": self.pad_token,
         }
         merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges)
-        (folder / "vocab.json").write_text(json.dumps(self.vocab, ensure_ascii=False), "utf-8")
-        (folder / "merges.txt").write_text(merges, "utf-8")
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        write_text(folder / "vocab.json", json.dumps(self.vocab, ensure_ascii=False))
+        write_text(folder / "merges.txt", merges)
+        write_json(folder / "tokenizer_config.json", config)
         if self.words is not None:
             write_words(folder, self.words)
 

@@ -53,7 +53,7 @@ class Good:
         pipe = Pipeline.from_pretrained(root / "model", dtype="fp32", device="cpu")
         good = cls(root, pipe)
         z_i = torch.randn(2, pipe.clip.width, generator=torch.Generator().manual_seed(0))
-        write_embeddings(root / "two.safetensors", z_i, ["a", "b"], pipe.fingerprint)
+        write_embeddings(root / "two.safetensors", z_i, ["a", "b"], pipe.clip.print)
         np.save(root / "two.npy", z_i.numpy())
         from unclip.data.transforms import open_image
 

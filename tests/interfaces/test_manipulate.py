@@ -12,6 +12,7 @@ from tests.interfaces.test_cli import Capture, refused
 from unclip.files import read_facts
 from unclip.interfaces.cli import main
 from unclip.pipeline.images import read_info
+from unclip.pipeline.latents import read_embeddings
 
 FAST = ["--decoder-steps", "2", "--super-res-steps", "1"]
 
@@ -79,6 +80,10 @@ def test_embed_and_decode(tiny_model: Path, picture: str, tmp_path: Path) -> Non
     array = np.load(tmp_path / "e.npy", allow_pickle=False)
     assert array.shape == (3, 64)
     assert (array == load_file(tmp_path / "e.safetensors")["embeddings"]).all()
+    clip = read_facts(tmp_path / "e.safetensors")["clip"]
+    assert len(read_embeddings(tmp_path / "e.safetensors", 64, clip)) == len(array)
+    with pytest.raises(ValueError, match=r"of another model's CLIP .*; embed anew"):
+        read_embeddings(tmp_path / "e.safetensors", 64, "0123456789abcdef")
     assert (array[0] == array[1]).all()
     for name in ("e.npy", "e.safetensors"):
         words = [str(tmp_path / name), "-o", str(tmp_path / f"{name}.png")]
@@ -195,6 +200,8 @@ def test_bad_requests(tiny_model: Path, picture: str, tmp_path: Path, capsys: Ca
         assert says in refused([*words, *more], capsys)
         assert not Path(out).exists()
     assert "none.png does not exist" in refused(["embed", "none.png"], capsys)
+    half = ["embed", "x", "-o", str(tmp_path / "e\udcff.safetensors")]
+    assert "a name that is not UTF-8; rename" in refused(half, capsys)
     assert "does not end in .npy or .safetensors" in refused(
         ["embed", "x", "-o", str(tmp_path / "e.txt")], capsys
     )

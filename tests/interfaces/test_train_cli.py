@@ -196,3 +196,10 @@ def test_fewer_steps_leave_the_recipe_alone(captioned: Path, capsys: Capture) ->
     words = ["train", "clip", "--model", "model", "--resume", "--training.steps", "1"]
     assert "at step 2 already" in refused(words, capsys)
     assert Path("runs/model/clip/recipe.toml").read_text() == before
+
+
+def test_names_that_are_not_utf8(captioned: Path, tmp_path: Path, capsys: Capture) -> None:
+    odd = captioned.rename(tmp_path / "d\udcff")
+    assert "it must be valid Unicode text" in refused(train("clip", data=odd), capsys)
+    for words in (["--run", "r\udcff"], ["--model", "m\udcff"]):
+        assert "has a name that is not UTF-8" in refused(train("clip", *words), capsys)

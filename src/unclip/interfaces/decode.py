@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     options.check()
     check_count(options.n, 1)
     pipe = options.open()
-    z_i = read_embeddings(options.embeddings, pipe.clip.width)
+    z_i = read_embeddings(options.embeddings, pipe.clip.width, pipe.clip.print)
     check_count(options.n, len(z_i))
     with making(options, pipe, None, len(z_i) * options.n) as arguments_:
         made = pipe.decode_embeddings(z_i, options.n, **arguments_)

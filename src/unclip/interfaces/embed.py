@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     z, names = torch.cat(rows), [str(one) for one in kept]
     where = write_file(
-        options.output, lambda path: write_embeddings(path, z, names, pipe.fingerprint)
+        options.output, lambda path: write_embeddings(path, z, names, pipe.clip.print)
     )
     took = time.perf_counter() - started
     print(f"{len(rows)} embeddings of width {pipe.clip.width} in {took:.1f} s: {where}")
@@ -123,7 +123,7 @@ def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
     elif Path(data).is_dir():
         _, rows = _embedded(pipe, images_in(Path(data))[:samples], open_image)
     else:
-        return read_embeddings(Path(data), pipe.clip.width)[:samples]
+        return read_embeddings(Path(data), pipe.clip.width, pipe.clip.print)[:samples]
     return torch.cat(rows).cpu()
 
 

@@ -1,6 +1,5 @@
 """`unclip evaluate WHAT`: a model measured, as a table and as JSON."""
 
-import json
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -399,10 +398,9 @@ def _check_output(output: Path | None) -> None:
 def _tell(rows: Sequence[tuple[str, ...]], report: dict[str, Any], output: Path | None) -> None:
     _print_table(rows)
     if output is not None:
-        from unclip.files import write_text
+        from unclip.files import write_json
 
-        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-        print(f"written to {write_file(output, lambda path: write_text(path, text))}")
+        print(f"written to {write_file(output, lambda path: write_json(path, report))}")
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:

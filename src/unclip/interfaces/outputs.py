@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip import __version__
-from unclip.files import alone, whole
+from unclip.files import alone, check_utf8, whole
 from unclip.interfaces.options import made_on
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def check_file(file: Path, *endings: str) -> None:
     """Find out before the work whether a file of this name can be written; any ending if none."""
     if endings and file.suffix.lower() not in endings:
         raise ValueError(f"{file} does not end in {' or '.join(endings)}")
+    if file.suffix.lower() == ".safetensors":
+        check_utf8(file)
     if file.is_dir():
         raise ValueError(f"{file} is a folder; give the name of a file")
     if file.exists() and not file.is_file():

@@ -12,7 +12,7 @@ import tyro
 
 from unclip.config import dump_toml, read_toml, suggest, to_mapping
 from unclip.evaluation.judge_training import JUDGE
-from unclip.files import real_path
+from unclip.files import check_utf8, real_path
 from unclip.interfaces.options import parse
 from unclip.interfaces.outputs import check_folder
 from unclip.training.plan import plan
@@ -61,6 +61,8 @@ def run(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     recipe = Recipe(options.network, options.data, options.training, options.optimiser)
     folder = options.run or _run_folder(options.model, name)
+    check_utf8(options.model)
+    check_utf8(folder)  # of checkpoints
     check_folder(options.model)  # now, not after hours of training
     check_folder(folder)
     where = Where(options.model, folder, options.resume, options.overwrite)

@@ -177,12 +177,17 @@ def check_noise(start: Any, count: int, size: int) -> Tensor:
     return _finite_floats(start, "start")
 
 
-def read_embeddings(path: str | Path, width: int) -> Tensor:
+def read_embeddings(path: str | Path, width: int, clip: str = "") -> Tensor:
     """Embeddings (N, D) of a .npy or .safetensors file, as float32.
+
+    Args:
+        width: D.
+        clip: fingerprint of the CLIP whose they must be; an empty one, or a file that has none, is
+            not compared.
 
     Raises:
         ValueError: no such file, not one of these kinds (nothing pickled is read), or embeddings
-            that `check_embeddings` refuses.
+            that `check_embeddings` refuses, or of another CLIP.
     """
     path = _there(path)
     suffix = path.suffix.lower()
@@ -203,16 +208,23 @@ def read_embeddings(path: str | Path, width: int) -> Tensor:
     if "embeddings" not in tensors:
         names = ", ".join(sorted(tensors)[:5]) or "nothing"
         raise ValueError(f"{path} holds {names}; the tensor must be called 'embeddings'")
+    theirs = read_facts(path).get("clip", "")
+    if clip and theirs and clip != theirs:
+        raise ValueError(
+            f"{path} holds embeddings of another model's CLIP ({printable(theirs[:64])}, this one "
+            f"is {printable(clip[:64])}); embed anew with this model"
+        )
     _check_size(path, tensors["embeddings"].numel())
     return check_embeddings(tensors["embeddings"].clone(), width, str(path))
 
 
-def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str], model: str) -> None:
+def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str], clip: str) -> None:
     """Write (N, D) as .npy or .safetensors, float32, whole or not at all.
 
     Args:
-        names: what each row is of; kept in the header of a .safetensors file, with the model's
-            fingerprint. A .npy file has no place for them.
+        names: what each row is of; kept in the header of a .safetensors file.
+        clip: fingerprint of the CLIP that made them, kept there too. A .npy file has no place for
+            either.
 
     Raises:
         ValueError: another ending, or a place that cannot be written.
@@ -223,7 +235,7 @@ def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str], model
         with whole(path) as partial, partial.open("wb") as file:
             np.save(file, embeddings.float().cpu().numpy(), allow_pickle=False)
         return
-    facts = {"model": model, "names": json.dumps(list(names))}
+    facts = {"clip": clip, "names": json.dumps(list(names))}
     write_safetensors(path, {"embeddings": embeddings.float()}, facts)
 
 

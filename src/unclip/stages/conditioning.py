@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.models.belonging import print_of
 from unclip.models.clip import (
     ImageEncoder,
     TextEncoder,
@@ -86,6 +87,7 @@ class FrozenCLIP:
         self.image_encoder = image_encoder.requires_grad_(False).eval() if image_encoder else None
         self.processor = processor
         self.device = torch.device("cpu")  # where the towers compute
+        self.print = ""  # of the plain weights that it was read from, if known
         self.trims = True  # captions to the longest of a batch; else all are of one length
 
     @classmethod
@@ -120,7 +122,9 @@ class FrozenCLIP:
             mapping = folder.config("feature_extractor")
             where = str(folder.path / "feature_extractor")
             processor = ImageProcessorConfig.from_json(mapping, where)
-        return cls(text_encoder, tokenizer, image_encoder, processor)
+        clip = cls(text_encoder, tokenizer, image_encoder, processor)
+        clip.print = print_of(folder.component("text_encoder"))  # the other tower belongs to it
+        return clip
 
     @together
     def save(self, folder: ModelFolder) -> None:

@@ -7,10 +7,12 @@ dropout are functions of the step (`loop.py`).
 """
 
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +21,10 @@ from unclip.checks import shown
 from unclip.files import read_facts, read_safetensors, sweep, write_safetensors
 from unclip.training.optimiser import EMA
 
+_MOMENTS = ("exp_avg", "exp_avg_sq", "momentum")
 _KEEP = 2  # the newest and, should the disk fail under it, the one before
 _CHECKSUMS = "checksums"
+_NAME = re.compile(r"step-[0-9]{8,15}\.safetensors")
 
 
 @dataclass
@@ -72,7 +76,7 @@ class State:
                 key: torch.empty_like(parameter, dtype=torch.float32).copy_(
                     tensors[f"{key}.{name}"]
                 )
-                for key in ("exp_avg", "exp_avg_sq", "momentum")
+                for key in _MOMENTS
                 if f"{key}.{name}" in tensors
             }
             if f"step.{name}" in tensors:
@@ -110,8 +114,9 @@ def checksums(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> dict[s
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All whole checkpoints, oldest first."""
-    return sorted(folder.glob("step-*.safetensors"))
+    """All whole checkpoints, oldest first; copies under other names are none."""
+    files = [file for file in folder.glob("step-*.safetensors") if _NAME.fullmatch(file.name)]
+    return sorted(files, key=_step)
 
 
 def resume(state: State, folder: Path) -> None:
@@ -134,7 +139,7 @@ def resume(state: State, folder: Path) -> None:
             f"{file} has the moments of {facts['optimiser']}; continue with --optimiser.kind "
             f"{facts['optimiser']}, or start anew with --overwrite"
         )
-    before = json.loads(facts.get("learned_from", "{}"))
+    before = _noted(facts, "learned_from")
     for name, fingerprint in state.learned_from.items():
         if before.get(name, fingerprint) != fingerprint:
             raise ValueError(
@@ -153,9 +158,30 @@ def resume(state: State, folder: Path) -> None:
                 f"{file} is of another network: its tensor {key!r} has shape "
                 f"{tuple(tensors[key].shape)}, not {tuple(tensor.shape)}"
             )
+    for name, parameter in state.network.named_parameters():
+        for key in _MOMENTS:
+            moment = tensors.get(f"{key}.{name}", parameter)
+            if moment.shape != parameter.shape:
+                raise ValueError(
+                    f"{file} is of another network: {shown(f'{key}.{name}')} has shape "
+                    f"{tuple(moment.shape)}, not {tuple(parameter.shape)}"
+                )
     state.load(tensors)
-    state.step = int(file.stem.removeprefix("step-"))
+    state.step = _step(file)
     state.precision = facts.get("precision", "")
+
+
+def _step(file: Path) -> int:
+    return int(file.stem.removeprefix("step-"))
+
+
+def _noted(facts: Mapping[str, str], key: str) -> dict[str, Any]:
+    """An object that a header holds as JSON; an empty one where it holds none."""
+    try:
+        value = json.loads(facts.get(key, ""))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
@@ -176,17 +202,13 @@ def _newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and facts; `ValueError` where they are not those that were written."""
     tensors, facts = read_safetensors(file), read_facts(file)
-    noted = facts.pop(_CHECKSUMS, None)
-    if noted is None:  # written before there were checksums
+    if _CHECKSUMS not in facts:  # written before there were checksums
         return tensors, facts
+    named = _noted(facts, _CHECKSUMS)
+    del facts[_CHECKSUMS]
     facts.pop("format", None)  # safetensors' own
-    try:
-        wanted = json.loads(noted)
-    except ValueError:
-        wanted = None
     found = checksums(tensors, facts)
-    if wanted != found:
-        named = wanted if isinstance(wanted, dict) else {}
+    if named != found:
         bad = sorted(key for key in {*named, *found} if key and named.get(key) != found.get(key))
         what = f"its tensor {shown(bad[0])}" if bad else "its header"
         raise ValueError(f"{file} is damaged: {what} is not what was written")

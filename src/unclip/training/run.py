@@ -20,6 +20,7 @@ from unclip.files import locked, open_regular, read_json, real_path, whole, writ
 
 RECIPE = "recipe.toml"
 _LOCK, _NOTE = "lock", "run.json"
+_LONGEST = 2**20  # bytes of a line of metrics that are read at once; what is longer is none
 
 
 class Run:
@@ -41,7 +42,8 @@ class Run:
                 whole(self._metrics) as partial,
                 partial.open("wb") as new,
             ):
-                kept = (line for line in old if _step(line) <= first_step)
+                lines = iter(lambda: old.readline(_LONGEST), b"")
+                kept = (line for line in lines if _step(line) <= first_step)
                 new.writelines(line.rstrip(b"\n") + b"\n" for line in kept)
         self._board = _tensorboard(path, first_step)
 
@@ -158,7 +160,8 @@ def forget(path: Path) -> None:
 def _step(line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the line that a kill cut off
+    # The line that a kill cut off; or others' lines, of any number and depth.
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 2**62
 
 
