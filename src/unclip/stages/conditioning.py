@@ -26,6 +26,7 @@ from unclip.models.weights import fingerprint_of
 from unclip.tokenizer import Tokenizer
 
 CLIP_COMPONENTS = ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")
+_ARGMAX = 2  # as eos_token_id, in folders that say "the highest id is the end"
 _NO_IMAGES = "this model has no image_encoder: it takes captions, not images"
 
 
@@ -107,6 +108,12 @@ class FrozenCLIP:
             raise ValueError(
                 f"{folder.path}: the tokenizer has ids up to {max(tokenizer.vocab.values())}, but "
                 f"the text encoder knows {sizes.vocab_size}: they are not of one model"
+            )
+        if sizes.eos_token_id not in (_ARGMAX, tokenizer.eos_id):
+            raise ValueError(
+                f"{folder.path}: captions end with the token {tokenizer.eos_id}, but the text "
+                f"encoder reads them at {sizes.eos_token_id} (eos_token_id): they are not of one "
+                "model"
             )
         image_encoder = processor = None
         if folder.has("image_encoder"):
