@@ -93,8 +93,8 @@ def test_data_preview(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_a_sheet_has_a_size_that_can_be_drawn(capsys: Capture) -> None:
-    words = ["data", "emoji", "--preview", "x.png", "--rows", "1000", "--columns", "1000"]
-    assert "pixels; 100,000,000 is the limit" in refused(words, capsys)
+    words = ["data", "emoji", "--preview", "x.png", "--rows", "64", "--columns", "64"]
+    assert "pixels; 100,000,000 is the limit" in refused([*words, "--size", "1024"], capsys)
 
 
 def test_the_module_is_the_command() -> None:
