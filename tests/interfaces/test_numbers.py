@@ -64,3 +64,12 @@ def test_any_seed_of_64_bits(
     steps = ["--decoder-steps", "1", "--prior-steps", "1"]
     assert main(["generate", "x", "-n", "2", f"--seed={seed}", *words, *steps]) == 0
     assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_lists_of_numbers_have_a_length(capsys: Capture) -> None:
+    words = ["evaluate", "edits", "--theta"]
+    assert "it takes 1 to 64 values, not 0" in refused(words, capsys)
+    assert "it takes 1 to 64 values, not 100" in refused([*words, *["0.3"] * 100], capsys)
+    assert "it takes 1 to 64 values, not 65" in refused(
+        ["probe", "a.png", "--components", *["3"] * 65], capsys
+    )

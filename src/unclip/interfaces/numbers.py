@@ -14,6 +14,7 @@ from unclip.config import suggest
 
 _IT = "the value"
 _INT, _FLOAT = "INT", "FLOAT"
+_MANY = 64  # values of one flag
 _NONE = ["None"]  # what help shows for a number that is left out, and may be typed
 
 
@@ -123,6 +124,8 @@ def _tuple(
     def read(words: list[str]) -> tuple[Any, ...]:
         if not endless and len(words) != count:
             raise ValueError(f"it takes {count} values, not {len(words)}")
+        if endless and not 1 <= len(words) <= _MANY:
+            raise ValueError(f"it takes 1 to {_MANY} values, not {len(words):,}")
         kinds = specs * len(words) if endless else specs
         return tuple(spec.instance_from_str([w]) for spec, w in zip(kinds, words, strict=False))
 
