@@ -115,6 +115,7 @@ def _options(random: Random, kind: str) -> dict[str, Any]:
         good = exif.tobytes()
         options["exif"] = random.choice((good, good, good[:15], b"Exif\0\0" + bytes(40)))
         if kind == "TIFF":
+            exif[0x0112] = exif[0x0112] % 8 + 1  # libtiff writes no other
             options["exif"] = exif
     if kind in ("JPEG", "PNG", "WEBP", "TIFF") and random.random() < 0.2:
         options["icc_profile"] = random.randbytes(200)
