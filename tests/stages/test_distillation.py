@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.models.test_int8 import needs_int8
 from tests.stages.test_decoder import CAPTIONS
 from tests.tiny import noise, scenes
 from unclip import Pipeline
@@ -249,7 +250,7 @@ def test_folders_whose_parts_do_not_fit(
         DecoderStage.load(folder, clip)
 
 
-@pytest.mark.parametrize("how", ["plain", "offload", "int8"])
+@pytest.mark.parametrize("how", ["plain", "offload", pytest.param("int8", marks=needs_int8)])
 def test_a_pipeline_opens_it(
     how: str, stage: DistillationStage, tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
