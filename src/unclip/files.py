@@ -191,14 +191,12 @@ def private_folder(path: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             sweep(path.parent, start)
-            private = Path(tempfile.mkdtemp(_PARTIAL, start, path.parent))
-            while True:
+            while True:  # another thread or process may sweep one before it is held
+                private = Path(tempfile.mkdtemp(_PARTIAL, start, path.parent))
                 with suppress(FileNotFoundError, BlockingIOError):
                     stack.enter_context(locked(private, wait=False))
                     if private.exists():
                         break
-                # Another thread or process swept it before it was held.
-                private = Path(tempfile.mkdtemp(_PARTIAL, start, path.parent))
         except OSError as error:
             raise ValueError(f"cannot write {path}: {error.strerror}") from None
         stack.callback(shutil.rmtree, private, ignore_errors=True)
