@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from unclip.checks import shown
+from unclip.checks import printable, shown
 from unclip.files import (
     MAX_CONFIG,
     locked,
@@ -336,7 +336,7 @@ def check_links(root: Path, *paths: Path) -> None:
         end = real_path(path)
         if path.is_symlink() and not any(end.is_relative_to(place) for place in inside):
             raise ValueError(
-                f"{path} is a link to {shown(str(end))}, outside of the model's folder; "
+                f"{path} is a link to '{printable(str(end))}', outside of the model's folder; "
                 "put the file itself there if you trust it"
             )
 
