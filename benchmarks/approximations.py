@@ -32,15 +32,15 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from common import RESULTS, ROOT, operation_counter, record, synchronise
-from unclip.data.emoji import World
-from unclip.data.emoji_scene import Scene
+from unclip.data.world.scene import Scene
+from unclip.data.world.world import World
+from unclip.device.precision import name_of
 from unclip.diffusion.samplers import WITH_ETA
-from unclip.evaluation.composition import Composition, Rate, held_out, score
-from unclip.evaluation.fid import frechet_distance
-from unclip.evaluation.judge import Detections, Judge, judge_images, load_judge
-from unclip.interfaces.evaluate import WORLD, generator
-from unclip.models.pca import Moments
-from unclip.models.precision import name_of
+from unclip.evaluation.judge.network import Detections, Judge, judge_images, load_judge
+from unclip.evaluation.metrics.composition import Composition, Rate, held_out, score
+from unclip.evaluation.metrics.fid import frechet_distance
+from unclip.interfaces.cli.commands.evaluate import WORLD, generator
+from unclip.networks.pca import Moments
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.presets import PRESETS, Preset, Way
 from unclip.pipeline.request import Settings

@@ -10,8 +10,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 
-from unclip.data.emoji import World, WorldConfig
-from unclip.data.emoji_glyphs import FONT
+from unclip.data.world.glyphs import FONT
+from unclip.data.world.scene import WorldConfig
+from unclip.data.world.world import World
 
 WARM_UP = 1500  # scenes: enough to fill the caches of masks and backgrounds
 

@@ -17,8 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip import __version__
-from unclip.models.instructions import instructions
-from unclip.models.precision import matmul_speeds, types_of
+from unclip.device.instructions import instructions
+from unclip.device.precision import matmul_speeds, types_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "results.jsonl"

@@ -41,14 +41,14 @@ from tests.parity.published import Case, oracle, theirs
 from tests.parity.test_networks import theirs_and_ours
 
 from unclip import Pipeline
-from unclip.models.decoder import DECODERS
-from unclip.models.diffusion_prior import PRIORS, DiffusionPrior
-from unclip.models.int8 import check_int8, to_int8
-from unclip.models.memory import kept_memory
-from unclip.models.packing import PackedLinear, bytes_of, pack
-from unclip.models.precision import DTYPES, device_named, name_of, types_of
-from unclip.models.unet import UNet
-from unclip.models.upsampler import UPSAMPLERS
+from unclip.acceleration.int8 import to_int8
+from unclip.acceleration.packing import PackedLinear, bytes_of, pack
+from unclip.device.memory import kept_memory
+from unclip.device.precision import DTYPES, check_int8, device_named, name_of, types_of
+from unclip.networks.decoder import DECODERS
+from unclip.networks.diffusion_prior import PRIORS, DiffusionPrior
+from unclip.networks.unet import UNet
+from unclip.networks.upsampler import UPSAMPLERS
 from unclip.pipeline.opening import compile_steps
 
 SIZES = {"tiny": "tiny", "small": "small", "full": "karlo"}

@@ -14,11 +14,11 @@ import torch
 
 from unclip.config import to_mapping
 from unclip.data.sources import open_source
-from unclip.interfaces.evaluate import WORLD
-from unclip.models.folder import ModelFolder, bundled
-from unclip.models.pca import Components, Moments
-from unclip.models.precision import device_named
+from unclip.device.precision import device_named
+from unclip.interfaces.cli.commands.evaluate import WORLD
+from unclip.networks.pca import Components, Moments
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.storage.folder import ModelFolder, bundled
 
 SHARES = (0.9, 0.95, 0.99, 0.999)  # of the variance
 _BATCH = 64

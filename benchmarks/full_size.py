@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unclip.models.packing import bytes_of
+from unclip.acceleration.packing import bytes_of
 
 PROMPT = "a high-resolution photograph of a big red frog on a green leaf"
 PARTS = ("prior", "decoder", "super_res")
@@ -40,14 +40,14 @@ PARAMETERS = {
 def write(folder: Path) -> None:
     """The published layout, with weights of the right scale and no meaning."""
     from unclip.diffusion.schedules import DiffusionConfig
-    from unclip.models.clip import TextEncoder
-    from unclip.models.clip_config import CLIPTextConfig
-    from unclip.models.decoder import DECODERS, TextProjection, text_projection_config
-    from unclip.models.diffusion_prior import PRIORS, DiffusionPrior
-    from unclip.models.folder import ModelFolder
-    from unclip.models.unet import UNet
-    from unclip.models.upsampler import UPSAMPLERS
+    from unclip.networks.clip import TextEncoder
+    from unclip.networks.clip_config import CLIPTextConfig
+    from unclip.networks.decoder import DECODERS, TextProjection, text_projection_config
+    from unclip.networks.diffusion_prior import PRIORS, DiffusionPrior
+    from unclip.networks.unet import UNet
+    from unclip.networks.upsampler import UPSAMPLERS
     from unclip.stages.base import scheduler_json
+    from unclip.storage.folder import ModelFolder
     from unclip.tokenizer import Tokenizer
 
     model = ModelFolder(folder)
@@ -108,7 +108,7 @@ def gigabytes() -> float:
 
 def run_ours(folder: Path, steps: list[int], **opening: Any) -> dict[str, Any]:
     from unclip import Pipeline
-    from unclip.models.precision import name_of
+    from unclip.device.precision import name_of
 
     began = time.perf_counter()
     pipe = Pipeline.from_pretrained(folder, **opening)

@@ -12,9 +12,9 @@ import time
 import torch
 
 from common import RESULTS, ROOT, machine, record
-from unclip.models.folder import ModelFolder, bundled
-from unclip.models.precision import fastest_dtype, name_of
+from unclip.device.precision import fastest_dtype, name_of
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.storage.folder import ModelFolder, bundled
 from unclip.training.muon import Muon
 from unclip.training.optimiser import build
 from unclip.training.recipe import Optimiser

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common import operation_counter
-from unclip.data.emoji import World
-from unclip.evaluation.composition import Composition, evaluate_model, held_out
-from unclip.evaluation.judge import load_judge
-from unclip.interfaces.evaluate import WORLD, generator
-from unclip.models.folder import ModelFolder, bundled
+from unclip.data.world.world import World
+from unclip.evaluation.judge.network import load_judge
+from unclip.evaluation.metrics.composition import Composition, evaluate_model, held_out
+from unclip.interfaces.cli.commands.evaluate import WORLD, generator
 from unclip.pipeline.opening import Parts
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.request import PRIORS, Settings, noise_for
+from unclip.storage.folder import ModelFolder, bundled
 from unclip.training.stages import STAGES
 from unclip.training.start import resolve
 

@@ -22,9 +22,9 @@ import torch
 
 from bench_world import measure
 from common import RESULTS, ROOT, matrix_peak, record
-from unclip.data.emoji import WorldConfig
-from unclip.models.folder import bundled
-from unclip.models.precision import device_named, name_of
+from unclip.data.world.scene import WorldConfig
+from unclip.device.precision import device_named, name_of
+from unclip.storage.folder import bundled
 from unclip.training.stages import STAGES
 from unclip.training.start import Where, resolve, start
 

@@ -55,9 +55,9 @@ COMMANDS = {
     "from latents": f"vary fast.safetensors -n 2 {_FP32} -o redrawn.png",
     "embed": f"embed fast.png {_FP32} -o embedded.safetensors",
     "decode": f"decode embedded.safetensors {_FP32} -o decoded.png",
-    "blend": f"blend fast.png ddim.png -n 3 {_FP32} -o blended.png",
-    "edit": f'edit fast.png "a blue heart" {_FP32} -o edited.png',
-    "inpaint": f'inpaint fast.png "a red star" --box 0.5 0.5 0.9 0.9 {_FP32} -o repainted.png',
+    "blend": f"blend fast.png ddim.png --frames 3 {_FP32} -o blended.png",
+    "edit": f'edit fast.png --to "a blue heart" {_FP32} -o edited.png',
+    "inpaint": f'inpaint fast.png "a red star" --box 64,64,120,120 {_FP32} -o repainted.png',
     "upscale": f"upscale fast.png --size 200 {_FP32} -o enlarged.png",
 }
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.samplers import noise_from
-from unclip.evaluation.composition import held_out
-from unclip.evaluation.retrieval import embed_images
-from unclip.interfaces.evaluate import WORLD
+from unclip.evaluation.metrics.composition import held_out
+from unclip.evaluation.metrics.retrieval import embed_images
+from unclip.interfaces.cli.commands.evaluate import WORLD
 from unclip.pipeline.pipeline import Pipeline
 from unclip.stages.base import Sampling
 

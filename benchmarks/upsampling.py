@@ -13,11 +13,11 @@ import argparse
 from torch import Tensor
 from tqdm import tqdm
 
-from unclip.data.emoji import WorldConfig
 from unclip.data.transforms import to_pil
-from unclip.evaluation.upsampling import measure, table
-from unclip.models.precision import name_of
-from unclip.pipeline.images import contact_sheet
+from unclip.data.world.scene import WorldConfig
+from unclip.device.precision import name_of
+from unclip.evaluation.studies.upsampling import measure, table
+from unclip.outputs.images import contact_sheet
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.request import Settings
 from unclip.stages.upsampler import SECOND

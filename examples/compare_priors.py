@@ -12,7 +12,7 @@ from pathlib import Path
 import torch.nn.functional as F
 
 from unclip import Pipeline
-from unclip.pipeline.images import contact_sheet
+from unclip.outputs.images import contact_sheet
 from unclip.pipeline.request import PRIORS
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from unclip import Pipeline
-from unclip.pipeline.animation import save_animation
+from unclip.outputs.animation import save_animation
 
 
 def main(arguments: list[str] | None = None) -> None:

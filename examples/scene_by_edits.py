@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from unclip import Pipeline
-from unclip.pipeline.images import contact_sheet
+from unclip.outputs.images import contact_sheet
 
 FIRST = "a yellow star above a blue square at night"
 SCENE = [  # x0, y0, x1, y1 in eighths of the image's side, and what the whole image shows then

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from unclip import Pipeline
 from unclip.data.transforms import open_image
 from unclip.data.walk import walk
-from unclip.evaluation.retrieval import class_embeddings
-from unclip.pipeline.images import contact_sheet
+from unclip.evaluation.metrics.retrieval import class_embeddings
+from unclip.outputs.images import contact_sheet
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from unclip import Pipeline
-from unclip.pipeline.images import contact_sheet
+from unclip.outputs.images import contact_sheet
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from unclip import Pipeline
-from unclip.data.emoji import World, WorldConfig
-from unclip.pipeline.images import contact_sheet
+from unclip.data.world.scene import WorldConfig
+from unclip.data.world.world import World
+from unclip.outputs.images import contact_sheet
 
 
 def main(arguments: list[str] | None = None) -> None:

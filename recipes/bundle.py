@@ -16,8 +16,8 @@ from pathlib import Path
 
 from unclip.diffusion.samplers import SAMPLERS
 from unclip.files import write_text
-from unclip.models.folder import bundled
 from unclip.pipeline.pipeline import Pipeline
+from unclip.storage.folder import bundled
 
 CARD = """---
 license: apache-2.0
@@ -29,7 +29,7 @@ library_name: unclip
 
 A small unCLIP: captions of one or two plain shapes, in eleven colours, on six kinds of background,
 to images of {size} px (base {base} px). It shows what the code does and is not meant for more: it
-knows no other words, and everything that it has ever seen was drawn by `unclip.data.emoji`.
+knows no other words, and everything that it has ever seen was drawn by `unclip.data.world`.
 
 - **Data**: the built-in world, shapes only, at most two objects, medium and large, plain texture
   and style; combinations of the held-out split were never shown.
@@ -52,7 +52,7 @@ unclip evaluate clip
 |---|---|---|
 {composition}
 
-The judge is a detector trained on ground truth (`evaluation/judge.py`); it does not know CLIP.
+The judge is a detector trained on ground truth (`evaluation/judge/`); it does not know CLIP.
 Intervals are 95 % (Wilson).
 
 ```

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from unclip.data.emoji import World, WorldConfig
+from unclip.data.world.scene import WorldConfig
+from unclip.data.world.world import World
 from unclip.interfaces.cli import main
-from unclip.interfaces.evaluate import WORLD
-from unclip.models.folder import ModelFolder, bundled
-from unclip.pipeline.images import read_info, save_png
+from unclip.interfaces.cli.commands.evaluate import WORLD
+from unclip.outputs.images import read_info, save_png
+from unclip.storage.folder import ModelFolder, bundled
 
 INPUTS = Path("out/pictures")
 IMAGES = Path("docs/images")

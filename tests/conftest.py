@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.tiny import tiny_model_folder, with_autoregressive_prior
-from unclip.data.emoji import World, WorldConfig
+from unclip.data.world.scene import WorldConfig
+from unclip.data.world.world import World
 
 torch.set_num_threads(1)
 

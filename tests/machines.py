@@ -2,7 +2,7 @@
 
 import torch
 
-from unclip.models.instructions import Instructions
+from unclip.device.instructions import Instructions
 
 _FP32 = frozenset({torch.float32})
 _BOTH = _FP32 | {torch.bfloat16}

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from unclip import Pipeline, Settings
-from unclip.evaluation.judge import Judge, JudgeConfig
-from unclip.evaluation.judge_training import JudgeStage
-from unclip.models.folder import ModelFolder
+from unclip.evaluation.judge.network import Judge, JudgeConfig
+from unclip.evaluation.judge.training import JudgeStage
 from unclip.pipeline.presets import PRESETS
 from unclip.stages.decoder import Student
+from unclip.storage.folder import ModelFolder
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

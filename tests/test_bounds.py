@@ -16,17 +16,17 @@ import torch
 
 import unclip
 from unclip.config import Between, Checked, from_mapping
-from unclip.data.emoji_scene import WorldConfig
+from unclip.data.world.scene import WorldConfig
 from unclip.diffusion.schedules import DiffusionConfig
-from unclip.evaluation.judge import JudgeConfig
+from unclip.evaluation.judge.network import JudgeConfig
 from unclip.files import read_json
-from unclip.models.autoregressive_prior import AutoregressivePriorConfig
-from unclip.models.clip_config import CLIPTextConfig, CLIPVisionConfig
-from unclip.models.decoder import TextProjectionConfig
-from unclip.models.diffusion_prior import DiffusionPriorConfig
-from unclip.models.folder import bundled
-from unclip.models.preprocessing import ImageProcessorConfig
-from unclip.models.unet_config import UNetConfig
+from unclip.networks.autoregressive_prior import AutoregressivePriorConfig
+from unclip.networks.clip_config import CLIPTextConfig, CLIPVisionConfig
+from unclip.networks.decoder import TextProjectionConfig
+from unclip.networks.diffusion_prior import DiffusionPriorConfig
+from unclip.networks.preprocessing import ImageProcessorConfig
+from unclip.networks.unet_config import UNetConfig
+from unclip.storage.folder import bundled
 from unclip.training.recipe import Data, Optimiser, Training
 from unclip.training.stages import STAGES
 

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unclip.data.emoji import World
+from unclip.data.world.world import World
 from unclip.tokenizer import BOS, EOS, Tokenizer
 
 _L = 24

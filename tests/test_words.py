@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interfaces.test_cli import Capture
+from tests.interfaces.cli.test_cli import Capture
 from unclip import words
 from unclip.interfaces.cli import main
 from unclip.stages.clip import ClipSettings, ClipStage
@@ -83,7 +83,7 @@ def test_generate_says_it_once(tiny_model: Path, tmp_path: Path, capsys: Capture
 
 def test_the_bundled_model_knows_its_world() -> None:
     from unclip.data.sources import open_source
-    from unclip.models.folder import bundled
+    from unclip.storage.folder import bundled
 
     tokenizer = Tokenizer.from_pretrained(bundled("model") / "tokenizer")
     world = {

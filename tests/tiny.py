@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from unclip.config import merge
-from unclip.data.emoji import World, WorldConfig
+from unclip.data.world.scene import WorldConfig
+from unclip.data.world.world import World
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import noise_from
-from unclip.models.folder import ModelFolder
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
     AutoregressivePriorStage,
@@ -22,6 +22,7 @@ from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
 from unclip.stages.upsampler import UpsamplerSettings, UpsamplerStage
+from unclip.storage.folder import ModelFolder
 from unclip.training.stages import STAGES
 from unclip.training.start import Recipe, read
 

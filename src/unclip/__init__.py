@@ -11,17 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unclip.models.clip import CLIP
     from unclip.pipeline.latents import Latents
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.request import Output, Settings
+    from unclip.stages.encoders import CLIP
     from unclip.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 __all__ = ["CLIP", "Latents", "Output", "Pipeline", "Settings", "Tokenizer", "__version__"]
 
 _HOMES = {
-    "CLIP": "unclip.models.clip",
+    "CLIP": "unclip.stages.encoders",
     "Latents": "unclip.pipeline.latents",
     "Output": "unclip.pipeline.request",
     "Pipeline": "unclip.pipeline.pipeline",

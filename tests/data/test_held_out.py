@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import captioned_folder
-from tests.interfaces.test_cli import Capture
+from tests.interfaces.cli.test_cli import Capture
 from tests.tiny import tiny_recipe
 from unclip.data.held_out import NOTE, fraction_of, is_held_out, note
 from unclip.data.sources import FolderSource
 from unclip.interfaces.cli import main
-from unclip.models.folder import ModelFolder
+from unclip.storage.folder import ModelFolder
 from unclip.training.stages import STAGES
 from unclip.training.start import Where, open_data, start
 

@@ -26,7 +26,7 @@ from unclip.data.transforms import (
     to_tensor,
     upright,
 )
-from unclip.models.preprocessing import ImageProcessorConfig, preprocess
+from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
 
 
 def picture(width: int = 37, height: int = 23, seed: int = 0) -> Image.Image:

@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import captioned_folder
 from unclip.interfaces.cli import main
-from unclip.models.folder import bundled
-from unclip.pipeline.images import read_info
+from unclip.outputs.images import read_info
+from unclip.storage.folder import bundled
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unclip import Pipeline
-from unclip.evaluation.judge import Judge, JudgeConfig
+from unclip.evaluation.judge.network import Judge, JudgeConfig
 
 
 @pytest.fixture(scope="module")

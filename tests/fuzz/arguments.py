@@ -99,7 +99,7 @@ def _calls(good: Good) -> list[tuple[str, Callable[..., Any], dict[str, Any]]]:
 
 
 def _save_png(path: Any, info: Any) -> None:
-    from unclip.pipeline.images import read_info, save_png
+    from unclip.outputs.images import read_info, save_png
 
     save_png(Image.new("RGB", (4, 4)), path, info)
     read_info(path)

@@ -27,7 +27,7 @@ from unclip.interfaces import (
     vary,
     world,
 )
-from unclip.interfaces.train import SPECS, _options
+from unclip.interfaces.cli.commands.train import SPECS, _options
 from unclip.training.stages import STAGES
 
 _IMAGES = (*QUICK, "-o", "o.png")

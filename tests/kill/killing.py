@@ -28,8 +28,8 @@ from PIL import Image
 from tests.tiny import tiny_recipe
 from unclip.files import read_facts, read_safetensors
 from unclip.interfaces.cli import main as unclip
-from unclip.models.folder import ModelFolder
 from unclip.pipeline.pipeline import Pipeline
+from unclip.storage.folder import ModelFolder
 from unclip.training.checkpoint import checkpoints
 from unclip.training.stages import STAGES
 from unclip.training.start import Where, start

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tests.parity.test_networks import randomise
 from unclip.diffusion.schedules import Schedule
-from unclip.models.unet_config import adm_config
+from unclip.networks.unet_config import adm_config
 from unclip.tokenizer import Tokenizer
 
 CAPTIONS = [

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from unclip import Pipeline
-from unclip.data.emoji import WorldConfig
-from unclip.data.emoji_scene import Scene
-from unclip.evaluation.composition import held_out, score
-from unclip.evaluation.judge import judge_images, load_judge
-from unclip.models.folder import bundled
+from unclip.data.world.scene import Scene, WorldConfig
+from unclip.evaluation.judge.network import judge_images, load_judge
+from unclip.evaluation.metrics.composition import held_out, score
+from unclip.storage.folder import bundled
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unclip.files import read_json
-from unclip.models.clip import CLIP, ImageEncoder, TextEncoder
-from unclip.models.clip_config import CLIPTextConfig, CLIPVisionConfig
-from unclip.models.folder import ModelFolder
-from unclip.models.weights import load_weights
+from unclip.networks.clip import ImageEncoder, TextEncoder
+from unclip.networks.clip_config import CLIPTextConfig, CLIPVisionConfig
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.encoders import CLIP
+from unclip.storage.folder import ModelFolder
+from unclip.storage.weights import load_weights
 
 transformers = pytest.importorskip("transformers")
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.parity.published import CAPTIONS, CASES, Case, oracle, theirs, tokens
 from unclip import Pipeline
-from unclip.models.weights import weight_files
+from unclip.storage.weights import weight_files
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

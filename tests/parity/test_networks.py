@@ -10,11 +10,11 @@ from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from safetensors.torch import save_file
 from torch import nn
 
-from unclip.models.decoder import TextProjection, TextProjectionConfig
-from unclip.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
-from unclip.models.layers import guidance_embedding
-from unclip.models.unet import UNet
-from unclip.models.unet_config import UNetConfig, adm_config
+from unclip.networks.decoder import TextProjection, TextProjectionConfig
+from unclip.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from unclip.networks.layers import guidance_embedding
+from unclip.networks.unet import UNet
+from unclip.networks.unet_config import UNetConfig, adm_config
 
 CLASSES = {
     "UNet2DConditionModel": diffusers.UNet2DConditionModel,

@@ -24,9 +24,9 @@ from tests.parity.published import (
     with_float64_tables,
 )
 from unclip import Pipeline
-from unclip.models.folder import ModelFolder
 from unclip.stages.distillation import DistillationSettings, DistillationStage
 from unclip.stages.upsampler import UpsamplerStage
+from unclip.storage.folder import ModelFolder
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

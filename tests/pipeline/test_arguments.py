@@ -18,12 +18,12 @@ from PIL import Image
 
 from unclip import CLIP, Latents, Pipeline, Settings, Tokenizer
 from unclip.diffusion.samplers import noise_from
-from unclip.models.clip import load_image_encoder, load_text_encoder
-from unclip.models.folder import ModelFolder
 from unclip.pipeline.opening import Parts
 from unclip.pipeline.request import Drawing
 from unclip.stages.base import Process
 from unclip.stages.decoder import DecoderStage
+from unclip.stages.encoders import load_image_encoder, load_text_encoder
+from unclip.storage.folder import ModelFolder
 
 PICTURE = Image.new("RGB", (20, 20), (200, 0, 0))
 LONGEST = 400  # characters of a sentence; it may name all settings

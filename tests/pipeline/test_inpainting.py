@@ -13,11 +13,11 @@ from torch import Tensor
 
 from unclip import Pipeline
 from unclip.data.transforms import to_tensor
-from unclip.models.folder import ModelFolder
 from unclip.pipeline.inpainting import Hole, plan_hole
 from unclip.pipeline.request import Settings
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
+from unclip.storage.folder import ModelFolder
 
 FAST: dict[str, Any] = {
     "prior_num_inference_steps": 1,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unclip import Pipeline
-from unclip.models import precision
-from unclip.models.folder import ModelFolder
+from unclip.device import precision
+from unclip.storage.folder import ModelFolder
 
 STEPS = {
     "prior_num_inference_steps": 2,

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unclip import Pipeline, Settings
-from unclip.models.folder import ModelFolder
+from unclip.storage.folder import ModelFolder
 
 QUICK: dict[str, Any] = {
     "prior_num_inference_steps": 3,

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from unclip import Pipeline
+from unclip.acceleration.offload import is_offloaded
 from unclip.files import read_json, write_json
-from unclip.interfaces.info import describe_model
-from unclip.models.folder import ModelFolder
-from unclip.models.offload import is_offloaded
+from unclip.interfaces.cli.commands.info import describe_model
+from unclip.storage.folder import ModelFolder
 
 FAST = {"steps": "fast", "output_type": "pt"}
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.interfaces.test_cli import Capture, refused
+from tests.interfaces.cli.test_cli import Capture, refused
 from tests.tiny import _awaken
 from unclip import Pipeline
 from unclip.interfaces.cli import main
-from unclip.models.folder import ModelFolder
+from unclip.outputs.images import command_for, read_info
 from unclip.pipeline import upscaling
-from unclip.pipeline.images import command_for, read_info
 from unclip.stages.upsampler import SECOND, UpsamplerSettings, UpsamplerStage
+from unclip.storage.folder import ModelFolder
 
 QUICK: dict[str, Any] = {"super_res_num_inference_steps": 2, "output_type": "pt"}
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from unclip.pipeline.images import read_info
+from unclip.outputs.images import read_info
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--precision", "fp32", "--super-res-steps", "1"]

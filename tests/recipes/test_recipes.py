@@ -7,9 +7,9 @@ import pytest
 
 from tests.tiny import tiny_recipe
 from unclip.config import merge, read_toml, to_mapping
-from unclip.interfaces.train import SPECS
-from unclip.models.folder import ModelFolder
+from unclip.interfaces.cli.commands.train import SPECS
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.storage.folder import ModelFolder
 from unclip.training.start import Where, open_data, read, resolve, start
 
 FOLDER = Path(__file__).parents[2] / "recipes"

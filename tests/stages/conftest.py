@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unclip.models.folder import ModelFolder
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.storage.folder import ModelFolder
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from tests.tiny import noise, scenes, tiny_recipe
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.samplers import noise_from
 from unclip.files import read_safetensors
-from unclip.models.autoregressive_prior import Prefix
-from unclip.models.folder import ModelFolder
+from unclip.networks.autoregressive_prior import Prefix
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
     AutoregressivePriorStage,
@@ -23,6 +22,7 @@ from unclip.stages.autoregressive_prior import (
 )
 from unclip.stages.base import Batch, Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
+from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint
 from unclip.training.stages import STAGES
 from unclip.training.start import Where, start

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.schedules import DiffusionConfig
-from unclip.models.folder import ModelFolder
 from unclip.stages.base import Process, Sampling, guide, scheduler_from_json, scheduler_json
+from unclip.storage.folder import ModelFolder
 
 
 def test_sampling_refuses_what_there_is_not() -> None:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.interfaces.test_cli import Capture
+from tests.interfaces.cli.test_cli import Capture
 from tests.tiny import _awaken, learns, noise, scenes
 from unclip import Pipeline
 from unclip.diffusion.guidance import Guidance
 from unclip.interfaces.cli import main
-from unclip.models.folder import ModelFolder
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderSettings, DecoderStage
+from unclip.storage.folder import ModelFolder
 
 UNCLIP = DecoderSettings(
     (16, 32), layers=1, head_width=16, groups=8, context_width=32, text_layers=1

@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from tests.tiny import learns, scenes
-from unclip.models.clip import MAX_LOGIT_SCALE
-from unclip.models.folder import ModelFolder
+from unclip.networks.clip import MAX_LOGIT_SCALE
 from unclip.stages.clip import ClipSettings, ClipStage, contrastive_loss
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.storage.folder import ModelFolder
 
 SETTINGS = ClipSettings("tiny", vocab_size=560, context_length=24, captions=100)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from unclip.models.folder import ModelFolder
 from unclip.stages.conditioning import FrozenCLIP, dropped
+from unclip.storage.folder import ModelFolder
 from unclip.tokenizer import Tokenizer
 
 CAPTIONS = ["a red circle", "a small blue square to the left of a large green star", ""]

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from tests.tiny import learns, noise, scenes
 from unclip.diffusion.guidance import Guidance
-from unclip.models.decoder import TextProjection
-from unclip.models.folder import ModelFolder
+from unclip.networks.decoder import TextProjection
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
+from unclip.storage.folder import ModelFolder
 
 SETTINGS = DecoderSettings((16, 32), layers=1, head_width=16, groups=8, context_width=32)
 CAPTIONS = ["a red circle", "a small blue square to the left of a large green star"]

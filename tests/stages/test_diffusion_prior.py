@@ -9,7 +9,6 @@ from torch import Tensor
 from tests.tiny import learns, noise, scenes
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.prediction import Prediction, to_prediction
-from unclip.models.folder import ModelFolder
 from unclip.stages.base import Sampling, guide
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.diffusion_prior import (
@@ -18,6 +17,7 @@ from unclip.stages.diffusion_prior import (
     best_candidates,
     embedding_statistics,
 )
+from unclip.storage.folder import ModelFolder
 
 SETTINGS = PriorSettings(1, 2, 16, statistics=32)
 CAPTIONS = ["a red circle", "a small blue square to the left of a large green star"]

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.test_int8 import needs_int8
+from tests.acceleration.test_int8 import needs_int8
 from tests.stages.test_decoder import CAPTIONS
 from tests.tiny import noise, scenes
 from unclip import Pipeline
 from unclip.diffusion.guidance import Guidance, guided
 from unclip.diffusion.losses import LossConfig
 from unclip.diffusion.prediction import to_prediction
-from unclip.models.folder import ModelFolder
-from unclip.models.unet import UNet
+from unclip.networks.unet import UNet
 from unclip.stages.base import Batch, Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, DecoderStage
 from unclip.stages.distillation import DistillationSettings, DistillationStage
+from unclip.storage.folder import ModelFolder
 
 SETTINGS = DistillationSettings((1.0, 4.0))
 DISTILLED = Guidance(3.0, distilled=True)

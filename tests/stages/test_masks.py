@@ -11,11 +11,11 @@ from tests.stages.test_decoder import CAPTIONS, SETTINGS
 from tests.tiny import learns, noise, scenes
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
-from unclip.models.folder import ModelFolder
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.masks import mask_channels, random_masks
+from unclip.storage.folder import ModelFolder
 
 GUIDED = Sampling(3, guidance=Guidance(2.0))
 

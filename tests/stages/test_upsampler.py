@@ -11,7 +11,6 @@ from torch import Tensor
 from tests.tiny import learns, noise, scenes
 from unclip.data.degradations import DegradedSource
 from unclip.data.sources import open_source
-from unclip.models.folder import ModelFolder
 from unclip.stages.base import Sampling
 from unclip.stages.upsampler import (
     SECOND,
@@ -20,6 +19,7 @@ from unclip.stages.upsampler import (
     blur,
     random_crops,
 )
+from unclip.storage.folder import ModelFolder
 
 SETTINGS = UpsamplerSettings(2, (16, 32), groups=8, crop=2, prediction_type="sample")
 
@@ -136,7 +136,7 @@ def test_the_condition_is_the_blurred_small_image(
     monkeypatch.setattr(stage.network, "forward", network)
     images = scenes(4)["images"]
     stage.loss({"images": images}, torch.Generator().manual_seed(0))
-    from unclip.models.upsampler import upsample_bicubic
+    from unclip.networks.upsampler import upsample_bicubic
 
     small = torch.nn.functional.avg_pool2d(images, 2)
     expected = upsample_bicubic(blur(small, 0.6), (32, 32))
@@ -185,7 +185,7 @@ def test_the_second_upsampler_learns_from_degraded_crops(tmp_path: Path) -> None
 
 
 def test_the_batch_decides_what_the_condition_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from unclip.models.upsampler import upsample_bicubic
+    from unclip.networks.upsampler import upsample_bicubic
 
     stage = UpsamplerStage.build(SETTINGS, 32, SECOND)
     seen: list[Tensor] = []

@@ -10,12 +10,12 @@ import torch
 
 from tests.tiny import tiny_recipe
 from unclip.files import read_safetensors
-from unclip.models.folder import ModelFolder
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import FIRST, SECOND, UpsamplerStage
+from unclip.storage.folder import ModelFolder
 from unclip.training.distribution import Processes
 from unclip.training.plan import plan
 from unclip.training.stages import STAGES

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unclip.models.folder import ModelFolder
 from unclip.stages.base import Batch
+from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint
 from unclip.training.distribution import Processes
 from unclip.training.loop import NotFiniteError, Stopper, train

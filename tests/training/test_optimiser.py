@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unclip.models.clip import CLIP
-from unclip.models.clip_config import CLIPConfig
-from unclip.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from unclip.networks.clip_config import CLIPConfig
+from unclip.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from unclip.stages.encoders import CLIP
 from unclip.training.muon import Muon, orthogonalised
 from unclip.training.optimiser import EMA, build, learning_rate
 from unclip.training.recipe import Optimiser

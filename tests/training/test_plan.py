@@ -8,8 +8,8 @@ import pytest
 
 from tests.tiny import tiny_recipe
 from unclip.data.batches import batches
-from unclip.models.clip import CLIP
 from unclip.stages.clip import ClipSettings
+from unclip.stages.encoders import CLIP
 from unclip.training import start
 from unclip.training.plan import plan
 from unclip.training.stages import STAGES

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from tests.machines import PLAIN, WITH_BF16
 from tests.tiny import tiny_recipe
 from unclip.config import dump_toml, to_mapping
-from unclip.models.folder import ModelFolder
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint, muon
 from unclip.training.stages import STAGES
 from unclip.training.start import Recipe, Where, start
@@ -194,7 +194,7 @@ def test_a_complete_run_is_published_again(tmp_path: Path) -> None:
 def test_resumed_runs_keep_the_precision_that_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from unclip.models import precision
+    from unclip.device import precision
 
     used = []
     orthogonalised = muon.orthogonalised

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from unclip.data.emoji_scene import Stream, mix
 from unclip.data.sources import Source
+from unclip.randomness import Stream, mix
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 8

@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.data.captions import Report
-from unclip.data.emoji_scene import Stream
 from unclip.data.sources import Sample, Source
+from unclip.randomness import Stream
 
 _FILTERS = ("bilinear", "bicubic", "area")
 _MARGIN = 16  # pixels mirrored at each edge before a blur: three deviations of the widest

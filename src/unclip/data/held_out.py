@@ -7,7 +7,7 @@ that a larger fraction holds out those of a smaller one, and more.
 import hashlib
 
 from unclip.checks import real_number, shown
-from unclip.models.folder import ModelFolder
+from unclip.storage.folder import ModelFolder
 
 NOTE = "_held_out"  # in the index: stage → fraction, and the rule
 RULE = "blake2b-32 of the path within the folder"

@@ -27,10 +27,11 @@ from unclip.data.captions import (
     counted,
     find,
 )
-from unclip.data.emoji_compose import EDITION
-from unclip.data.emoji_scene import SPLITS, Stream, WorldConfig
 from unclip.data.held_out import is_held_out
 from unclip.data.transforms import open_image, square, to_bytes
+from unclip.data.world.compose import EDITION
+from unclip.data.world.scene import SPLITS, WorldConfig
+from unclip.randomness import Stream
 
 _TRIES = 16
 
@@ -275,7 +276,7 @@ class WorldSource:
     endless = True
 
     def __init__(self, config: WorldConfig) -> None:
-        from unclip.data.emoji import World  # fonts and drawing, which folders do not need
+        from unclip.data.world.world import World  # fonts and drawing, which folders do not need
 
         self.config = config
         self.world = World(config)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unclip.checks import printable
 from unclip.files import open_regular
-from unclip.models.preprocessing import ImageProcessorConfig, normalise
+from unclip.networks.preprocessing import ImageProcessorConfig, normalise
 
 MAX_PIXELS = 178_956_970
 """Largest image that is opened by default, the limit at which Pillow too refuses: 0.5 GB as RGB."""

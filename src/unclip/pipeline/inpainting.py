@@ -27,9 +27,9 @@ from torch import Tensor
 
 from unclip.checks import listed, shown, whole_number
 from unclip.data.transforms import to_rgb, to_tensor
+from unclip.device.precision import full_precision
 from unclip.diffusion.inpainting import Known
-from unclip.models.precision import full_precision
-from unclip.models.upsampler import upsample_bicubic
+from unclip.networks.upsampler import upsample_bicubic
 
 RESAMPLES = 5
 """RePaint's r where the decoder has no mask channels; RePaint's own is 10."""

@@ -17,9 +17,9 @@ from torch import Tensor
 from unclip.checks import Notice, listed, of_kind, shown, whole_number
 from unclip.config import one_of
 from unclip.data.transforms import ImageProcessor, square, to_tensor
+from unclip.device.memory import kept_memory
 from unclip.diffusion.guidance import Guidance
-from unclip.models.memory import kept_memory
-from unclip.models.pca import Components, Moments
+from unclip.networks.pca import Components, Moments
 from unclip.pipeline.hooks import Hooks
 from unclip.pipeline.latent_space import (
     check_frames,

@@ -5,17 +5,14 @@ from typing import Any, Self
 
 import torch
 
+from unclip.acceleration.int8 import to_int8
+from unclip.acceleration.packing import pack
 from unclip.checks import shown
 from unclip.config import Checked, Probability, Scale, from_mapping, to_mapping
-from unclip.models.belonging import check_belonging
-from unclip.models.diffusion_prior import DiffusionPrior
-from unclip.models.folder import ModelFolder
-from unclip.models.int8 import to_int8
-from unclip.models.memory import give_back
-from unclip.models.packing import pack
-from unclip.models.precision import fastest_dtype
-from unclip.models.unet import UNet
-from unclip.models.weights import variants
+from unclip.device.memory import give_back
+from unclip.device.precision import fastest_dtype
+from unclip.networks.diffusion_prior import DiffusionPrior
+from unclip.networks.unet import UNet
 from unclip.pipeline.request import Settings
 from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
 from unclip.stages.base import Sampling
@@ -23,6 +20,9 @@ from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import FIRST, SCHEDULERS, SECOND, UpsamplerStage
+from unclip.storage.belonging import check_belonging
+from unclip.storage.folder import ModelFolder
+from unclip.storage.weights import variants
 
 TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
 _COMMON = ("text_encoder", "tokenizer", "text_proj", "decoder", "decoder_scheduler")

@@ -13,19 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.acceleration.int8 import is_int8
+from unclip.acceleration.offload import Offload, is_offloaded
 from unclip.checks import listed, of_kind, true_or_false
 from unclip.config import one_of
+from unclip.device.memory import give_back, kept_memory
+from unclip.device.precision import device_named, resolve
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise
 from unclip.files import as_path, private_folder
-from unclip.models.diffusion_prior import Prefix
-from unclip.models.folder import ModelFolder, bundled
-from unclip.models.hub import commit_of, resolve_model
-from unclip.models.int8 import is_int8
-from unclip.models.memory import give_back, kept_memory
-from unclip.models.offload import Offload, is_offloaded
-from unclip.models.precision import device_named, resolve
+from unclip.networks.diffusion_prior import Prefix
 from unclip.pipeline.hooks import Callback, Hooks
 from unclip.pipeline.inpainting import RESAMPLES, Box, Hole, plan_hole
 from unclip.pipeline.latents import check_embeddings, check_noise
@@ -52,6 +50,8 @@ from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import SECOND, UpsamplerStage
+from unclip.storage.folder import ModelFolder, bundled
+from unclip.storage.hub import commit_of, resolve_model
 
 GPU_BATCH = 16
 STAGES = ("prior", "decoder", "super_res", SECOND)
@@ -139,7 +139,7 @@ class Pipeline(Manipulations):
             revision: branch, tag or commit on the Hub.
             variant: which weights are read where there are several, e.g. "fp16".
             dtype: "auto" (what this machine computes fastest), "fp32", "bf16" or "fp16", or the
-                torch data type; on a CPU also "int8", an approximation (`models/int8.py`).
+                torch data type; on a CPU also "int8", an approximation (`acceleration/int8.py`).
             device: "auto" (a GPU if there is one), "cpu", "cuda", …
             offload: keep the weights of one component in memory at a time, and read them anew for
                 every image, for machines that the whole model does not fit into.

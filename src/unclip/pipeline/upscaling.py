@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.data.transforms import to_tensor
+from unclip.device.precision import full_precision
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import Callback
-from unclip.models.precision import full_precision
-from unclip.models.upsampler import upsample_bicubic
+from unclip.networks.upsampler import upsample_bicubic
 from unclip.stages.base import Sampling
 from unclip.stages.upsampler import UpsamplerStage
 

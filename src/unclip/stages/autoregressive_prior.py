@@ -16,17 +16,17 @@ from torch.nn import functional as F
 from unclip.config import Between, Checked, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.diffusion.samplers import Callback, Stop
-from unclip.models.autoregressive_prior import (
+from unclip.networks.autoregressive_prior import (
     AutoregressivePrior,
     AutoregressivePriorConfig,
     Cache,
     Prefix,
 )
-from unclip.models.folder import ModelFolder
-from unclip.models.pca import Buckets, Components, Moments, Spacing
+from unclip.networks.pca import Buckets, Components, Moments, Spacing
 from unclip.stages.base import Batch, Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.diffusion_prior import Measured, best_candidates
+from unclip.storage.folder import ModelFolder
 
 COMPONENT = "autoregressive_prior"
 _BUCKETED = 2**16  # embeddings that buckets are measured on; components have all of them

@@ -15,8 +15,8 @@ from unclip.diffusion.inpainting import Known, inpaint
 from unclip.diffusion.prediction import Denoiser, Noise
 from unclip.diffusion.samplers import SAMPLERS, WITH_ETA, Callback, Sampler, Stop
 from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule
-from unclip.models.folder import ModelFolder
-from unclip.models.unet_config import UNetConfig
+from unclip.networks.unet_config import UNetConfig
+from unclip.storage.folder import ModelFolder
 
 SCHEDULER = "UnCLIPScheduler"  # the layout's class
 Batch = dict[str, Any]  # "images": (N, 3, H, W) in [-1, 1]; "captions": list of N strings

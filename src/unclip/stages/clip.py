@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.config import Between, Checked, Tokens
-from unclip.models.clip import CLIP, MAX_LOGIT_SCALE
-from unclip.models.clip_config import CLIPConfig
-from unclip.models.folder import ModelFolder
-from unclip.models.precision import full_precision
-from unclip.models.preprocessing import ImageProcessorConfig, preprocess
+from unclip.device.precision import full_precision
+from unclip.networks.clip import MAX_LOGIT_SCALE
+from unclip.networks.clip_config import CLIPConfig
+from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
 from unclip.stages.base import Batch
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.encoders import CLIP
+from unclip.storage.folder import ModelFolder
 from unclip.tokenizer import MAX_VOCABULARY, Tokenizer
 from unclip.words import vocabulary
 
@@ -27,7 +28,7 @@ from unclip.words import vocabulary
 class ClipSettings(Checked):
     """What is chosen about CLIP before it is trained."""
 
-    size: str = "small"  # a row of the table in models/clip_config.py
+    size: str = "small"  # a row of the table in networks/clip_config.py
     vocab_size: Annotated[int, Between(514, MAX_VOCABULARY)] = 1024
     context_length: Tokens = 32
     captions: Annotated[int, Between(1, 2**20)] = 20_000  # that the tokenizer is trained on

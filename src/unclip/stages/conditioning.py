@@ -11,18 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.models.belonging import print_of
-from unclip.models.clip import (
-    ImageEncoder,
-    TextEncoder,
-    load_image_encoder,
-    load_text_encoder,
-    save_encoder,
-)
-from unclip.models.folder import ModelFolder, together
-from unclip.models.offload import is_offloaded
-from unclip.models.preprocessing import ImageProcessorConfig, preprocess
-from unclip.models.weights import fingerprint_of
+from unclip.acceleration.offload import is_offloaded
+from unclip.networks.clip import ImageEncoder, TextEncoder
+from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
+from unclip.stages.encoders import load_image_encoder, load_text_encoder, save_encoder
+from unclip.storage.belonging import print_of
+from unclip.storage.folder import ModelFolder, together
+from unclip.storage.weights import fingerprint_of
 from unclip.tokenizer import Tokenizer
 
 CLIP_COMPONENTS = ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")

@@ -39,13 +39,11 @@ from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, Stop, noise_from
 from unclip.diffusion.schedules import DiffusionConfig, PredictionType
-from unclip.models.clip import TextEncoder
-from unclip.models.clip_config import CLIPTextConfig
-from unclip.models.decoder import TextProjection, TextProjectionConfig, text_projection_config
-from unclip.models.folder import ModelFolder, together
-from unclip.models.unet import UNet, UNetConfig
-from unclip.models.unet_config import adm_config
-from unclip.models.weights import fingerprint_of
+from unclip.networks.clip import TextEncoder
+from unclip.networks.clip_config import CLIPTextConfig
+from unclip.networks.decoder import TextProjection, TextProjectionConfig, text_projection_config
+from unclip.networks.unet import UNet, UNetConfig
+from unclip.networks.unet_config import adm_config
 from unclip.stages.base import (
     Batch,
     Process,
@@ -57,6 +55,8 @@ from unclip.stages.base import (
 )
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.masks import CHANNELS, mask_channels, random_masks
+from unclip.storage.folder import ModelFolder, together
+from unclip.storage.weights import fingerprint_of
 
 TEXT_ENCODER = "decoder_text_encoder"
 TEACHER = ("decoder", "text_proj", TEXT_ENCODER)  # what a student belongs to

@@ -17,8 +17,7 @@ from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.schedules import DiffusionConfig
-from unclip.models.diffusion_prior import DiffusionPrior, DiffusionPriorConfig, Prefix
-from unclip.models.folder import ModelFolder, together
+from unclip.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig, Prefix
 from unclip.stages.base import (
     Batch,
     Process,
@@ -28,6 +27,7 @@ from unclip.stages.base import (
     scheduler_json,
 )
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+from unclip.storage.folder import ModelFolder, together
 
 MAX_CANDIDATES = 1024
 Candidates = Annotated[int, Between(1, MAX_CANDIDATES)]

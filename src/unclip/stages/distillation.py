@@ -24,12 +24,12 @@ from unclip.diffusion.guidance import Guidance, guided
 from unclip.diffusion.losses import LossConfig, prediction_errors, variance_loss
 from unclip.diffusion.prediction import split_variance, to_prediction
 from unclip.diffusion.samplers import noise_from
-from unclip.models.folder import ModelFolder
-from unclip.models.unet import UNet
+from unclip.networks.unet import UNet
 from unclip.stages.base import Batch, Sampling
 from unclip.stages.conditioning import dropped
 from unclip.stages.decoder import DecoderStage, Student, save_student
 from unclip.stages.masks import mask_channels, random_masks
+from unclip.storage.folder import ModelFolder
 
 LearnedScale = Annotated[float, Between(1, 1000)]
 _WIDTH = 16  # of the guidance scale's embedding

@@ -10,18 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.acceleration.tiling import tile_side, tiled
 from unclip.config import Between, Checked, Dropout, Probability, Width, Widths
+from unclip.device.precision import full_precision
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import BetaSchedule, DiffusionConfig, PredictionType
-from unclip.models.folder import ModelFolder, together
-from unclip.models.precision import full_precision
-from unclip.models.tiling import tile_side, tiled
-from unclip.models.unet import UNet, UNetConfig
-from unclip.models.unet_config import adm_config
-from unclip.models.upsampler import upsample_bicubic, upsampler_input
+from unclip.networks.unet import UNet, UNetConfig
+from unclip.networks.unet_config import adm_config
+from unclip.networks.upsampler import upsample_bicubic, upsampler_input
 from unclip.stages.base import (
     Batch,
     Process,
@@ -31,6 +30,7 @@ from unclip.stages.base import (
     scheduler_json,
     shared_timestep,
 )
+from unclip.storage.folder import ModelFolder, together
 
 FIRST, LAST, SECOND = "super_res_first", "super_res_last", "super_res_1024"
 SCHEDULERS = {FIRST: "super_res_scheduler", SECOND: "super_res_1024_scheduler"}
@@ -190,8 +190,9 @@ class UpsamplerStage:
 
         Args:
             size: H and W, multiples of the network's downsampling; its own size if left out.
-            tile: side of the tiles that each step is computed in, see `models/tiling.py`; chosen by
-                `tile_side` if left out, which tiles only what would take over 2 GiB in one piece.
+            tile: side of the tiles that each step is computed in, see `acceleration/tiling.py`;
+                chosen by `tile_side` if left out, which tiles only what would take over 2 GiB in
+                one piece.
             known: what is known of the large images and kept; the small ones are to agree with it.
         """
         size = size or (self.size, self.size)

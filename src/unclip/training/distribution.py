@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unclip.models.precision import device_named
+from unclip.device.precision import device_named
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unclip.models.precision import emulated, name_of, resolve
+from unclip.device.precision import emulated, name_of, resolve
 from unclip.stages.base import Batch, Stage
 from unclip.training import checkpoint
 from unclip.training.distribution import (

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from unclip.config import Between, Checked, Count, Positive, Probability, Seed
-from unclip.data.emoji import WorldConfig
-from unclip.models.precision import PRECISIONS
+from unclip.data.world.scene import WorldConfig
+from unclip.device.precision import PRECISIONS
 
 Averaging = Annotated[float, Between(0, 0.9999999)]  # how much of a running mean stays in a step
 BatchSize = Annotated[int, Between(1, 2**20)]

@@ -7,8 +7,6 @@ import torch
 
 from unclip.data.degradations import DegradedSource
 from unclip.data.sources import Source
-from unclip.models.belonging import check_belonging
-from unclip.models.folder import ModelFolder
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
     AutoregressivePriorStage,
@@ -26,6 +24,8 @@ from unclip.stages.upsampler import (
     UpsamplerSettings,
     UpsamplerStage,
 )
+from unclip.storage.belonging import check_belonging
+from unclip.storage.folder import ModelFolder
 from unclip.training.recipe import Data, Optimiser, Training
 from unclip.training.start import Materials, Recipe, StageSpec, open_data
 from unclip.words import merged, vocabulary

@@ -16,12 +16,12 @@ from unclip.data.batches import Order, batches
 from unclip.data.held_out import note
 from unclip.data.sources import Source, open_source
 from unclip.files import write_text
-from unclip.models.belonging import dependents
-from unclip.models.folder import ModelFolder
-from unclip.models.hub import resolve_model
 from unclip.stages.base import Batch, Stage
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
+from unclip.storage.belonging import dependents
+from unclip.storage.folder import ModelFolder
+from unclip.storage.hub import resolve_model
 from unclip.training.budget import check_images, parameters_within_memory
 from unclip.training.distribution import Processes, start_processes
 from unclip.training.loop import train

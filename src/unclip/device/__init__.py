@@ -1,0 +1,1 @@
+"""Devices, data types, instruction sets and memory: what this machine has."""

@@ -1,0 +1,1 @@
+"""The judge: a detector of the built-in world, and its training."""

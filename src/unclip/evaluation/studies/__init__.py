@@ -1,0 +1,1 @@
+"""Whole experiments with a pipeline: edits, inpainting, upsampling."""

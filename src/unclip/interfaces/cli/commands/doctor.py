@@ -1,0 +1,93 @@
+"""`unclip doctor`: what this machine has, and what would be used."""
+
+import importlib.util
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from unclip.interfaces.cli.options import parse
+
+# module: what it brings, and the extra that installs it
+_OPTIONAL = {
+    "emoji": "names of emoji in the built-in world (extra: train)",
+    "tensorboard": "TensorBoard curves (extra: train)",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    parse(_nothing, "doctor", arguments)
+    for key, value in diagnosis().items():
+        print(f"{key:<22}{value}")
+    return 0
+
+
+def _nothing() -> None:
+    """Say what this machine has, and what unclip would use."""
+
+
+def diagnosis() -> dict[str, Any]:
+    """Versions, devices, measured speeds, fonts and extras."""
+    import torch
+
+    from unclip import __version__
+    from unclip.device.precision import fastest_dtype, matmul_speeds, name_of
+    from unclip.storage.folder import bundled
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows: dict[str, Any] = {
+        "unclip": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "instructions": _instructions(),
+        "memory": _memory(),
+        "GPU": torch.cuda.get_device_name() if device == "cuda" else "none",
+    }
+    for dtype, speed in matmul_speeds(1024).items():
+        rows[f"{name_of(dtype)} product"] = f"{speed / 1e9:,.0f} GFLOP/s on the CPU"
+    rows["would use"] = f"{name_of(fastest_dtype(device))} on {device}"
+    rows["emoji font"] = _font()
+    for module, what in _OPTIONAL.items():
+        there = importlib.util.find_spec(module) is not None
+        rows[module] = f"{_version(module) if there else 'absent'}: {what}"
+    model = bundled("model")
+    rows["bundled model"] = model if model.is_dir() else "absent"
+    return rows
+
+
+def _instructions() -> str:
+    """What products on the CPU can be made of, and what it would emulate."""
+    from unclip.device.instructions import instructions
+    from unclip.device.precision import DTYPES
+
+    cpu = instructions()
+    has = {name: dtype in cpu.multiplied for name, dtype in DTYPES.items()} | {"int8": cpu.int8}
+    lacking = [name for name, there in has.items() if not there]
+    said = f"{cpu.kernels}; products in {', '.join(name for name, there in has.items() if there)}"
+    return f"{said}; without instructions for {', '.join(lacking)}" if lacking else said
+
+
+def _version(module: str) -> str:
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        return "there"
+
+
+def _memory() -> str:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return "unknown"
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _font() -> str:
+    from unclip.data.world.glyphs import find_font
+
+    try:
+        return str(find_font().path)
+    except ValueError as error:
+        return str(error)

@@ -1,0 +1,160 @@
+"""`unclip embed`: CLIP embeddings of images, folders of them, and texts, as a file."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import tyro
+
+from unclip.interfaces.cli.options import Opening, parse
+from unclip.interfaces.cli.outputs import check_file, write_file
+from unclip.interfaces.cli.streams import progress_bar
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from unclip.pipeline.pipeline import Pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Opening):
+    """Write CLIP embeddings, one row for each image or text."""
+
+    what: tyro.conf.Positional[tuple[str, ...]]
+    """Names of images, folders of images (all in them, by name; damaged ones are named and passed
+    over), and texts: what is no file or folder, and does not end like an image's name, is a text.
+    """
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("embeddings.safetensors")
+    """A .npy or a .safetensors file; the latter names its rows."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = parse(Embed, "embed", arguments)
+    started = time.perf_counter()
+    import torch
+
+    from unclip.data.transforms import SUFFIXES, image_size, open_image
+    from unclip.pipeline.latents import write_embeddings
+    from unclip.pipeline.request import check_prompts
+
+    if not options.what:
+        raise ValueError("there is nothing to embed: give images, folders or texts")
+    check_file(options.output, ".npy", ".safetensors")
+    found: list[Path | str] = []
+    for word in options.what:
+        path = Path(word[:1000])
+        if word and is_there(path):
+            if path.is_dir():
+                found += images_in(path)
+            else:
+                image_size(path)  # one that was named is refused before the work
+                found.append(path)
+        elif path.suffix.lower() in SUFFIXES:
+            raise ValueError(f"{word} does not exist")
+        else:
+            found += check_prompts(word)
+    pipe = options.open()
+    kept, rows = _embedded(
+        pipe, found, lambda one: one if isinstance(one, str) else open_image(one)
+    )
+    z, names = torch.cat(rows), [str(one) for one in kept]
+    where = write_file(
+        options.output, lambda path: write_embeddings(path, z, names, pipe.clip.print)
+    )
+    took = time.perf_counter() - started
+    print(f"{len(rows)} embeddings of width {pipe.clip.width} in {took:.1f} s: {where}")
+    return 0
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; a text may be no possible name of one."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def images_in(folder: Path) -> list[Path]:
+    """All images below a folder, in the order of their names, as training finds them; what else is
+    there, and not read, is said.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from unclip.checks import printable
+    from unclip.data.captions import counted
+    from unclip.data.walk import LINKED, walk
+
+    found = walk(folder)
+    where = printable(str(folder))
+    for line in counted(found.unread):
+        print(f"{where}: skipped: {line}", file=sys.stderr)
+    linked = [name for name in found.images if name in set(found.linked)]
+    for line in counted({LINKED: linked} if linked else {}):
+        print(f"{where}: used: {line}", file=sys.stderr)
+    if not found.images:
+        raise ValueError(f"{where} holds no images")
+    return [folder / name for name in found.images]
+
+
+def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
+    """At most `samples` embeddings (M, D): of the built-in world, of a folder, or from a file."""
+    import torch
+
+    from unclip.data.sources import open_source
+    from unclip.data.transforms import open_image, to_pil
+    from unclip.pipeline.latents import read_embeddings
+
+    if samples < 2:
+        raise ValueError(f"{samples} samples were asked for; components need at least 2")
+    if data.partition(":")[0] == "emoji":
+        world = open_source(data, size=pipe.sizes[-1])
+
+        def scene(index: int) -> "Image.Image":
+            return to_pil(world[index]["image"] / 127.5 - 1)
+
+        _, rows = _embedded(pipe, range(samples), scene)
+    elif Path(data).is_dir():
+        _, rows = _embedded(pipe, images_in(Path(data))[:samples], open_image)
+    else:
+        return read_embeddings(Path(data), pipe.clip.width, pipe.clip.print)[:samples]
+    return torch.cat(rows).cpu()
+
+
+def _embedded(
+    pipe: "Pipeline", several: Sequence[T], read: "Callable[[T], Image.Image | str]"
+) -> "tuple[list[T], list[Tensor]]":
+    """Those that can be read, and the rows of their embeddings; the others are named, and do not
+    end the work.
+
+    Raises:
+        ValueError: none of them can be read.
+    """
+    from unclip.data.captions import UNREADABLE, counted
+
+    kept: list[T] = []
+    rows: list[Tensor] = []
+    damaged: list[str] = []
+    with progress_bar(len(several)) as bar:
+        for one in several:
+            bar.update()
+            try:
+                what = read(one)
+            except ValueError as error:
+                damaged.append(str(error))
+                continue
+            rows.append(
+                pipe.embed_texts(what) if isinstance(what, str) else pipe.embed_images(what)
+            )
+            kept.append(one)
+    if not rows:
+        raise ValueError(f"there is nothing to embed: {damaged[0]}")
+    for line in counted({UNREADABLE: damaged} if damaged else {}):
+        print(f"skipped: {line}", file=sys.stderr)
+    return kept, rows

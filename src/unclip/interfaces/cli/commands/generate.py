@@ -1,0 +1,120 @@
+"""`unclip generate`: captions to image files."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from unclip.interfaces.cli.options import Prompted, parse
+from unclip.interfaces.cli.outputs import (
+    check_output,
+    is_file,
+    numbered,
+    write_beside,
+    write_file,
+    written_by,
+)
+from unclip.interfaces.cli.streams import progress_bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Prompted):
+    """Make images for captions."""
+
+    prompts: tyro.conf.Positional[tuple[str, ...]]
+    """What the images should show."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
+    """Images for each prompt."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
+    """A folder, or a .png file; several images in one file become a labelled sheet."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = parse(Generate, "generate", arguments)
+    started = time.perf_counter()
+    from unclip.device.precision import name_of
+    from unclip.pipeline.request import check_count, check_prompts
+
+    prompts = check_prompts(options.prompts)
+    count = check_count(options.n, len(prompts))
+    check_output(options.output)
+    settings, pipe = options.settings(), options.open()
+    opened = time.perf_counter()
+    total = pipe.evaluations(settings) * len(prompts) * count  # refuses what cannot be done
+    with progress_bar(total) as bar:
+        made = pipe(
+            prompts,
+            count,
+            seed=options.seed,
+            settings=settings,
+            batch_size=options.batch_size,
+            callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
+        )
+    done = time.perf_counter()
+    # The precision too: where it is chosen by a measurement, the next one may choose otherwise.
+    used = settings.changed() | {"precision": name_of(pipe.dtype)}
+    given = {name: getattr(options, name) for name in ("batch_size", "variant")}
+    given |= {"revision": pipe.revision or options.revision}
+    given |= {name: getattr(options, name) or None for name in ("offload", "compile")}
+    used |= {name: value for name, value in given.items() if value is not None}
+    notes = {"settings": used, **written_by(options.model, pipe)}
+    where = write(made.images, prompts, made.seeds, notes, options.output)
+    many, size = len(made.images), "×".join(map(str, made.images[0].size))
+    print(
+        f"{many} image{'s' * (many > 1)} of {size} pixels in {done - opened:.1f} s "
+        f"(opened in {opened - started:.1f} s; {name_of(pipe.dtype)} on {pipe.device}): {where}"
+    )
+    return 0
+
+
+def write(
+    images: Sequence[Any],
+    prompts: Sequence[str],
+    seeds: Sequence[int | None],
+    notes: dict[str, Any],
+    output: Path,
+) -> str:
+    """Write images into a folder, one file, or one sheet; returns what to tell the user.
+
+    Args:
+        images: those of the first prompt, then those of the second, …
+        seeds: of each image.
+        notes: what all have in common.
+    """
+    from unclip.outputs.images import contact_sheet, save_png
+
+    count = len(images) // len(prompts)
+    if is_file(output) and len(images) > 1:
+        rows = [list(images[i : i + count]) for i in range(0, len(images), count)]
+        all_notes = {
+            "prompt": list(prompts), "n": count, "seed": seeds[0], "output": output.name, **notes
+        }  # fmt: skip
+        labels = [f"seed {seed}" for seed in seeds[:count]]
+        where = write_file(
+            output,
+            lambda path: contact_sheet(rows, list(prompts), labels, path, info=all_notes),
+        )
+        return f"{where}, a sheet of {len(prompts)} × {count}"
+    names = [_slug(prompt) for prompt in prompts]
+    repeated = len(set(names)) < len(names)
+    files = []
+    for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        save = partial(save_png, image, info={"prompt": prompts[i // count], "seed": seed, **notes})
+        if is_file(output):
+            return write_file(output, save)
+        name = f"{names[i // count]}-{seed}{f'-{i // count}' * repeated}.png"
+        file = output / name
+        files.append(write_beside(chain([file], numbered(file)), save))
+    return str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1].name}"
+
+
+def _slug(prompt: str) -> str:
+    """A file name that still says what the image shows."""
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60]
+    return words.encode()[:150].decode(errors="ignore") or "image"  # names end at 255 bytes

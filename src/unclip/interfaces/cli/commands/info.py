@@ -1,0 +1,143 @@
+"""`unclip info`: what a model folder holds, or how an image was made."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from unclip.checks import printable, shown
+from unclip.files import read_bytes
+from unclip.interfaces.cli.options import parse
+
+
+@dataclass(frozen=True)
+class Info:
+    """Describe a model folder, or say which command made an image."""
+
+    path: tyro.conf.Positional[str | None] = None
+    """A model folder, a model on the Hugging Face Hub that has been fetched (hf:owner/model), or a
+    PNG image; the bundled model if left out."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = parse(Info, "info", arguments)
+    from unclip.pipeline.opening import CLASSES
+    from unclip.storage.hub import absent, hub_name, resolve_model
+
+    if options.path is None:
+        print(describe_model(None))
+        return 0
+    if hub_name(options.path):
+        print(describe_model(resolve_model(options.path, None, None, CLASSES, fetch=False)))
+        return 0
+    path = Path(options.path)
+    if not path.exists():
+        raise ValueError(absent(path, "file or folder"))
+    print(describe_image(path) if path.is_file() else describe_model(path))
+    return 0
+
+
+def describe_image(path: Path) -> str:
+    """The notes in a PNG that unclip wrote, and the command that makes it again."""
+    from unclip.outputs.images import command_for, read_info
+
+    notes = read_info(path)
+    prompt = notes.get("prompt")
+    words = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    rows = {
+        **({} if prompt is None else {"prompt": words}),
+        "seed": notes.get("seed"),
+        "model": notes.get("model") or "bundled",
+        "settings": json.dumps(notes.get("settings") or {}),
+        **({"machine": notes["machine"]} if "machine" in notes else {}),
+        "version": notes.get("version"),
+    }
+    return _table(rows) + "\n\n" + command_for(notes)
+
+
+def describe_model(path: Path | None) -> str:
+    """Components with their parameters and precisions, sizes, CLIP, and what is missing."""
+    from unclip.pipeline.opening import NEEDED, TEXT_TO_IMAGE, UPSAMPLING, needed_components
+    from unclip.storage.folder import ModelFolder, bundled, check_links
+
+    folder = ModelFolder(bundled("model") if path is None else path)
+    index = folder.index()
+    kind = index.get("_class_name")
+    rows: dict[str, Any] = {"folder": folder.path, "class": _brief(kind)}
+    for name, entry in index.items():
+        if isinstance(entry, list) and not name.startswith("_"):
+            there = folder.has(name)
+            weights = _weights(folder.component(name)) if there else ""
+            rows[name] = f"{_brief(entry[1])}, {weights}" if there else "absent"
+    if kind is None or (isinstance(kind, str) and kind in NEEDED):
+        needed = (*needed_components(folder, kind or TEXT_TO_IMAGE), *UPSAMPLING)
+        missing = [name for name in needed if not folder.has(name)]
+        rows["complete"] = f"no: {', '.join(missing)} missing" if missing else "yes"
+    else:
+        rows["complete"] = f"unclip opens {' and '.join(NEEDED)} only"
+    for name, label in (
+        ("decoder", "base size"),
+        ("super_res_first", "upsampled to"),
+        ("super_res_1024", "and to"),
+    ):
+        if folder.has(name):
+            rows[label] = f"{_brief(folder.config(name).get('sample_size'))} px"
+    if folder.has("text_encoder"):
+        text = folder.config("text_encoder")
+        rows["CLIP width"] = _brief(text.get("projection_dim"))
+        rows["caption tokens"] = _brief(text.get("max_position_embeddings"))
+    card = folder.path / "README.md"
+    check_links(folder.path, card)
+    rows["licence"] = _licence(card) if card.is_file() else "not said"
+    rows["model card"] = card if card.is_file() else "none"
+    return _table(rows)
+
+
+def _licence(card: Path) -> str:
+    """The `license` in the heading of a model card."""
+    raw = read_bytes(card).decode("utf-8", "replace")
+    heading = raw.replace("\r\n", "\n").split("\n---", 1)[0]
+    lines = [line.removeprefix("license:").strip() for line in heading.splitlines()[1:]
+             if line.startswith("license:")]  # fmt: skip
+    return str(_brief(lines[0])) if heading.startswith("---") and lines else "not said"
+
+
+def _brief(value: Any) -> Any:
+    """What a file holds, as it is where it is a short word or a number."""
+    return value if isinstance(value, str | int) and len(str(value)) < 80 else shown(value)
+
+
+def _weights(component: Path) -> str:
+    """Parameters and precisions of each variant, from the headers of the weight files alone."""
+    from unclip.storage.weights import variant_of, weight_files
+
+    kinds = {variant_of(file) for file in component.glob("*.safetensors")}
+    said = []
+    for variant in sorted(kinds, key=str):
+        count, precisions = _counted(weight_files(component, variant))
+        label = f" (variant {variant})" if variant else ""
+        said.append(f"{count:,} parameters in {', '.join(sorted(precisions))}{label}")
+    return "; ".join(said) or "no weights"
+
+
+def _counted(files: Sequence[Path]) -> tuple[int, set[str]]:
+    from unclip.files import opened_safetensors
+
+    count, precisions = 0, set[str]()
+    for file in files:
+        with opened_safetensors(file) as tensors:
+            pieces = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
+        count += sum(math.prod(piece.get_shape()) for piece in pieces)
+        precisions |= {piece.get_dtype() for piece in pieces}
+    return count, precisions
+
+
+def _table(rows: dict[str, Any]) -> str:
+    rows = {printable(key): value for key, value in rows.items()}
+    width = max(map(len, rows))
+    # A value of several lines, from a prompt or a card, would pass for rows of ours.
+    return "\n".join(f"{key:<{width}}  {printable(str(value))}" for key, value in rows.items())

@@ -1,0 +1,57 @@
+"""`unclip probe`: what each principal component of the embeddings adds to an image (section 4)."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from unclip.interfaces.cli.making import Inverting, making, read, write
+from unclip.interfaces.cli.numbers import Count, Width
+from unclip.interfaces.cli.options import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Inverting):
+    """Decode an image's embedding from more and more of its principal components."""
+
+    image: tyro.conf.Positional[Path]
+    """A picture of any kind and size, or a file that `unclip invert` wrote of one."""
+    components: tuple[Width, ...] | None = None
+    """How many, for each image that is made; if left out, the paper's (20 to 320) and all."""
+    data: str = "emoji:shapes"
+    """What the components are of: the built-in world (emoji:shapes), a folder of images, or a file
+    that `unclip embed` wrote."""
+    samples: Count = 512
+    """Images of --data, at most; fewer than the embeddings' width leave components without use."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = parse(Probe, "probe", arguments)
+    started = time.perf_counter()
+    from unclip.interfaces.cli.commands.embed import embeddings_of
+    from unclip.networks.pca import Components, Moments
+    from unclip.pipeline.manipulations import probed
+
+    options.check()
+    images = read([options.image])
+    if len(images) > 1:
+        raise ValueError(
+            f"{options.image} holds {len(images)} images; components are probed of one"
+        )
+    pipe = options.open()
+    width = pipe.clip.width
+    counts = options.components or probed(width)
+    for count in counts:
+        if not 0 <= count <= width:
+            raise ValueError(f"{count} components were asked for; this model has {width}")
+    z_all = embeddings_of(pipe, options.data, options.samples)
+    basis = Components.of(Moments.of(z_all))
+    images = options.start(pipe, images)
+    one = images if not isinstance(images, list) else images[0]
+    with making(options, pipe, images, len(counts)) as arguments_:
+        made = pipe.probe(one, z_all, counts, **arguments_)
+    labels = [f"{count}: {100 * basis.explained(count):.1f} %" for count in counts]
+    write([made.images], [], labels, options, ["probe", *arguments], pipe, started)
+    return 0

@@ -1,0 +1,139 @@
+"""`unclip train STAGE`: flags and recipe files to a run."""
+
+import dataclasses
+import hashlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from unclip.config import dump_toml, read_toml, suggest, to_mapping
+from unclip.evaluation.judge.training import JUDGE
+from unclip.files import check_utf8, real_path
+from unclip.interfaces.cli.options import parse
+from unclip.interfaces.cli.outputs import check_folder
+from unclip.training.plan import plan
+from unclip.training.run import RECIPE, check_owner, owner
+from unclip.training.stages import STAGES
+from unclip.training.start import Recipe, StageSpec, Where, read, resolve, start
+
+SPECS: dict[str, StageSpec[Any]] = {**STAGES, JUDGE.name: JUDGE}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flags:
+    """Where a run reads and writes."""
+
+    model: Path
+    """The model folder, which is created or gets a new component."""
+    recipe: Path | None = None
+    """A TOML file whose values replace the defaults."""
+    run: Path | None = None
+    """Folder of checkpoints and metrics; runs/MODEL/STAGE if left out."""
+    resume: bool = False
+    """Continue the run from its newest checkpoint, with its own recipe."""
+    overwrite: bool = False
+    """Train anew what the model folder has already, and forget an unfinished run."""
+    dry_run: bool = False
+    """Say what would be trained and what it takes, and stop."""
+    device: str = "auto"
+
+
+def run(arguments: Sequence[str]) -> int:
+    words = list(arguments)
+    names = ", ".join(SPECS)
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: unclip train STAGE --model DIR [--data SOURCE] …\n\nstages: {names}")
+        print("unclip train STAGE --help lists every field of the stage's recipe.")
+        return 0 if words else 2
+    name = words.pop(0)
+    if name not in SPECS:
+        raise ValueError(f"unknown stage {name!r}{suggest(name, SPECS)}")
+    spec = SPECS[name]
+    words = [_data_flag(word) for word in words]
+    default = _default(spec, words)
+    options: Any = parse(
+        _options(spec), f"train {name}", words, default=default,
+        description=f"Train the stage {name!r} into a model folder.",
+    )  # fmt: skip
+    recipe = Recipe(options.network, options.data, options.training, options.optimiser)
+    folder = options.run or _run_folder(options.model, name)
+    check_utf8(options.model)
+    check_utf8(folder)  # of checkpoints
+    check_folder(options.model)  # now, not after hours of training
+    check_folder(folder)
+    where = Where(options.model, folder, options.resume, options.overwrite)
+    if options.dry_run:
+        print(dump_toml({"stage": name, **to_mapping(recipe)}), end="\n\n")
+        print(plan(spec, recipe, where, options.device))
+        return 0
+    stopped = start(spec, recipe, where, options.device)
+    if stopped:
+        print(f"stopped by {signal.Signals(stopped).name}; add --resume to continue", flush=True)
+        return 128 + stopped
+    if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
+        print(f"{', '.join(spec.components)} written to {options.model}; the run is in {folder}")
+    return 0
+
+
+def _data_flag(word: str) -> str:
+    """`--data SOURCE` is short for `--data.source SOURCE`."""
+    return "--data.source" + word.removeprefix("--data") if word.split("=")[0] == "--data" else word
+
+
+def _run_folder(model: Path, stage: str) -> Path:
+    """`runs/NAME/STAGE`, or with more after the name where another model of that name has it."""
+    whole = real_path(model)
+    name = whole.name or "model"
+    folder = Path("runs") / name / stage
+    if owner(folder) in (None, whole):
+        return folder
+    place = hashlib.blake2b(os.fsencode(whole), digest_size=4).hexdigest()
+    return Path("runs") / f"{name}-{place}" / stage
+
+
+def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
+    """The options before flags: the stage's defaults, a recipe file's, or the resumed run's."""
+    recipe_file, model, folder = (_value(words, f"--{name}") for name in ("recipe", "model", "run"))
+    if "--resume" in words and model:
+        run_folder = Path(folder) if folder else _run_folder(Path(model), spec.name)
+        if not (run_folder / RECIPE).is_file():
+            raise ValueError(
+                f"nothing to resume: {run_folder} holds no run of {spec.name}; if it is elsewhere, "
+                "say where with --run"
+            )
+        check_owner(run_folder, spec.name, Path(model), resume=True)
+        mapping = read_toml(run_folder / RECIPE)
+        mapping.pop("stage", None)
+        recipe = read(spec, mapping, str(run_folder / RECIPE))
+    else:
+        recipe = resolve(spec, Path(recipe_file) if recipe_file else None)
+    parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    return _options(spec)(model=tyro.MISSING, **parts)
+
+
+def _value(words: Sequence[str], flag: str) -> str | None:
+    """A flag's value, which is needed before the others can be read."""
+    for word, following in zip(words, [*words[1:], None], strict=False):
+        if word == flag:
+            return following
+        if word.startswith(flag + "="):
+            return word.removeprefix(flag + "=")
+    return None
+
+
+def _options(spec: StageSpec[Any]) -> type[Any]:
+    """The flags of one stage: those of every run, and every field of its recipe."""
+    parts = dataclasses.fields(spec.recipe)
+    return dataclasses.make_dataclass(
+        f"Train{spec.name.title().replace('-', '')}",
+        [
+            (part.name, type(getattr(spec.recipe, part.name)), dataclasses.field(kw_only=True))
+            for part in parts
+        ],
+        bases=(_Flags,),
+        frozen=True,
+    )

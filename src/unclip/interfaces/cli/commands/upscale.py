@@ -1,0 +1,93 @@
+"""`unclip upscale`: any image made larger by a model's upsamplers."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from unclip.interfaces.cli.numbers import Fraction, Pixels, Seed, Steps
+from unclip.interfaces.cli.options import Opening, SamplerName, parse
+from unclip.interfaces.cli.outputs import (
+    check_output,
+    is_file,
+    numbered,
+    write_beside,
+    write_file,
+    written_by,
+)
+from unclip.interfaces.cli.streams import progress_bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscale(Opening):
+    """Enlarge an image of any size and aspect.
+
+    It is taken as the small image of the upsampler whose small images are nearest in size."""
+
+    image: tyro.conf.Positional[Path]
+    """The image file, in any common format."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
+    """A folder, or a .png file."""
+    size: Pixels | None = None
+    """Pixels of the longer side; one pass of the nearest upsampler if left out."""
+    seed: Seed = 0
+    steps: Literal["fast", "default", "paper"] = "default"
+    """Preset of sampler and steps."""
+    super_res_steps: Steps | None = None
+    sampler: SamplerName | None = None
+    """The preset's if left out."""
+    eta: Fraction | None = None
+    """Stochasticity of ddim and dpm++, 0 to 1; the model's own if left out."""
+    reuse: Steps | None = None
+    """Compute deep features at every so many steps and reuse them in between; 1 is every step. The
+    preset's if left out."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = parse(Upscale, "upscale", arguments)
+    from unclip.data.transforms import open_image
+    from unclip.device.precision import name_of
+    from unclip.outputs.images import save_png
+    from unclip.pipeline.request import Settings
+
+    image = open_image(options.image)
+    check_output(options.output)
+    pipe = options.open()
+    settings = Settings(
+        options.steps,
+        super_res_num_inference_steps=options.super_res_steps,
+        sampler=options.sampler,
+        eta=options.eta,
+        size=options.size,
+        reuse=options.reuse,
+    )
+    started = time.perf_counter()
+    with progress_bar(pipe.upscaling_steps(image, settings)) as bar:
+        made = pipe.upscale(
+            image,
+            seed=options.seed,
+            settings=settings,
+            callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
+        ).images[0]
+    notes = {
+        **written_by(options.model, pipe, ["upscale", *arguments]),
+        "seed": options.seed,
+        "settings": settings.changed() | {"precision": name_of(pipe.dtype)},
+    }
+    save = partial(save_png, made, info=notes)
+    if is_file(options.output):
+        where = write_file(options.output, save)
+    else:
+        file = options.output / f"{options.image.stem}-{max(made.size)}.png"
+        where = str(write_beside(chain([file], numbered(file)), save))
+    (w, h), (width, height) = image.size, made.size
+    print(
+        f"{w}×{h} to {width}×{height} pixels in {time.perf_counter() - started:.1f} s "
+        f"({name_of(pipe.dtype)} on {pipe.device}): {where}"
+    )
+    return 0

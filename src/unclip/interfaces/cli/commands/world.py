@@ -1,0 +1,57 @@
+"""`unclip data emoji`: a look at the built-in captioned world."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from unclip.interfaces.cli.numbers import Pixels, Seed, Side
+from unclip.interfaces.cli.options import parse
+from unclip.interfaces.cli.outputs import check_output, write_file
+
+_MOST_PIXELS = 100_000_000  # those of a sheet, which is drawn in memory
+
+
+@dataclass(frozen=True)
+class Look:
+    """Draw scenes of the built-in world with their captions."""
+
+    world: tyro.conf.Positional[Literal["emoji"]]
+    preview: Path
+    """The .png file that the sheet is written to."""
+    kinds: tuple[Literal["shapes", "emoji"], ...] = ("shapes", "emoji")
+    """Shapes need no font; emoji need Noto Color Emoji."""
+    size: Pixels = 128
+    """Pixels of a scene's side."""
+    split: Literal["train", "held-out", "all"] = "train"
+    language: str = "en"
+    """Of the emoji's names."""
+    rows: Side = 6
+    columns: Side = 8
+    seed: Seed = 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = parse(Look, "data", arguments)
+    from unclip.data.world.preview import preview
+    from unclip.data.world.scene import WorldConfig
+
+    if options.preview.suffix.lower() != ".png":
+        raise ValueError(f"{options.preview} does not end in .png; give a .png file")
+    pixels = options.rows * options.columns * options.size**2
+    if pixels > _MOST_PIXELS:
+        raise ValueError(f"the sheet would have {pixels:,} pixels; {_MOST_PIXELS:,} is the limit")
+    check_output(options.preview)
+    config = WorldConfig(
+        kinds=options.kinds,
+        size=options.size,
+        seed=options.seed,
+        split=options.split,
+        language=options.language,
+    )
+    rows, columns, seed = options.rows, options.columns, options.seed
+    where = write_file(options.preview, lambda path: preview(path, config, rows, columns, seed))
+    print(f"{rows * columns} scenes: {where}")
+    return 0

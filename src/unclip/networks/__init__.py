@@ -1,0 +1,1 @@
+"""Networks and their configurations: no folder, no schedule, no guidance."""

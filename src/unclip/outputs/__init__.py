@@ -1,0 +1,1 @@
+"""What leaves the house: images with notes, sheets, animations."""

@@ -1,0 +1,37 @@
+"""Frames as a moving picture: GIF, or animated PNG, which keeps every colour."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from unclip.outputs.images import text_chunks, write_whole
+
+DURATION = 120  # milliseconds a frame
+
+
+def save_animation(
+    frames: Sequence[Image.Image], path: Path, info: Mapping[str, Any], duration: int = DURATION
+) -> None:
+    """Write frames that repeat for ever, as .gif (256 colours a frame) or .apng with `info`.
+
+    Raises:
+        ValueError: no frames, another ending, a place that cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".gif", ".apng") or not frames:
+        raise ValueError(f"{path} does not end in .gif or .apng, or there are no frames for it")
+    encoded = BytesIO()
+    more: dict[str, Any] = {"pnginfo": text_chunks(info)} if suffix == ".apng" else {}
+    frames[0].save(
+        encoded,
+        "PNG" if suffix == ".apng" else "GIF",
+        save_all=True,
+        append_images=list(frames[1:]),
+        duration=duration,
+        loop=0,
+        **more,
+    )
+    write_whole(path, encoded.getvalue())

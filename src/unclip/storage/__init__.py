@@ -1,0 +1,1 @@
+"""What lies on disk: weights, model folders, the Hub, and what belongs together."""

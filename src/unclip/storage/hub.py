@@ -1,0 +1,150 @@
+"""Models by their name on the Hugging Face Hub: fetched once, into the Hub's own cache.
+
+Only a name that begins with `hf:` is one on the Hub, as in "hf:owner/model": a path with a slip in
+it never asks the network. `huggingface_hub` does the work and has the settings: HF_HOME says where
+the cache is, HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN or `hf auth login` opens gated models.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from unclip.checks import shown
+from unclip.files import as_path
+from unclip.storage.weights import variants
+
+PREFIX = "hf:"
+"""What names on the Hub begin with."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_WORD = re.compile(r"[\w./-]{1,200}", re.ASCII)
+_COMMIT = re.compile("[0-9a-f]{40}")
+_CARD = ("README.md", "LICENSE*")
+
+
+def resolve_model(
+    name: str | Path,
+    revision: str | None,
+    variant: str | None,
+    components: Iterable[str],
+    *,
+    fetch: bool = True,
+) -> Path:
+    """A model folder's path: `name` itself, or for "hf:owner/model" that of the Hub's model.
+
+    Args:
+        name: a path, or "hf:owner/model".
+        revision: branch, tag or commit on the Hub.
+        variant: whose weights are fetched; components without it give their plain ones.
+        components: the folders that are of use; nothing else is fetched, and never a pickle.
+        fetch: whether the network may be used; else only the cache.
+
+    Raises:
+        ValueError: there is neither such a folder nor such a model, or the Hub is out of reach.
+    """
+    _check(name, revision, variant)
+    wanted = hub_name(name)
+    if wanted is None:
+        return _here(name)
+    names = list(components)
+    path = _snapshot(wanted, revision, _patterns(names, variant), fetch)
+    if variant:
+        plain = [component for component in names if variant not in variants(path / component)]
+        path = _snapshot(wanted, revision, _patterns(plain, None), fetch)
+    return path
+
+
+def resolve_component(name: str | Path, revision: str | None, variant: str | None) -> Path:
+    """The same for a single network, whose files are not in folders: a published CLIP."""
+    _check(name, revision, variant)
+    wanted = hub_name(name)
+    if wanted is None:
+        return _here(name)
+    return _snapshot(wanted, revision, ["config.json", *_weights("", variant), *_CARD], True)
+
+
+def hub_name(name: str | Path) -> str | None:
+    """The "owner/model" of "hf:owner/model"; None for a path.
+
+    Raises:
+        ValueError: there is another thing than a name behind "hf:".
+    """
+    if not isinstance(name, str) or not name.startswith(PREFIX):
+        return None
+    wanted = name.removeprefix(PREFIX)
+    if not _NAME.fullmatch(wanted):
+        raise ValueError(f"{shown(name)} is no model on the Hub: write hf:owner/model")
+    return wanted
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit that a folder in the Hub's cache is of; None for any other folder."""
+    in_cache = path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name)
+    return path.name if in_cache else None
+
+
+def absent(name: str | Path, what: str = "model folder") -> str:
+    """What to say of a path where nothing is, which may be meant for a model on the Hub."""
+    hint = f"; the model of that name on the Hugging Face Hub is hf:{name}"
+    return f"there is no {what} {name}{hint if _NAME.fullmatch(str(name)) else ''}"
+
+
+def _check(name: Any, revision: Any, variant: Any) -> None:
+    """Refuse what is no path or name, no revision, or no variant."""
+    as_path(name, "folder")
+    for value, what in ((revision, "revision"), (variant, "variant")):
+        if value is not None and not (isinstance(value, str) and _WORD.fullmatch(value)):
+            raise ValueError(f"{what} is {shown(value)}, which can be no {what}'s name")
+
+
+def _here(name: str | Path) -> Path:
+    path = Path(name)
+    if not path.exists():
+        raise ValueError(absent(name))
+    return path
+
+
+def _patterns(components: Iterable[str], variant: str | None) -> list[str]:
+    patterns = ["model_index.json", *_CARD]
+    for component in components:
+        patterns += [f"{component}/{name}" for name in ("*.json", "merges.txt", "words.txt")]
+        patterns += _weights(f"{component}/", variant)
+    return patterns
+
+
+def _weights(where: str, variant: str | None) -> list[str]:
+    if variant is None:  # of one model, whole or in shards: other files are other formats' copies
+        stems = ("model", "diffusion_pytorch_model")
+        return [f"{where}{stem}{end}" for stem in stems for end in _PLAIN]
+    return [f"{where}*.{variant}{end}" for end in _PLAIN] + [f"{where}*.index.{variant}.json"]
+
+
+_PLAIN = (".safetensors", "-*.safetensors", ".safetensors.index.json")
+
+
+def _snapshot(name: str, revision: str | None, patterns: list[str], fetch: bool) -> Path:
+    """Fetch what matches, unless it is in the cache; the snapshot's folder."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    at = f" at the revision {revision!r}" if revision else ""
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=patterns, local_files_only=not fetch
+            )
+        )
+    except errors.GatedRepoError:
+        problem = "is on the Hub, but its owner asks for a login and for consent on its page"
+    except errors.RepositoryNotFoundError:
+        problem = "is no model on the Hugging Face Hub, or a private one"
+    except errors.RevisionNotFoundError:
+        problem = f"is on the Hub, but has no revision {revision!r}"
+    except errors.LocalEntryNotFoundError:
+        reason = "is out of reach" if fetch else "was not asked"
+        problem = f"is not whole in the cache{at}, and the Hugging Face Hub "
+        problem += reason
+    except Exception as error:  # what its HTTP library raises has no common base
+        first = str(error).splitlines() or [type(error).__name__]
+        problem = f"could not be fetched from the Hub: {first[0]}"
+    raise ValueError(f"{PREFIX}{name} {problem}")

@@ -1,0 +1,205 @@
+"""`unclip train`: flags, recipe files, runs and mistakes, on a small folder of captioned images."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.interfaces.cli.test_cli import Capture, refused
+from unclip.interfaces.cli import main
+from unclip.storage.folder import ModelFolder
+
+TINY = {
+    "clip": "--network.size tiny --network.vocab-size 560 --network.context-length 24",
+    "prior": "--network.num-layers 1 --network.num-attention-heads 2 "
+    "--network.attention-head-dim 16 --network.statistics 16",
+    "decoder": "--network.widths 16 32 --network.layers 1 --network.groups 8 "
+    "--network.head-width 16 --network.context-width 32",
+    "upsampler": "--network.widths 16 32 --network.groups 8 --network.factor 2",
+    "judge": "--network.widths 8 8 8 --network.blocks 1 1 1",
+}
+SHORT = (
+    "--training.steps 2 --training.batch-size 4 --training.precision fp32 "
+    "--training.preview-every 0 --data.workers 0"
+)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs go into the folder that a command is started in."""
+    monkeypatch.chdir(tmp_path)
+
+
+def train(stage: str, *words: str, data: Path | None = None, model: str = "model") -> list[str]:
+    source = ["--data", str(data), "--data.size", "32"] if data else []
+    return ["train", stage, "--model", model, *source, *SHORT.split(), *TINY[stage].split(), *words]
+
+
+def test_every_stage_on_ones_own_images(captioned: Path, tmp_path: Path, capsys: Capture) -> None:
+    for stage in ("clip", "prior", "decoder", "upsampler"):
+        words = ["--data.size", "64"] if stage == "upsampler" else []
+        assert main(train(stage, *words, data=captioned)) == 0
+        said = capsys.readouterr()
+        assert "24 images" in said.out
+        assert "written to model; the run is in runs/model/" in said.out
+        assert (tmp_path / "runs" / "model" / stage / "metrics.jsonl").is_file()
+    assert main(["info", "model"]) == 0
+    assert main(["generate", "x", "--model", "model", "--steps", "fast", "-o", "out.png"]) == 0
+    assert Image.open("out.png").size == (64, 64)
+    assert main(["evaluate", "clip", "--model", "model", "--data", "my-images", "-n", "8"]) == 0
+    assert "among 8" in capsys.readouterr().out
+
+
+def test_the_judge_learns_from_the_world_only(captioned: Path, capsys: Capture) -> None:
+    assert main(train("judge")) == 0
+    assert ModelFolder("model").has("judge")
+    assert "only the built-in world has" in refused(
+        train("judge", data=captioned, model="other"), capsys
+    )
+
+
+def test_dry_run_trains_nothing(captioned: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(train("clip", "--dry-run", "--training.steps=10", data=captioned)) == 0
+    said = capsys.readouterr().out
+    recipe = tomllib.loads(said[: said.index(str(captioned), said.index("[optimiser]"))])
+    assert recipe["training"]["steps"] == 10
+    for word in ("trained parameters", "operations per step", "memory, about", "MiB"):
+        assert word in said
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_recipe_files_and_flags_over_them(captioned: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'stage = "clip"\n[network]\nsize = "tiny"\n[training]\nsteps = 3\nema = 0.5\n'
+    )
+    assert main(train("clip", "--recipe", str(recipe), data=captioned)) == 0  # --training.steps 2
+    written = tomllib.loads(Path("runs/model/clip/recipe.toml").read_text())
+    assert written["training"]["ema"] == 0.5
+    assert written["training"]["steps"] == 2
+    assert written["data"]["source"] == str(captioned)
+
+
+def test_resume_and_overwrite(captioned: Path, capsys: Capture) -> None:
+    assert main(train("clip", data=captioned)) == 0
+    said = refused(train("clip", data=captioned), capsys)
+    assert "--overwrite" in said
+    assert "--resume" in said
+    # A resumed run has its own recipe: only what is to change need be said.
+    words = ["train", "clip", "--model", "model", "--resume", "--training.steps", "4"]
+    assert main(words) == 0
+    assert "from step 2 to 4" in capsys.readouterr().out
+    lines = Path("runs/model/clip/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+    assert main(train("clip", "--overwrite", data=captioned)) == 0
+    assert "nothing to resume" in refused(
+        ["train", "prior", "--model", "model", "--resume"], capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[training]\nstepz = 3\n", "training: unknown key 'stepz'; did you mean 'steps'?"),
+        ("[trainings]\nsteps = 3\n", "unknown table 'trainings'"),
+        ('[training]\nsteps = "3"\n', "training: steps is '3'; it must be a whole number"),
+        ("[data.world]\nmax_object = 1\n", "unknown key 'max_object'"),
+        ("[training\n", "is not a TOML file"),
+        ('stage = "prior"\n', "is a recipe for 'prior', not for 'clip'"),
+        ("[optimiser]\nlearning_rate = -1.0\n", "learning_rate is -1.0"),
+        ('[network]\nsize = "huge"\n', "huge"),
+    ],
+)
+def test_bad_recipes(
+    text: str, says: str, captioned: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    words = ["train", "clip", "--model", "model", "--data", str(captioned), "--recipe", "r.toml"]
+    assert says in refused(words, capsys)
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--recipe none.toml", "cannot read none.toml"),
+        ("--data none", "does not exist"),
+        ("--data emoji:photos", "photos"),
+        ("--training.step 3", "perhaps you meant --training.steps INT"),
+        ("--training.batch-size 0", "batch_size is 0"),
+        ("--device abacus", "abacus"),
+        ("--resume", "nothing to resume"),
+    ],
+)
+def test_bad_flags(words: str, says: str, tmp_path: Path, capsys: Capture) -> None:
+    assert says in refused(["train", "clip", "--model", "model", *words.split()], capsys)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_without_captions(captioned: Path, tmp_path: Path, capsys: Capture) -> None:
+    for file in captioned.glob("*.txt"):
+        file.unlink()
+    said = refused(train("clip", data=captioned), capsys)
+    assert "no usable image with a caption" in said
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_image_that_is_a_text_file_is_skipped(captioned: Path, capsys: Capture) -> None:
+    (captioned / "000.png").write_text("this is no image")
+    assert main(train("clip", data=captioned)) == 0
+    assert "000.png" in capsys.readouterr().out
+
+
+def test_a_prior_needs_a_clip(captioned: Path, capsys: Capture) -> None:
+    assert "no model folder" in refused(train("prior", data=captioned), capsys)
+
+
+def test_a_model_folder_that_is_a_file(captioned: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "model").write_text("")
+    said = refused(train("clip", data=captioned), capsys)
+    assert "Not a directory" in said
+    assert not (tmp_path / "runs").exists()  # refused before the training, not after it
+
+
+def test_models_of_one_name_have_runs_of_their_own(captioned: Path, capsys: Capture) -> None:
+    for model in ("a/mine", "b/mine"):
+        assert main(train("clip", data=captioned, model=model)) == 0
+    runs = sorted(path.parent.parent.name for path in Path("runs").glob("*/clip/checkpoints"))
+    assert len(runs) == 2
+    assert runs[0] == "mine"
+    for model in ("a/mine", "b/mine"):
+        words = ["train", "clip", "--model", model, "--resume", "--training.steps", "3"]
+        assert main(words) == 0
+    steps = [path.name for path in sorted(Path("runs").glob("*/clip/checkpoints/*3.safetensors"))]
+    assert len(steps) == 2
+    words = ["--run", "runs/mine/clip", "--overwrite"]
+    said = refused(train("clip", *words, data=captioned, model="b/mine"), capsys)
+    assert "a run of another model" in said
+    assert "a/mine" in said
+
+
+def test_an_older_run_may_be_another_models(captioned: Path, capsys: Capture) -> None:
+    assert main(train("clip", data=captioned, model="a/mine")) == 0
+    Path("runs/mine/clip/run.json").unlink()  # which older versions did not write
+    said = refused(train("clip", data=captioned, model="b/mine"), capsys)
+    assert "--resume" in said
+    assert "--overwrite" not in said
+
+
+def test_fewer_steps_leave_the_recipe_alone(captioned: Path, capsys: Capture) -> None:
+    assert main(train("clip", data=captioned)) == 0
+    before = Path("runs/model/clip/recipe.toml").read_text()
+    words = ["train", "clip", "--model", "model", "--resume", "--training.steps", "1"]
+    assert "at step 2 already" in refused(words, capsys)
+    assert Path("runs/model/clip/recipe.toml").read_text() == before
+
+
+def test_names_that_are_not_utf8(captioned: Path, tmp_path: Path, capsys: Capture) -> None:
+    odd = captioned.rename(tmp_path / "d\udcff")
+    assert "it must be valid Unicode text" in refused(train("clip", data=odd), capsys)
+    for words in (["--run", "r\udcff"], ["--model", "m\udcff"]):
+        assert "has a name that is not UTF-8" in refused(train("clip", *words), capsys)
