@@ -24,7 +24,7 @@ from tests.parity.published import (
     with_float64_tables,
 )
 from unclip import Pipeline
-from unclip.stages.distillation import DistillationSettings, DistillationStage
+from unclip.stages.students.guidance import DistillationSettings, DistillationStage
 from unclip.stages.upsampler import UpsamplerStage
 from unclip.storage.folder import ModelFolder
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.stages.test_decoder import CAPTIONS, SETTINGS
+from tests.stages.decoder.test_stage import CAPTIONS, SETTINGS
 from tests.tiny import learns, noise, scenes
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known

@@ -15,7 +15,7 @@ from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.stages.decoder import STUDENT, TEACHER, TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
-from unclip.stages.distillation import DistillationSettings, DistillationStage
+from unclip.stages.students.guidance import DistillationSettings, DistillationStage
 from unclip.stages.upsampler import (
     FIRST,
     LAST,

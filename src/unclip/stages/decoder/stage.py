@@ -1,134 +1,45 @@
-"""The decoder: P(x | z_i, y) by diffusion with guidance and learned variances (section 2.1).
-
-And the two that the paper compares it with, on the same networks: GLIDE, P(x | y), where the
-learned null embedding is always in z_i's place; and the text-embedding decoder, which gets the
-caption's z_t there. Neither needs a prior.
-
-Any of them can have a student, which takes one evaluation where guidance takes two
-(`stages/distillation.py`).
-
-Any of them can have mask channels (`inpainting`; GLIDE, section 2.4): it then sees beside x_t what
-is known of the image. Without, `sample` still keeps what is known.
+"""The decoder as it is trained and sampled.
 
 Shapes: N images, C = 3 channels, H × W pixels at the decoder's resolution.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from unclip.checks import shown
-from unclip.config import (
-    Between,
-    Checked,
-    Dropout,
-    Layers,
-    Probability,
-    Scale,
-    Width,
-    Widths,
-    from_mapping,
-)
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.inversion import ending_in_data, invert
-from unclip.diffusion.losses import LossConfig, diffusion_loss
+from unclip.diffusion.losses import diffusion_loss
 from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, Stop, noise_from
-from unclip.diffusion.schedules import DiffusionConfig, PredictionType
-from unclip.networks.clip import TextEncoder
-from unclip.networks.clip_config import CLIPTextConfig
-from unclip.networks.decoder import TextProjection, TextProjectionConfig, text_projection_config
-from unclip.networks.unet import UNet, UNetConfig
-from unclip.networks.unet_config import adm_config
+from unclip.diffusion.schedules import DiffusionConfig
 from unclip.stages.base import (
     Batch,
     Process,
     Sampling,
-    check_channels,
     guide,
     scheduler_from_json,
     scheduler_json,
 )
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+from unclip.stages.decoder.network import (
+    TEXT_ENCODER,
+    DecoderNetwork,
+    build_network,
+    load_network,
+    save_network,
+)
+from unclip.stages.decoder.settings import NOTE, DecoderSettings
+from unclip.stages.decoder.student import STUDENT, Student, load_student, save_student
 from unclip.stages.masks import CHANNELS, mask_channels, random_masks
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.weights import fingerprint_of
 
-TEXT_ENCODER = "decoder_text_encoder"
 TEACHER = ("decoder", "text_proj", TEXT_ENCODER)  # what a student belongs to
-STUDENT = "decoder_distilled"
-_STUDENT_NOTE = f"_{STUDENT}"  # in the index: the guidance scales that the student has learned
-_TWO_WAY = ("unclip", "TextEncoder")  # in the index: no library knows it
-_NOTE = "_decoder"  # in the index: what the decoder is conditioned on, where it is not unCLIP's
-
-
-@dataclass(frozen=True)
-class DecoderSettings(Checked):
-    """What is chosen about a decoder before it is trained."""
-
-    widths: Widths = (64, 128, 192)  # channels from the finest level to the coarsest
-    layers: Annotated[int, Between(1, 32)] = 2  # resnet blocks a level
-    attend_from: Annotated[int, Between(0, 8)] = 1  # finest level with attention
-    head_width: Width = 32
-    groups: Width = 16
-    context_width: Width = 192
-    dropout: Dropout = 0.0
-    prediction_type: PredictionType = "epsilon"
-    drop_image: Probability = 0.1  # z_i dropped for guidance (section 2.1)
-    drop_text: Probability = 0.5  # captions dropped (section 2.1)
-    # What is in z_i's place: the image's embedding (unCLIP), nothing (GLIDE), or the caption's z_t.
-    condition: Literal["image", "caption", "text_embedding"] = "image"
-    # Whose are the caption's tokens and the vector beside the timestep: the frozen CLIP's, as in
-    # published models, or a text Transformer's that is trained with the decoder, as in the paper.
-    caption_tokens: Literal["clip", "own"] = "clip"
-    text_layers: Layers = 4  # of the Transformer of its own, which else has the sizes of CLIP's
-    inpainting: bool = False  # mask channels; with `training.init`, they are added where need be
-    loss: LossConfig = field(default_factory=LossConfig)
-
-    @property
-    def note(self) -> dict[str, Any]:
-        """What a model folder must say of a decoder beyond its networks."""
-        keys = ("condition", "caption_tokens", "inpainting")
-        return {key: getattr(self, key) for key in keys}
-
-    @property
-    def in_channels(self) -> int:
-        """Of the U-Net: x_t, and what is known."""
-        return 3 + CHANNELS * self.inpainting
-
-    @classmethod
-    def noted(cls, folder: ModelFolder) -> Self:
-        """The settings that a model folder notes; unCLIP's where it notes none."""
-        note = folder.index().get(_NOTE, {})
-        return from_mapping(cls, note, f"{folder.path}: {_NOTE}")
-
-
-class DecoderNetwork(nn.Module):
-    """The decoder's components: what z_i and the caption become, and the U-Net.
-
-    `text_encoder` is the text Transformer of its own, if it has one. It has the modules of CLIP's,
-    but its tokens attend to each other both ways, as those of GLIDE's, whose code masks nothing but
-    padding: what is said of the first object can so depend on the words that follow. Its vector is
-    read at the end token.
-    """
-
-    def __init__(
-        self, decoder: UNet, text_proj: TextProjection, text_encoder: TextEncoder | None = None
-    ) -> None:
-        super().__init__()
-        self.decoder, self.text_proj, self.text_encoder = decoder, text_proj, text_encoder
-
-
-@dataclass(frozen=True)
-class Student:
-    """A U-Net that gives the guided prediction at once, at scales in a range."""
-
-    network: UNet
-    scales: tuple[float, float]
 
 
 class DecoderStage:
@@ -152,59 +63,21 @@ class DecoderStage:
     @classmethod
     def build(cls, settings: DecoderSettings, clip: FrozenCLIP, size: int) -> Self:
         """A fresh decoder for images of `size` pixels a side."""
-        config = adm_config(
-            size,
-            settings.widths,
-            settings.layers,
-            in_channels=settings.in_channels,
-            out_channels=6,
-            context_width=settings.context_width,
-            attend_from=settings.attend_from,
-            head_width=settings.head_width,
-            groups=settings.groups,
-            dropout=settings.dropout,
-        )
-        text_proj = TextProjection(text_projection_config(config, clip.width))
         process = DiffusionConfig(
             variance_type="learned_range", prediction_type=settings.prediction_type
         )
-        network = DecoderNetwork(UNet(config), text_proj)
-        if settings.caption_tokens == "own":
-            sizes = replace(clip.text_encoder.config, num_hidden_layers=settings.text_layers)
-            network.text_encoder = TextEncoder(sizes)
-        return cls(network, clip, process, settings)
+        return cls(build_network(settings, clip, size), clip, process, settings)
 
     @classmethod
     def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:
         """Read `decoder`, `text_proj`, `decoder_scheduler` and, where the folder notes that there
         is one, `decoder_text_encoder` of a model folder; `decoder_distilled` where it is there."""
-        config = UNetConfig.from_json(folder.config("decoder"), str(folder.path / "decoder"))
-        projection = TextProjectionConfig.from_json(
-            folder.config("text_proj"), str(folder.path / "text_proj")
-        )
-        if projection.clip_embeddings_dim != clip.width:
-            raise ValueError(
-                f"{folder.path}: the decoder takes embeddings of width "
-                f"{projection.clip_embeddings_dim}, but the text encoder's have width "
-                f"{clip.width}: they are not of one model"
-            )
-        wanted = text_projection_config(config, clip.width)
-        for key in ("time_embed_dim", "cross_attention_dim"):
-            if getattr(projection, key) != getattr(wanted, key):
-                raise ValueError(
-                    f"{folder.path}: text_proj has {key} {getattr(projection, key)}, the decoder "
-                    f"{getattr(wanted, key)}: they are not of one model"
-                )
         process = scheduler_from_json(folder, "decoder_scheduler")
         settings = DecoderSettings.noted(folder)
-        check_channels(config, settings.in_channels, process, str(folder.path / "decoder"))
-        network = DecoderNetwork(
-            folder.load("decoder", UNet, config, dtype),
-            folder.load("text_proj", TextProjection, projection, dtype),
-        )
-        if settings.caption_tokens == "own":
-            network.text_encoder = _load_text_encoder(folder, clip, dtype)
-        student = _load_student(folder, config, dtype) if folder.has(STUDENT) else None
+        network = load_network(folder, clip, settings, process, dtype)
+        student = None
+        if folder.has(STUDENT):
+            student = load_student(folder, network.decoder.config, dtype)
         return cls(network, clip, process, settings, student)
 
     def with_student(self, student: Student | None) -> "DecoderStage":
@@ -433,103 +306,13 @@ class DecoderStage:
         decoder_distilled. One that is there and another decoder's is removed first."""
         if folder.has(STUDENT) and not self.is_in(folder):
             folder.remove(STUDENT)
-        decoder, text_proj = self.network.decoder, self.network.text_proj
-        folder.save(
-            "decoder",
-            ("diffusers", decoder.config.class_name),
-            {"config.json": decoder.config.to_json()},
-            self._published(decoder),
-        )
-        folder.save(
-            "text_proj",
-            ("unclip", text_proj.config.class_name),
-            {"config.json": text_proj.config.to_json()},
-            text_proj.state_dict(),
-        )
+        save_network(folder, self.network, self.process.config)
         folder.save(
             "decoder_scheduler",
             ("diffusers", "UnCLIPScheduler"),
             {"scheduler_config.json": scheduler_json(self.process.config)},
         )
-        text_encoder = self.network.text_encoder
-        if text_encoder is not None:
-            folder.save(
-                TEXT_ENCODER,
-                _TWO_WAY,
-                {"config.json": text_encoder.config.to_json()},
-                text_encoder.state_dict(),
-                stem="model",
-            )
-        elif folder.has(TEXT_ENCODER):
-            folder.remove(TEXT_ENCODER)
-        if self.settings.note != DecoderSettings().note or _NOTE in folder.index():
-            folder.update_index({_NOTE: self.settings.note})
+        if self.settings.note != DecoderSettings().note or NOTE in folder.index():
+            folder.update_index({NOTE: self.settings.note})
         if self.student is not None:
             save_student(folder, self.student)
-
-    def _published(self, network: UNet) -> dict[str, Tensor]:
-        """Its weights, the untrained variance half of an x_0 predictor a constant: v = 0, β̃."""
-        weights = network.state_dict()
-        if self.process.config.trains_variance or "conv_out.weight" not in weights:
-            return weights
-        weight, bias = weights["conv_out.weight"].clone(), weights["conv_out.bias"].clone()
-        weight[3:], bias[3:] = 0.0, -1.0  # the half holds 2 v - 1
-        return weights | {"conv_out.weight": weight, "conv_out.bias": bias}
-
-
-def save_student(folder: ModelFolder, student: Student) -> None:
-    """decoder_distilled, and the scales that it has learned."""
-    with folder.publishing():
-        folder.update_index({_STUDENT_NOTE: {"guidance_scales": list(student.scales)}})
-        folder.save(
-            STUDENT,
-            ("diffusers", student.network.config.class_name),
-            {"config.json": student.network.config.to_json()},
-            student.network.state_dict(),
-        )
-
-
-@dataclass(frozen=True)
-class _StudentNote(Checked):
-    guidance_scales: tuple[Scale, Scale]
-
-
-def _load_student(folder: ModelFolder, teacher: UNetConfig, dtype: torch.dtype | None) -> Student:
-    """The student of the folder's decoder, of which it differs by the scale's embedding alone."""
-    where = str(folder.path / STUDENT)
-    config = UNetConfig.from_json(folder.config(STUDENT), where)
-    width = config.time_cond_proj_dim
-    if width is None or replace(teacher, time_cond_proj_dim=width) != config:
-        raise ValueError(
-            f"{where} must have the sizes of the decoder, and a time_cond_proj_dim: they are not "
-            "of one model"
-        )
-    noted = folder.index().get(_STUDENT_NOTE)
-    if not isinstance(noted, dict):
-        raise ValueError(
-            f"{folder.path}: {_STUDENT_NOTE} is {shown(noted)}; it must be an object that says the "
-            "guidance_scales"
-        )
-    note = from_mapping(_StudentNote, noted, f"{folder.path}: {_STUDENT_NOTE}")
-    return Student(folder.load(STUDENT, UNet, config, dtype), note.guidance_scales)
-
-
-def _load_text_encoder(
-    folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None
-) -> TextEncoder:
-    """The decoder's own text Transformer, which reads the tokens of the folder's CLIP."""
-    where = str(folder.path / TEXT_ENCODER)
-    if folder.has(TEXT_ENCODER) and folder.index()[TEXT_ENCODER][1] != _TWO_WAY[1]:
-        raise ValueError(
-            f"{where} was trained by a version of unclip whose own text Transformer read captions "
-            "in one direction only; train the decoder anew with --overwrite"
-        )
-    config = CLIPTextConfig.from_json(folder.config(TEXT_ENCODER), where)
-    theirs = clip.text_encoder.config
-    for key in ("vocab_size", "max_position_embeddings", "hidden_size", "projection_dim"):
-        if getattr(config, key) != getattr(theirs, key):
-            raise ValueError(
-                f"{where} has {key} {getattr(config, key)}, the text encoder "
-                f"{getattr(theirs, key)}: they are not of one model"
-            )
-    return folder.load(TEXT_ENCODER, TextEncoder, config, dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.acceleration.test_int8 import needs_int8
-from tests.stages.test_decoder import CAPTIONS
+from tests.stages.decoder.test_stage import CAPTIONS
 from tests.tiny import noise, scenes
 from unclip import Pipeline
 from unclip.diffusion.guidance import Guidance, guided
@@ -21,7 +21,7 @@ from unclip.networks.unet import UNet
 from unclip.stages.base import Batch, Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, DecoderStage
-from unclip.stages.distillation import DistillationSettings, DistillationStage
+from unclip.stages.students.guidance import DistillationSettings, DistillationStage
 from unclip.storage.folder import ModelFolder
 
 SETTINGS = DistillationSettings((1.0, 4.0))

@@ -1,0 +1,152 @@
+"""The decoder's networks, and how they lie in a model folder."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from unclip.diffusion.schedules import DiffusionConfig
+from unclip.networks.clip import TextEncoder
+from unclip.networks.clip_config import CLIPTextConfig
+from unclip.networks.decoder import TextProjection, TextProjectionConfig, text_projection_config
+from unclip.networks.unet import UNet, UNetConfig
+from unclip.networks.unet_config import adm_config
+from unclip.stages.base import check_channels
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.decoder.settings import DecoderSettings
+from unclip.storage.folder import ModelFolder
+
+TEXT_ENCODER = "decoder_text_encoder"
+_TWO_WAY = ("unclip", "TextEncoder")  # in the index: no library knows it
+
+
+class DecoderNetwork(nn.Module):
+    """The decoder's components: what z_i and the caption become, and the U-Net.
+
+    `text_encoder` is the text Transformer of its own, if it has one. It has the modules of CLIP's,
+    but its tokens attend to each other both ways, as those of GLIDE's, whose code masks nothing but
+    padding: what is said of the first object can so depend on the words that follow. Its vector is
+    read at the end token.
+    """
+
+    def __init__(
+        self, decoder: UNet, text_proj: TextProjection, text_encoder: TextEncoder | None = None
+    ) -> None:
+        super().__init__()
+        self.decoder, self.text_proj, self.text_encoder = decoder, text_proj, text_encoder
+
+
+def build_network(settings: DecoderSettings, clip: FrozenCLIP, size: int) -> DecoderNetwork:
+    """Fresh networks for images of `size` pixels a side."""
+    config = adm_config(
+        size,
+        settings.widths,
+        settings.layers,
+        in_channels=settings.in_channels,
+        out_channels=6,
+        context_width=settings.context_width,
+        attend_from=settings.attend_from,
+        head_width=settings.head_width,
+        groups=settings.groups,
+        dropout=settings.dropout,
+    )
+    text_proj = TextProjection(text_projection_config(config, clip.width))
+    network = DecoderNetwork(UNet(config), text_proj)
+    if settings.caption_tokens == "own":
+        sizes = replace(clip.text_encoder.config, num_hidden_layers=settings.text_layers)
+        network.text_encoder = TextEncoder(sizes)
+    return network
+
+
+def load_network(
+    folder: ModelFolder,
+    clip: FrozenCLIP,
+    settings: DecoderSettings,
+    process: DiffusionConfig,
+    dtype: torch.dtype | None = None,
+) -> DecoderNetwork:
+    """Read `decoder`, `text_proj` and, where the settings say that there is one,
+    `decoder_text_encoder` of a model folder."""
+    config = UNetConfig.from_json(folder.config("decoder"), str(folder.path / "decoder"))
+    projection = TextProjectionConfig.from_json(
+        folder.config("text_proj"), str(folder.path / "text_proj")
+    )
+    if projection.clip_embeddings_dim != clip.width:
+        raise ValueError(
+            f"{folder.path}: the decoder takes embeddings of width "
+            f"{projection.clip_embeddings_dim}, but the text encoder's have width "
+            f"{clip.width}: they are not of one model"
+        )
+    wanted = text_projection_config(config, clip.width)
+    for key in ("time_embed_dim", "cross_attention_dim"):
+        if getattr(projection, key) != getattr(wanted, key):
+            raise ValueError(
+                f"{folder.path}: text_proj has {key} {getattr(projection, key)}, the decoder "
+                f"{getattr(wanted, key)}: they are not of one model"
+            )
+    check_channels(config, settings.in_channels, process, str(folder.path / "decoder"))
+    network = DecoderNetwork(
+        folder.load("decoder", UNet, config, dtype),
+        folder.load("text_proj", TextProjection, projection, dtype),
+    )
+    if settings.caption_tokens == "own":
+        network.text_encoder = _load_text_encoder(folder, clip, dtype)
+    return network
+
+
+def _load_text_encoder(
+    folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None
+) -> TextEncoder:
+    """The decoder's own text Transformer, which reads the tokens of the folder's CLIP."""
+    where = str(folder.path / TEXT_ENCODER)
+    if folder.has(TEXT_ENCODER) and folder.index()[TEXT_ENCODER][1] != _TWO_WAY[1]:
+        raise ValueError(
+            f"{where} was trained by a version of unclip whose own text Transformer read captions "
+            "in one direction only; train the decoder anew with --overwrite"
+        )
+    config = CLIPTextConfig.from_json(folder.config(TEXT_ENCODER), where)
+    theirs = clip.text_encoder.config
+    for key in ("vocab_size", "max_position_embeddings", "hidden_size", "projection_dim"):
+        if getattr(config, key) != getattr(theirs, key):
+            raise ValueError(
+                f"{where} has {key} {getattr(config, key)}, the text encoder "
+                f"{getattr(theirs, key)}: they are not of one model"
+            )
+    return folder.load(TEXT_ENCODER, TextEncoder, config, dtype)
+
+
+def save_network(folder: ModelFolder, network: DecoderNetwork, process: DiffusionConfig) -> None:
+    """decoder, text_proj and, if it has one, decoder_text_encoder; another's is removed."""
+    decoder, text_proj, text_encoder = network.decoder, network.text_proj, network.text_encoder
+    folder.save(
+        "decoder",
+        ("diffusers", decoder.config.class_name),
+        {"config.json": decoder.config.to_json()},
+        _published(decoder, process),
+    )
+    folder.save(
+        "text_proj",
+        ("unclip", text_proj.config.class_name),
+        {"config.json": text_proj.config.to_json()},
+        text_proj.state_dict(),
+    )
+    if text_encoder is not None:
+        folder.save(
+            TEXT_ENCODER,
+            _TWO_WAY,
+            {"config.json": text_encoder.config.to_json()},
+            text_encoder.state_dict(),
+            stem="model",
+        )
+    elif folder.has(TEXT_ENCODER):
+        folder.remove(TEXT_ENCODER)
+
+
+def _published(network: UNet, process: DiffusionConfig) -> dict[str, Tensor]:
+    """Its weights, the untrained variance half of an x_0 predictor a constant: v = 0, β̃."""
+    weights = network.state_dict()
+    if process.trains_variance or "conv_out.weight" not in weights:
+        return weights
+    weight, bias = weights["conv_out.weight"].clone(), weights["conv_out.bias"].clone()
+    weight[3:], bias[3:] = 0.0, -1.0  # the half holds 2 v - 1
+    return weights | {"conv_out.weight": weight, "conv_out.bias": bias}

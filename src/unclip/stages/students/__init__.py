@@ -1,0 +1,1 @@
+"""Students: what learns to do in fewer evaluations what a trained stage does."""
