@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -291,3 +292,50 @@ def test_a_child_process_that_ends_in_the_middle_ends() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", CHILD], timeout=25, env=environment, check=False)
     assert done.returncode == 0
+
+
+TEMPORARY = """
+from unclip.data.batches import Order, batches
+from unclip.data.sources import open_source
+if __name__ == "__main__":
+    source = open_source("emoji:shapes", size=32)
+    print(next(batches(source, Order.of(source), 4, num_workers=1))["captions"][0])
+"""
+
+
+def test_workers_need_no_socket_below_tmpdir(tmp_path: Path) -> None:
+    """Sockets have paths of 107 characters at most, folders have no such limit."""
+    folder = tmp_path / ("a" * 120)
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", TEMPORARY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.stdout.strip() == open_source("emoji:shapes", size=32).caption(0)
+    assert done.stderr == ""
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_is_ended_is_said() -> None:
+    handler = signal.getsignal(signal.SIGCHLD)
+    stream = batches(Numbers(), Order(23), 4, num_workers=1)
+    next(stream)
+    assert signal.getsignal(signal.SIGCHLD) is handler
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(ValueError, match=r"ended by the system.*fewer data\.workers"):
+        take(stream, 10)
+
+
+@pytest.mark.timeout(60)
+def test_a_batch_that_cannot_be_sent_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("unclip.data.batches._packed", lambda raw: lambda: raw)  # not picklable
+    with pytest.raises(ValueError, match="ended by the system"):
+        next(batches(Numbers(), Order(23), 4, num_workers=1))
+    assert "cannot hand over a batch" in capfd.readouterr().err

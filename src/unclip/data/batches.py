@@ -8,7 +8,9 @@ import atexit
 import ctypes
 import itertools
 import logging
+import multiprocessing.queues
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -104,7 +106,8 @@ def batches(
     iterator (or drop it) to end them.
 
     The global random state of torch is neither used nor changed. Images that cannot be decoded are
-    logged once each as warnings. ValueError for impossible numbers, and from the source.
+    logged once each as warnings. ValueError for impossible numbers, from the source, and where the
+    system ends a worker.
     """
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} of {world_size} processes does not exist")
@@ -128,10 +131,11 @@ def _finished(steps: "_Steps", start_step: int, num_workers: int) -> Generator[B
             if name not in warned:
                 warned.add(name)
                 _log.warning("%s; another image takes its place", name)
+        tensors = {name: torch.from_numpy(values) for name, values in raw["tensors"].items()}
         # Scaled here: bytes are a quarter of the traffic between processes.
-        images = raw["images"].float().div_(127.5).sub_(1.0)  # (N, 3, H, W)
+        images = tensors.pop("image").float().div_(127.5).sub_(1.0)  # (N, 3, H, W)
         batch: Batch = {"images": images, "captions": raw["captions"]}
-        yield cast(Batch, {**raw["labels"], **batch})
+        yield cast(Batch, {**tensors, **batch})
 
 
 def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[str, Any]]:
@@ -147,10 +151,11 @@ def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[st
             batch_size=None,  # a step is a whole batch already
             sampler=_From(start_step),
             num_workers=num_workers,
+            collate_fn=_packed,
             worker_init_fn=partial(_start_worker, parent),
             generator=torch.Generator(),  # without one it draws from the global random state
         )
-        with _signals_held():
+        with _signals_held(), _handler_kept():
             held = [iter(loader)]
     # Dropping the iterator ends its workers; at exit that must come before torch's and Python's
     # own clean-up, which would wait for ever for workers that nobody has told to stop. Programs
@@ -159,7 +164,14 @@ def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[st
     atexit.register(drop)
     try:
         while True:
-            yield next(held[0])
+            yield pickle.loads(next(held[0]))
+    except RuntimeError as error:
+        if "exited unexpectedly" in str(error) or "is killed by" in str(error):
+            raise ValueError(
+                "a process that loads images was ended by the system, perhaps for want of memory; "
+                "take fewer data.workers, or 0 to load images in the main process"
+            ) from None
+        raise
     finally:
         drop()
         atexit.unregister(drop)
@@ -183,17 +195,21 @@ class _Steps(Dataset[dict[str, Any]]):
             samples = [self.source[self.order(first + i)] for i in range(self.share)]
         except ValueError as error:
             return {"error": str(error)}
-        labels = [name for name, value in samples[0].items() if isinstance(value, Tensor)]
+        tensors = [name for name, value in samples[0].items() if isinstance(value, Tensor)]
         return {
-            "images": torch.stack([sample["image"] for sample in samples]),  # (N, 3, H, W)
-            "labels": {
-                name: torch.stack([cast(dict[str, Tensor], sample)[name] for sample in samples])
-                for name in labels
-                if name != "image"
+            "tensors": {  # as arrays, (N, …)
+                name: torch.stack([cast(dict[str, Tensor], one)[name] for one in samples]).numpy()
+                for name in tensors
             },
             "captions": [sample["caption"] for sample in samples],
             "unreadable": [name for sample in samples for name in sample.get("unreadable", ())],
         }
+
+
+def _packed(raw: Any) -> bytes:
+    """What a worker hands over. As bytes it goes through a pipe; tensors would go through shared
+    memory, which containers keep small, and a socket below TMPDIR, whose path may be too long."""
+    return pickle.dumps(raw, protocol=5)  # arrays are copied once
 
 
 class _From(Sampler[int]):
@@ -217,9 +233,25 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _handler_kept() -> Iterator[None]:
+    """Without torch's handler of SIGCHLD, which raises an error wherever the main process happens
+    to be when a worker dies; the iterator finds out by itself within 5 s."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
+
+
 def _start_worker(parent: int | None, worker: int) -> None:
     """Quiet, obedient workers: the main process decides when to stop, and none outlives it."""
     torch.set_num_threads(1)
+    # A batch that cannot be sent would be waited for without end.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _obey_the_second)
     if hasattr(signal, "pthread_sigmask"):
@@ -229,6 +261,11 @@ def _start_worker(parent: int | None, worker: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(0)
+
+
+def _end(error: BaseException, batch: object) -> None:
+    print(f"a process that loads images cannot hand over a batch: {error!r}", file=sys.stderr)
+    os._exit(1)
 
 
 def _obey_the_second(signum: int, frame: object) -> None:
