@@ -13,7 +13,7 @@ benchmarks/results/results.jsonl. With the bundled model all variants take 4 TFL
 for 100 scenes on one core. FID wants thousands. Distilled guidance is left out where the model
 has no decoder_distilled.
 
-Variants are rows of the table of presets (src/unclip/pipeline/presets.py), with η = 0 where they
+Variants are rows of the table of presets (src/unclip/pipeline/settings.py), with η = 0 where they
 are meant to be deterministic; docs/sampling.md explains them.
 """
 
@@ -42,28 +42,28 @@ from unclip.evaluation.metrics.fid import frechet_distance
 from unclip.interfaces.cli.commands.evaluate import WORLD, generator
 from unclip.networks.pca import Moments
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.presets import PRESETS, Preset, Way
-from unclip.pipeline.request import Settings
+from unclip.pipeline.settings import PRESETS, STAGES, Preset, Row, Settings
 from unclip.stages.base import Sampling
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 
 MANY, PLAIN = "many steps", "ddim"
-DDIM = Preset(*(replace(way, sampler="ddim") for way in vars(PRESETS["default"]).values()))
+DDIM = Preset(*({**getattr(PRESETS["default"], name), "sampler": "ddim"} for name in STAGES))
 SHOWN = ("exact", "object", "colour", "background", "relation")
 
 
-def ddim_but(**ways: Way) -> Preset:
+def ddim_but(**rows: Row) -> Preset:
     """Plain DDIM with some stages sampled otherwise; what is said of one upsampler is both's."""
-    if "super_res" in ways:
-        ways["super_res_1024"] = ways["super_res"]
-    return replace(DDIM, **ways)
+    if "super_res" in rows:
+        rows["super_res_1024"] = rows["super_res"]
+    return replace(DDIM, **rows)
 
 
 def deterministic_variants(many: tuple[int, int, int]) -> dict[str, Preset]:
     """Each approximation by itself, after the reference with `many` steps and plain DDIM."""
     of = dict(zip(("prior", "decoder", "super_res"), many, strict=True))
-    variants = {MANY: ddim_but(**{stage: Way(n, "ddim") for stage, n in of.items()}), PLAIN: DDIM}
+    rows = {stage: {"steps": n, "sampler": "ddim"} for stage, n in of.items()}
+    variants = {MANY: ddim_but(**rows), PLAIN: DDIM}
     for stage, counts in (
         ("prior", (5, 8, 12)),
         ("decoder", (6, 8, 10, 15)),
@@ -71,19 +71,20 @@ def deterministic_variants(many: tuple[int, int, int]) -> dict[str, Preset]:
     ):
         for n in counts:
             name = f"{stage} dpm++ {n}".replace("_", " ")
-            variants[name] = ddim_but(**{stage: Way(n, "dpm++")})
+            variants[name] = ddim_but(**{stage: {"steps": n, "sampler": "dpm++"}})
     intervals = ((0.0, 5.0), (0.3, math.inf), (0.3, 5.0), (0.5, 3.0), (1.0, math.inf))
     for low, high in intervals:
-        guided = {s: replace(getattr(DDIM, s), interval=(low, high)) for s in ("prior", "decoder")}
+        interval = {"guidance_interval": (low, high)}
+        guided = {stage: getattr(DDIM, stage) | interval for stage in ("prior", "decoder")}
         variants[f"guidance {low:g} to {high:g}"] = ddim_but(**guided)
-    for way in (DDIM.decoder, Way(15, "dpm++"), Way(10, "dpm++")):
-        name = f"distilled guidance {way.sampler} {way.steps}"
-        variants[name] = ddim_but(decoder=replace(DDIM.decoder, distilled=way))
+    for row in (DDIM.decoder, *({"steps": n, "sampler": "dpm++"} for n in (15, 10))):
+        name = f"distilled guidance {row['sampler']} {row['steps']}"
+        variants[name] = ddim_but(decoder_distilled=row)
     for k in (2, 3):
-        variants[f"decoder reuse {k}"] = ddim_but(decoder=replace(DDIM.decoder, reuse=k))
-        variants[f"super res reuse {k}"] = ddim_but(super_res=replace(DDIM.super_res, reuse=k))
+        variants[f"decoder reuse {k}"] = ddim_but(decoder={**DDIM.decoder, "reuse": k})
+        variants[f"super res reuse {k}"] = ddim_but(super_res={**DDIM.super_res, "reuse": k})
     for n in (1, 2, 3):
-        variants[f"super res ddim {n}"] = ddim_but(super_res=Way(n, "ddim"))
+        variants[f"super res ddim {n}"] = ddim_but(super_res={"steps": n, "sampler": "ddim"})
     return variants
 
 
@@ -275,7 +276,7 @@ def main() -> None:
     judge = load_judge(options.judge).to(pipe.device)
     made = {}
     for name in names:
-        if name in still and still[name].decoder.distilled and not pipe.decoder.student:
+        if name in still and still[name].decoder_distilled and not pipe.decoder.student:
             continue  # it would be "ddim" again
         if options.only is None or name in options.only:
             settings = Settings(name, eta=0.0 if name in still else None, size=options.size)

@@ -17,7 +17,7 @@ matplotlib.use("agg")
 from matplotlib import pyplot
 
 from common import RESULTS, ROOT
-from unclip.pipeline.presets import PRESETS
+from unclip.pipeline.settings import PRESETS
 
 Row = dict[str, Any]
 PARTS = ("prior", "decoder", "upsampler")

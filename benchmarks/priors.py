@@ -25,7 +25,8 @@ from unclip.evaluation.metrics.composition import Composition, evaluate_model, h
 from unclip.interfaces.cli.commands.evaluate import WORLD, generator
 from unclip.pipeline.opening import Parts
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.request import PRIORS, Settings, noise_for
+from unclip.pipeline.requests import noise_for
+from unclip.pipeline.settings import PRIORS, Settings
 from unclip.storage.folder import ModelFolder, bundled
 from unclip.training.stages import STAGES
 from unclip.training.start import resolve

@@ -19,7 +19,7 @@ from unclip.device.precision import name_of
 from unclip.evaluation.studies.upsampling import measure, table
 from unclip.outputs.images import contact_sheet
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.request import Settings
+from unclip.pipeline.settings import Settings
 from unclip.stages.upsampler import SECOND
 
 SHOWN = 3  # scenes in the picture

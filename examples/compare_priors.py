@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from unclip import Pipeline
 from unclip.outputs.images import contact_sheet
-from unclip.pipeline.request import PRIORS
+from unclip.pipeline.settings import PRIORS
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from unclip import Pipeline, Settings
 from unclip.evaluation.judge.network import Judge, JudgeConfig
 from unclip.evaluation.judge.training import JudgeStage
-from unclip.pipeline.presets import PRESETS
+from unclip.pipeline.settings import PRESETS
 from unclip.stages.decoder import Student
 from unclip.storage.folder import ModelFolder
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unclip.pipeline.latents import Latents
     from unclip.pipeline.pipeline import Pipeline
-    from unclip.pipeline.request import Output, Settings
+    from unclip.pipeline.requests import Output
+    from unclip.pipeline.settings import Settings
     from unclip.stages.encoders import CLIP
     from unclip.tokenizer import Tokenizer
 
@@ -23,9 +24,9 @@ __all__ = ["CLIP", "Latents", "Output", "Pipeline", "Settings", "Tokenizer", "__
 _HOMES = {
     "CLIP": "unclip.stages.encoders",
     "Latents": "unclip.pipeline.latents",
-    "Output": "unclip.pipeline.request",
+    "Output": "unclip.pipeline.requests",
     "Pipeline": "unclip.pipeline.pipeline",
-    "Settings": "unclip.pipeline.request",
+    "Settings": "unclip.pipeline.settings",
     "Tokenizer": "unclip.tokenizer",
 }
 

@@ -70,6 +70,12 @@ def seed_after(seed: int, number: int) -> int:
     return following if following < 2**64 else following - 2**64
 
 
+def check_interval(interval: tuple[float, float] | None, name: str) -> None:
+    """Refuse an interval of noise levels that ends before it begins; None is no interval."""
+    if interval is not None and interval[0] > interval[1]:
+        raise ValueError(f"{name} is {interval}; give two noise levels, the lower one first")
+
+
 def true_or_false(value: Any, name: str) -> bool:
     """`value` as a bool: Python's, numpy's or torch's, and nothing that merely passes for one.
 

@@ -9,6 +9,7 @@ key that no field carries is an error that names the key, never ignored.
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -45,6 +46,14 @@ Probability = Annotated[float, Between(0, 1)]
 Dropout = Annotated[float, Between(0, 0.99)]
 Scale = Annotated[float, Between(0, 1000)]  # of guidance
 Positive = Annotated[float, Between(1e-20, 10**12)]
+# Of sampling, which `Settings` and the stages share.
+Steps = Annotated[int, Between(1, 2**16)]  # the process knows how many it can take
+Reuse = Annotated[int, Between(1, 1000)]
+Resamples = Annotated[int, Between(1, 1000)]
+Candidates = Annotated[int, Between(1, 1024)]
+Pixels = Annotated[int, Between(1, 2**15)]  # of a side of what is made
+Level = Annotated[float, Between(0, math.inf)]  # of noise over signal, σ
+Interval = tuple[Level, Level]
 
 
 class Checked:

@@ -14,7 +14,7 @@ from tests.tiny import _awaken
 from unclip import Pipeline
 from unclip.acceleration import int8
 from unclip.acceleration.int8 import Int8Conv2d, Int8Linear, Int8Pointwise, is_int8, to_int8
-from unclip.device.precision import check_int8, name_of, resolve
+from unclip.device.precision import check_int8, dtype_named, name_of
 from unclip.interfaces.cli import main
 from unclip.networks.decoder import DECODERS
 from unclip.networks.diffusion_prior import PRIORS, DiffusionPrior
@@ -189,11 +189,11 @@ def test_what_int8_cannot_do(pipe: Pipeline, tiny_model: Path) -> None:
 
 def test_where_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="int8 is for CPUs; on the device cuda take bf16"):
-        resolve("int8", torch.device("cuda"))
+        dtype_named("int8", torch.device("cuda"))
     for cpu, advice in ((PLAIN, "take fp32$"), (replace(WITH_BF16, int8=False), "bf16 or fp32$")):
         monkeypatch.setattr(int8, "instructions", lambda cpu=cpu: cpu)
         with pytest.raises(ValueError, match=f"this CPU has no fast products .*: .*{advice}"):
-            resolve("int8", CPU)
+            dtype_named("int8", CPU)
 
 
 @needs_int8

@@ -13,13 +13,13 @@ CPU = torch.device("cpu")
 
 
 def test_names_mean_types() -> None:
-    assert precision.resolve("fp32", CPU) == torch.float32
-    assert precision.resolve("bf16", CPU) == torch.bfloat16
+    assert precision.dtype_named("fp32", CPU) == torch.float32
+    assert precision.dtype_named("bf16", CPU) == torch.bfloat16
     for name, dtype in precision.DTYPES.items():
         assert precision.name_of(dtype) == name
-        assert precision.resolve(dtype, CPU) == dtype
+        assert precision.dtype_named(dtype, CPU) == dtype
     with pytest.raises(ValueError, match="'fp64' is not one of auto, fp32, bf16, fp16"):
-        precision.resolve("fp64", CPU)
+        precision.dtype_named("fp64", CPU)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_auto_takes_the_faster_one(fast: torch.dtype, monkeypatch: pytest.Monkey
     speeds = {dtype: 1.0 + (dtype == fast) for dtype in (torch.float32, torch.bfloat16)}
     monkeypatch.setattr(precision, "instructions", lambda: WITH_BF16)
     monkeypatch.setattr(precision, "matmul_speeds", lambda n: speeds)
-    assert precision.resolve("auto", CPU) == fast
+    assert precision.dtype_named("auto", CPU) == fast
 
 
 @pytest.mark.usefixtures("anew")
@@ -47,7 +47,7 @@ def test_what_a_cpu_would_emulate_is_neither_chosen_nor_timed(
     monkeypatch.setattr(precision, "instructions", lambda: cpu)
     assert set(precision.matmul_speeds(8, repeats=1)) == {torch.float32}
     monkeypatch.setattr(precision, "matmul_speeds", None)  # one type is no choice
-    assert precision.resolve("auto", CPU) == torch.float32
+    assert precision.dtype_named("auto", CPU) == torch.float32
 
 
 @pytest.mark.usefixtures("anew")

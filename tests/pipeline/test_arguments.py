@@ -19,7 +19,7 @@ from PIL import Image
 from unclip import CLIP, Latents, Pipeline, Settings, Tokenizer
 from unclip.diffusion.samplers import noise_from
 from unclip.pipeline.opening import Parts
-from unclip.pipeline.request import Drawing
+from unclip.pipeline.requests import Drawing
 from unclip.stages.base import Process
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.encoders import load_image_encoder, load_text_encoder
@@ -139,7 +139,7 @@ def of_others(pipe: Pipeline, clip: CLIP, tiny_model: Path, place: Path) -> Tabl
         "Latents": (Latents, {"z_i": latents.z_i, "x_T": latents.x_T, "steps": 2, "model": ""}),
         "save": (latents.save, {"path": place / "l.safetensors"}),
         "load": (Latents.load, {"path": place / "l.safetensors"}),
-        "suiting": (latents.suiting, {"settings": Settings()}),
+        "for_reconstruction": (Settings().for_reconstruction, {"steps": 1}),
         "check": (latents.check, {"width": 64, "size": 16, "model": ""}),
         "Tokenizer": (
             Tokenizer, {"vocab": tokenizer.vocab, "merges": tokenizer.merges, "pad_token": "!"}

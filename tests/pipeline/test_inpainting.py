@@ -14,7 +14,7 @@ from torch import Tensor
 from unclip import Pipeline
 from unclip.data.transforms import to_tensor
 from unclip.pipeline.inpainting import Hole, plan_hole
-from unclip.pipeline.request import Settings
+from unclip.pipeline.settings import Settings
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.storage.folder import ModelFolder

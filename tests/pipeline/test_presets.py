@@ -9,11 +9,16 @@ import pytest
 from unclip import Pipeline, Settings
 from unclip.diffusion.guidance import Guidance
 from unclip.pipeline.inpainting import RESAMPLES
-from unclip.pipeline.presets import PRESETS, Preset, Way
+from unclip.pipeline.settings import PRESETS, Preset
 from unclip.stages.base import Sampling
 from unclip.stages.decoder import Student
 
-ROW = Preset(Way(3, "dpm++"), Way(4, interval=(0.3, 5.0), reuse=2), Way(2, "ddpm", reuse=3), Way(1))
+ROW = Preset(
+    {"steps": 3, "sampler": "dpm++"},
+    {"steps": 4, "guidance_interval": (0.3, 5.0), "reuse": 2},
+    {"steps": 2, "sampler": "ddpm", "reuse": 3},
+    {"steps": 1},
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +49,14 @@ def test_settings_override_the_preset(pipe: Pipeline, monkeypatch: pytest.Monkey
     assert pipe.sampling("prior", settings) == Sampling(5, "ddim", Guidance(1.0, everything))
     decoder = Sampling(6, "ddim", Guidance(3.0, everything), resamples=RESAMPLES)
     assert pipe.sampling("decoder", settings) == decoder
-    assert pipe.sampling("super_res", settings) == Sampling(7, "ddim", Guidance(1.0, everything))
+    assert pipe.sampling("super_res", settings) == Sampling(7, "ddim")
     assert settings.changed()["reuse"] == 1
 
 
 def test_a_row_says_how_much_noise_its_samplers_add(
     pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PRESETS, "fast", replace(ROW, prior=Way(3, "dpm++", eta=0.0)))
+    monkeypatch.setitem(PRESETS, "fast", replace(ROW, prior={**ROW.prior, "eta": 0.0}))
     monkeypatch.setitem(pipe.defaults, "eta", 1.0)
     assert pipe.sampling("prior", Settings("fast")).eta == 0.0
     assert pipe.sampling("super_res", Settings("fast")).eta == 1.0
@@ -59,10 +64,10 @@ def test_a_row_says_how_much_noise_its_samplers_add(
     assert pipe.sampling("prior", Settings("fast", sampler="ddim")).eta == 1.0  # not the row's
 
 
-def test_decoders_with_a_student_have_a_way_of_their_own(
+def test_decoders_with_a_student_have_a_row_of_their_own(
     pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = replace(ROW, decoder=replace(ROW.decoder, distilled=Way(6, "dpm++")))
+    row = replace(ROW, decoder_distilled={"steps": 6, "sampler": "dpm++"})
     monkeypatch.setitem(PRESETS, "fast", row)
     settings = Settings("fast", decoder_guidance_scale=3.0)
     plain = Sampling(
@@ -92,7 +97,7 @@ def test_decoders_with_a_student_have_a_way_of_their_own(
 def test_a_preset_gives_upsamplers_that_predict_noise_two_steps(
     pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PRESETS, "fast", replace(ROW, super_res=Way(1, "ddim")))
+    monkeypatch.setitem(PRESETS, "fast", replace(ROW, super_res={"steps": 1, "sampler": "ddim"}))
     assert pipe.sampling("super_res", Settings("fast")).steps == 1
     process = pipe.upsamplers[0].process
     noisy = replace(process.config, prediction_type="epsilon")
@@ -111,10 +116,20 @@ def test_the_published_layouts_values_are_exact_and_the_default(pipe: Pipeline) 
 
 
 def test_latents_reuse_nothing_unless_they_are_told_to() -> None:
-    import torch
+    assert Settings("fast").for_reconstruction(9).reuse == 1
+    assert Settings("fast", reuse=2).for_reconstruction(9).reuse == 2
+    assert Settings().for_reconstruction(9).decoder_num_inference_steps == 9
 
-    from unclip.pipeline.latents import Latents
 
-    latents = Latents(torch.zeros(1, 4), torch.zeros(1, 3, 8, 8), 9)
-    assert latents.suiting(Settings("fast")).reuse == 1
-    assert latents.suiting(Settings("fast", reuse=2)).reuse == 2
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"steps": 3, "interval": (0, 1)}, "unknown value 'interval'"),
+        ({"steps": 3, "guidance_scale": 2}, "unknown value 'guidance_scale'"),
+        ({"steps": 3, "eta": 2}, "eta is 2"),
+        ({"steps": 0}, "decoder_num_inference_steps is 0"),
+    ],
+)
+def test_rows_that_make_no_sense(row: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        replace(ROW, decoder=row)

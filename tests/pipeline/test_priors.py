@@ -69,7 +69,7 @@ def test_progress_counts_the_codes(pipe: Pipeline) -> None:
     seen = []
     settings = {"steps": "fast", "prior": "autoregressive"}
     pipe("a star", callback_on_step_end=lambda *step: seen.append(step[-1]["stage"]), **settings)  # type: ignore[arg-type]
-    from unclip.pipeline.request import Settings
+    from unclip.pipeline.settings import Settings
 
     assert len(seen) == pipe.evaluations(Settings(**settings))  # type: ignore[arg-type]
     assert pipe.autoregressive_prior is not None

@@ -13,7 +13,8 @@ from tests.interfaces.cli.test_cli import Capture, refused
 from tests.tiny import _awaken
 from unclip import Pipeline
 from unclip.interfaces.cli import main
-from unclip.outputs.images import command_for, read_info
+from unclip.interfaces.cli.reproduction import command_for
+from unclip.outputs.images import read_info
 from unclip.pipeline import upscaling
 from unclip.stages.upsampler import SECOND, UpsamplerSettings, UpsamplerStage
 from unclip.storage.folder import ModelFolder

@@ -33,7 +33,7 @@ def device_named(name: str | torch.device) -> torch.device:
     return device
 
 
-def resolve(precision: str | torch.dtype, device: torch.device) -> torch.dtype:
+def dtype_named(precision: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The data type that `precision`, one of `PRECISIONS` or a type itself, means on `device`.
 
     Raises:

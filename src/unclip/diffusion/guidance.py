@@ -6,17 +6,13 @@ before x_0 is clipped; the learned variance is the conditional branch's.
 Shapes: N batch, C channels of the data, ... the remaining dimensions.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Annotated
 
 from torch import Tensor
 
-from unclip.config import Between, Checked, Probability, Scale
+from unclip.checks import check_interval
+from unclip.config import Checked, Interval, Probability, Scale
 from unclip.diffusion.prediction import at_least_float32
-
-_Level = Annotated[float, Between(0, math.inf)]
-Interval = tuple[_Level, _Level]
 
 
 @dataclass(frozen=True)
@@ -54,12 +50,6 @@ class Guidance(Checked):
     def __call__(self, cond: Tensor, uncond: Tensor, channels: int) -> Tensor:
         """``guided`` with this scale and rescale."""
         return guided(cond, uncond, self.scale, channels=channels, rescale=self.rescale)
-
-
-def check_interval(interval: Interval | None, name: str) -> None:
-    """Refuse an interval that ends before it begins."""
-    if interval is not None and interval[0] > interval[1]:
-        raise ValueError(f"{name} is {interval}; give two noise levels, the lower one first")
 
 
 def guided(

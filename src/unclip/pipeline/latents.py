@@ -24,7 +24,6 @@ from unclip.files import (
     whole,
     write_safetensors,
 )
-from unclip.pipeline.request import Settings, check_settings
 
 _FORMAT = "unclip-latents-1"
 _MOST = 2**28  # numbers, in a file that may be sparse: of 1 GiB as floats
@@ -99,21 +98,6 @@ class Latents:
             return cls(z_i, x_T, int(steps), facts.get("model", ""))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-
-    def suiting(self, settings: Settings) -> Settings:
-        """`settings`, where they leave it open, as latents lead back to their images: DDIM with
-        η = 0, no guidance, the steps of the inversion, and no feature reused."""
-        check_settings(settings)
-        suit = {
-            "sampler": "ddim",
-            "eta": 0.0,
-            "decoder_guidance_scale": 1.0,
-            "decoder_num_inference_steps": self.steps,
-            "reuse": 1,
-        }
-        return settings.with_values(
-            {name: value for name, value in suit.items() if getattr(settings, name) is None}
-        )
 
     def check(self, width: int, size: int, model: str) -> None:
         """Refuse latents of another model.

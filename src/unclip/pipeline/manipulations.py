@@ -31,16 +31,16 @@ from unclip.pipeline.latent_space import (
     towards,
 )
 from unclip.pipeline.latents import Latents, check_embeddings
-from unclip.pipeline.request import (
+from unclip.pipeline.requests import (
     Drawing,
     Output,
-    Settings,
     check_arguments,
     check_count,
     check_images,
     check_prompt,
     check_prompts,
 )
+from unclip.pipeline.settings import Settings
 from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
@@ -333,7 +333,7 @@ class Manipulations:
         if not isinstance(image, Latents):
             return self.embed_images(image).cpu(), None, arguments
         image.check(self.clip.width, self.decoder.size, self.fingerprint)
-        settings = image.suiting(arguments["settings"])
+        settings = arguments["settings"].for_reconstruction(image.steps)
         return image.z_i, image.x_T, arguments | {"settings": settings}
 
     def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:

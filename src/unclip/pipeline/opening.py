@@ -8,14 +8,12 @@ import torch
 from unclip.acceleration.int8 import to_int8
 from unclip.acceleration.packing import pack
 from unclip.checks import shown
-from unclip.config import Checked, Probability, Scale, from_mapping, to_mapping
 from unclip.device.memory import give_back
 from unclip.device.precision import fastest_dtype
 from unclip.networks.diffusion_prior import DiffusionPrior
 from unclip.networks.unet import UNet
-from unclip.pipeline.request import Settings
+from unclip.pipeline.settings import model_says
 from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
-from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
@@ -182,27 +180,9 @@ def needed_components(model: ModelFolder, kind: str) -> list[str]:
     return needed + ([TEXT_ENCODER] if decoder.caption_tokens == "own" else [])
 
 
-@dataclass(frozen=True)
-class _Defaults(Checked):
-    prior_guidance_scale: Scale | None = None
-    autoregressive_prior_guidance_scale: Scale | None = None
-    decoder_guidance_scale: Scale | None = None
-    sampler: str | None = None
-    eta: Probability | None = None
-    prior: str | None = None
-
-
 def read_defaults(model: ModelFolder) -> dict[str, Any]:
     """What the index notes of how the model is to be sampled where nothing else is asked for."""
-    noted, where = model.index().get("_defaults", {}), f"{model.path}: _defaults"
-    given = to_mapping(from_mapping(_Defaults, noted, where))
-    defaults = {key: value for key, value in given.items() if value is not None}
-    try:
-        Sampling(**{key: defaults[key] for key in ("sampler", "eta") if key in defaults})
-        Settings(prior=defaults.get("prior"))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return defaults
+    return model_says(model.index().get("_defaults", {}), f"{model.path}: _defaults")
 
 
 def check_index(model: ModelFolder) -> str:

@@ -6,6 +6,7 @@ Shapes: N images, D embedding width, H × W pixels.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,7 +19,7 @@ from unclip.acceleration.offload import Offload, is_offloaded
 from unclip.checks import listed, of_kind, true_or_false
 from unclip.config import one_of
 from unclip.device.memory import give_back, kept_memory
-from unclip.device.precision import device_named, resolve
+from unclip.device.precision import device_named, dtype_named
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise
@@ -29,19 +30,29 @@ from unclip.pipeline.inpainting import RESAMPLES, Box, Hole, plan_hole
 from unclip.pipeline.latents import check_embeddings, check_noise
 from unclip.pipeline.manipulations import Manipulations
 from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts, read_defaults
-from unclip.pipeline.presets import Way, preset
-from unclip.pipeline.request import (
+from unclip.pipeline.requests import (
     Drawing,
     Output,
-    Settings,
     check_count,
     check_image,
     check_prompt,
     check_prompts,
-    check_settings,
     convert,
     noise_for,
-    settings_of,
+)
+from unclip.pipeline.settings import (
+    INPAINTING,
+    PRIORS,
+    STAGES,
+    Preset,
+    Row,
+    Settings,
+    check_settings,
+    joined,
+    of_prior,
+    preset,
+    published,
+    resolve,
 )
 from unclip.pipeline.upscaling import enlarge, enlarged, plan_passes
 from unclip.stages.autoregressive_prior import AutoregressivePriorStage
@@ -54,7 +65,6 @@ from unclip.storage.folder import ModelFolder, bundled
 from unclip.storage.hub import commit_of, resolve_model
 
 GPU_BATCH = 16
-STAGES = ("prior", "decoder", "super_res", SECOND)
 _NO_PRIOR = "this model has no prior: it makes variations of images, not images for captions"
 
 
@@ -106,14 +116,8 @@ class Pipeline(Manipulations):
         self.autoregressive_prior = autoregressive_prior
         self.clip, self.prior, self.decoder = clip, prior, decoder
         self.upsamplers: list[UpsamplerStage] = upsamplers
-        # The published layout's; a model of ours says what suits it in its index.
-        self.defaults: dict[str, Any] = {
-            "prior_guidance_scale": 4.0,
-            "decoder_guidance_scale": 8.0,
-            "sampler": "ddpm",
-            "eta": 0.0,
-        }
-        self.defaults |= defaults or {}
+        # A model of ours says what suits it in its index.
+        self.defaults: dict[str, Any] = published() | (defaults or {})
         self.name, self.revision, self.fingerprint = name, revision, fingerprint
         self._interrupt = False
         self._null: TextCondition | None = None
@@ -151,7 +155,7 @@ class Pipeline(Manipulations):
         """
         offload, compile = true_or_false(offload, "offload"), true_or_false(compile, "compile")
         place = device_named(device)
-        precision = resolve(dtype, place)
+        precision = dtype_named(dtype, place)
         if compile and (offload or precision == torch.int8):
             other = "offload" if offload else "int8"
             raise ValueError(f"{other} and compile do not go together: open without one of them")
@@ -273,7 +277,7 @@ class Pipeline(Manipulations):
         Raises:
             ValueError: a prompt, number or setting that makes no sense.
         """
-        settings = settings_of(settings, overrides)
+        settings = joined(settings, overrides)
         drawing = Drawing(seed, generator, output_type, callback_on_step_end, batch_size)
         prompts = check_prompts(prompt)
         count = check_count(num_images_per_prompt, len(prompts))
@@ -317,7 +321,7 @@ class Pipeline(Manipulations):
             ValueError: embeddings of another width, noise of another shape, or either with NaN; a
                 number or setting that makes no sense.
         """
-        settings = settings_of(settings, overrides)
+        settings = joined(settings, overrides)
         drawing = Drawing(seed, generator, output_type, callback_on_step_end, batch_size)
         z_all = check_embeddings(image_embeddings, self.clip.width).to(self.device)
         count = check_count(num_images_per_prompt, len(z_all))
@@ -372,7 +376,7 @@ class Pipeline(Manipulations):
             ValueError: image, mask or boxes as in `plan_hole`; a prompt, number or setting that
                 makes no sense; a model without a prior.
         """
-        settings = settings_of(settings, overrides)
+        settings = joined(settings, overrides)
         drawing = Drawing(seed, generator, output_type, callback_on_step_end, batch_size)
         caption = check_prompt(prompt)
         count = check_count(num_images_per_prompt, 1)
@@ -418,7 +422,7 @@ class Pipeline(Manipulations):
         Raises:
             ValueError: no image; a size that cannot be reached; a setting that makes no sense.
         """
-        settings = settings_of(settings, overrides)
+        settings = joined(settings, overrides)
         drawing = Drawing(seed, generator, output_type, callback_on_step_end)
         image = check_image(image)
         passes = plan_passes(self.decoder.size, self.upsamplers, image, settings.size)
@@ -567,39 +571,36 @@ class Pipeline(Manipulations):
         """How "prior", "decoder", "super_res" or "super_res_1024" is sampled: one setting for both
         upsamplers, but a preset's way for each."""
         one_of(stage, "stage", STAGES)
-        way: Way = getattr(preset(check_settings(settings).steps), stage)
+        rows, model = preset(check_settings(settings).steps), self.defaults
         prior = self.prior_for(settings) if stage == "prior" else None
-        autoregressive = isinstance(prior, AutoregressivePriorStage)
-        key = f"{stage}_guidance_scale"
-        scale = getattr(settings, key, None)
-        if scale is None:
-            scale = self.defaults.get(f"autoregressive_{key}" if autoregressive else key, 1.0)
-        distilled = False
-        if stage == "decoder" and settings.guidance_kind == "distilled":
-            self.decoder.check_distilled(scale)
-            distilled = True
-        elif way.distilled and settings.guidance_kind is None:
-            distilled = self.decoder.distils(scale)
-        if distilled:
-            way = way.distilled or way
-        steps = getattr(settings, f"{stage.removesuffix('_1024')}_num_inference_steps")
-        steps = max(way.steps, self._least_steps(stage)) if steps is None else steps
         if isinstance(prior, AutoregressivePriorStage):
-            steps = prior.steps
-        sampler = settings.sampler or way.sampler or self.defaults["sampler"]
-        etas = (settings.eta, None if settings.sampler else way.eta, self.defaults["eta"])
-        eta = next(eta for eta in etas if eta is not None)
-        interval = settings.guidance_interval or way.interval
-        guidance = Guidance(scale, interval, distilled=distilled)
-        reuse = way.reuse if settings.reuse is None else settings.reuse
-        resamples = 1
+            model = of_prior(model, PRIORS[1])
+
+        def said(row: Row) -> dict[str, Any]:
+            steps = max(row["steps"], self._least_steps(stage))
+            return resolve(stage, settings, {**row, "steps": steps}, model)
+
+        values = said(getattr(rows, stage))
         if stage == "decoder":
-            own = 1 if self.decoder.settings.inpainting else RESAMPLES
-            resamples = own if settings.resamples is None else settings.resamples
-        return Sampling(steps, sampler, guidance, eta, reuse, resamples)
+            distilled = self._distilled(settings, values["guidance_scale"], rows)
+            values = said(rows.decoder_distilled or rows.decoder) if distilled else values
+            values["guidance_distilled"] = distilled
+            resamples = 1 if self.decoder.settings.inpainting else RESAMPLES
+            values |= resolve(INPAINTING, settings, {"resamples": resamples}, {})
+        if isinstance(prior, AutoregressivePriorStage):
+            values["steps"] = prior.steps
+        return sampling_of(values)
+
+    def _distilled(self, settings: Settings, scale: float, rows: Preset) -> bool:
+        """Whether the decoder's student gives guided predictions; ValueError if it cannot."""
+        if settings.guidance_kind == "distilled":
+            self.decoder.check_distilled(scale)
+        elif settings.guidance_kind is not None or rows.decoder_distilled is None:
+            return False
+        return self.decoder.distils(scale)
 
     def _least_steps(self, stage: str) -> int:
-        """Of a preset: see `Way.steps`."""
+        """Of a preset: see `Preset`."""
         named = (one for one in self.upsamplers if _stage_name(one) == stage)
         predicts_noise = any(one.process.config.prediction_type == "epsilon" for one in named)
         return 2 if predicts_noise else 1
@@ -658,6 +659,16 @@ class Pipeline(Manipulations):
 
 def _stage_name(upsampler: UpsamplerStage) -> str:
     return SECOND if upsampler.component == SECOND else "super_res"
+
+
+def sampling_of(values: dict[str, Any]) -> Sampling:
+    """What `resolve` found, of which `Sampling` and, with the prefix, `Guidance` take their own."""
+    own = {field.name for field in fields(Sampling)}
+    scales = {f"guidance_{field.name}": field.name for field in fields(Guidance)}
+    guidance = Guidance(**{scales[key]: value for key, value in values.items() if key in scales})
+    return Sampling(
+        guidance=guidance, **{key: value for key, value in values.items() if key in own}
+    )
 
 
 def _check_stage(text: TextCondition, noise: Noise, callback: Any) -> None:

@@ -3,13 +3,21 @@
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from unclip.checks import shown
-from unclip.config import Between, Checked, Probability, from_mapping, one_of
+from unclip.config import (
+    Checked,
+    Probability,
+    Resamples,
+    Reuse,
+    Steps,
+    from_mapping,
+    one_of,
+)
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known, inpaint
 from unclip.diffusion.prediction import Denoiser, Noise
@@ -44,11 +52,6 @@ class Stage(Protocol):
     def save(self, folder: ModelFolder) -> None:
         """Write the components that `network` holds into a model folder."""
         ...
-
-
-Steps = Annotated[int, Between(1, 2**16)]  # the process knows how many it can take
-Reuse = Annotated[int, Between(1, 1000)]
-Resamples = Annotated[int, Between(1, 1000)]
 
 
 @dataclass(frozen=True)

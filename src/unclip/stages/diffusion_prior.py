@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.checks import whole_number
-from unclip.config import Between, Checked, Dropout, Heads, Layers, Probability, Width
+from unclip.config import Between, Candidates, Checked, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.losses import LossConfig, diffusion_loss
 from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback
@@ -29,8 +29,7 @@ from unclip.stages.base import (
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.storage.folder import ModelFolder, together
 
-MAX_CANDIDATES = 1024
-Candidates = Annotated[int, Between(1, MAX_CANDIDATES)]
+MAX_CANDIDATES = 1024  # as `Candidates` says
 Measured = Annotated[int, Between(1, 2**22)]
 
 

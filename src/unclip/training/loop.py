@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unclip.device.precision import emulated, name_of, resolve
+from unclip.device.precision import dtype_named, emulated, name_of
 from unclip.stages.base import Batch, Stage
 from unclip.training import checkpoint
 from unclip.training.distribution import (
@@ -118,7 +118,7 @@ def train(
                 f"{training.steps}, and must be {state.step} or more to resume it"
             )
     measured = training.precision == "auto" and state.precision
-    dtype = resolve(measured or training.precision, processes.device)
+    dtype = dtype_named(measured or training.precision, processes.device)
     dtype = _DTYPES[agreed(_DTYPES.index(dtype), processes)]  # each process has measured
     state.precision = name_of(dtype)
     if isinstance(state.optimiser, Muon):

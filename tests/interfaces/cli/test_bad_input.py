@@ -15,7 +15,7 @@ from unclip import Pipeline
 from unclip.files import write_safetensors
 from unclip.pipeline.latents import Latents
 
-OPEN = "unclip.interfaces.cli.options.Opening.open"
+OPEN = "unclip.interfaces.cli.options.ModelOptions.open"
 
 
 def _not_opened(self: object) -> None:
@@ -191,7 +191,7 @@ def test_refused_before_the_model_is_opened(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("unclip.interfaces.cli.options.Opening.open", _not_opened)
+    monkeypatch.setattr("unclip.interfaces.cli.options.ModelOptions.open", _not_opened)
     assert says in refused(_words(line, bad), capsys)
     assert not list(tmp_path.iterdir())
 

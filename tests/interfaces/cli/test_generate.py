@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.interfaces.cli.test_cli import Capture, refused
 from unclip.interfaces.cli import main
-from unclip.outputs.images import command_for, read_info
+from unclip.interfaces.cli.reproduction import command_for
+from unclip.outputs.images import read_info
 
 FAST = ["--prior-steps", "2", "--decoder-steps", "2", "--super-res-steps", "1"]
 

@@ -15,12 +15,13 @@ from PIL import Image
 from tests.interfaces.cli.test_cli import Capture, refused
 from unclip import Pipeline
 from unclip.interfaces.cli import main
-from unclip.interfaces.cli.options import Opening
+from unclip.interfaces.cli.options import ModelOptions
 from unclip.interfaces.cli.outputs import numbered, write_beside, write_file, written_by
-from unclip.outputs.images import command_for, read_info
+from unclip.interfaces.cli.reproduction import command_for
+from unclip.outputs.images import read_info
 
 TINY = ["--size", "16", "--decoder-steps", "1"]
-OPEN = "unclip.interfaces.cli.options.Opening.open"
+OPEN = "unclip.interfaces.cli.options.ModelOptions.open"
 
 
 def saying(text: str) -> Callable[[Path], Any]:
@@ -147,7 +148,7 @@ def test_the_commit_is_noted() -> None:
 
 
 def test_the_commit_is_a_flag_of_generate(folder: Path) -> None:
-    pipe = Opening().open()
+    pipe = ModelOptions().open()
     pipe.revision = "0123456789" * 4
     assert main(["generate", "x", "--model", "hf:o/m", "-o", "x.png", *TINY]) == 0
     command = command_for(read_info("x.png"))

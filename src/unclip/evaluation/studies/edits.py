@@ -30,7 +30,7 @@ from unclip.evaluation.metrics.composition import (
 )
 from unclip.pipeline.latents import Latents
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.request import Settings
+from unclip.pipeline.settings import Settings
 from unclip.randomness import Stream
 
 ATTRIBUTES: Final = ("object", "colour", "background")

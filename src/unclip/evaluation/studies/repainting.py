@@ -31,7 +31,7 @@ from unclip.evaluation.metrics.composition import (
 )
 from unclip.pipeline.inpainting import Box
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.request import Settings
+from unclip.pipeline.settings import Settings
 
 _MARGIN = 4 / GRID  # around the hidden object: it may come back a little larger, or elsewhere
 

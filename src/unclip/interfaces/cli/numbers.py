@@ -4,8 +4,8 @@ before anything is opened. tyro reads every flag that is a number by these rules
 
 import math
 import types
-from collections.abc import Callable
-from typing import Annotated, Any, Union, get_args
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -74,10 +74,26 @@ Steps = Annotated[int, whole(1, 10_000)]
 """Of sampling; a model has its own limit, the steps that it was trained with."""
 Pixels = Annotated[int, whole(1, 2**15)]
 Batch = Annotated[int, whole(1, 10_000)]
-Guidance = Annotated[float, real(-1000, 1000)]
 Fraction = Annotated[float, real(0, 1)]
-Noise = Annotated[float, real(0, math.inf)]
-"""Levels of noise over signal."""
+
+
+def flag_type(hint: Any, choices: Collection[str] = ()) -> Any:
+    """What tyro reads a field of a configuration as: its bounds are the flag's.
+
+    Args:
+        hint: the field's annotation.
+        choices: the words that it takes, if it takes some.
+    """
+    if get_origin(hint) is Annotated:
+        kind, bounds = get_args(hint)[:2]
+        read = whole if kind is int else real
+        return Annotated[kind, read(bounds.least, bounds.most)]
+    args = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        return Union[tuple(flag_type(one, choices) for one in args)]  # noqa: UP007
+    if get_origin(hint) is tuple:
+        return tuple.__class_getitem__(tuple(flag_type(one) for one in args))
+    return Literal[tuple(choices)] if hint is str and choices else hint
 
 
 def rules() -> ConstructorRegistry:

@@ -8,34 +8,26 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import dataclass, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
-from unclip.interfaces.cli.numbers import (
-    Batch,
-    Fraction,
-    Guidance,
-    Noise,
-    Pixels,
-    Seed,
-    Steps,
-    rules,
-)
+from unclip.interfaces.cli.numbers import Batch, Seed, flag_type, rules
+from unclip.pipeline.knobs import concerning, flag_of, hints_of
+from unclip.pipeline.settings import DECODING, STAGES, known
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
-    from unclip.pipeline.request import Settings
+    from unclip.pipeline.settings import Settings
 
 T = TypeVar("T")
-SamplerName = Literal["ddpm", "ddim", "dpm++"]
 _ENDLESS = 1_000_000
 _FRAME, _RULES = "╭╮╰╯│ ", "─-"  # tyro draws with ASCII where the terminal is not UTF-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
+class ModelOptions:
     """Flags for the model and where it runs."""
 
     model: str | None = None
@@ -79,75 +71,61 @@ def made_on(pipe: "Pipeline") -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampled(Opening):
-    """Flags for how images are drawn from their embeddings."""
+class SamplingOptions(ModelOptions):
+    """Flags of what is sampled: the seed, and the knobs that concern its stages.
 
+    The knobs are fields of `Settings`; `parse` adds them to the class, see `with_knobs`.
+    """
+
+    stages: ClassVar[tuple[str, ...]] = DECODING
+    inverts: ClassVar[bool] = False
+    """Whether the command can start from inverted latents."""
     seed: Seed = 0
-    """Of the first image; the others count on."""
-    steps: Literal["fast", "default", "paper"] = "default"
-    """Preset of samplers and steps."""
-    guidance: Guidance | None = None
-    """Guidance scale of the decoder; if left out, 1 with inverted latents, else the model's own."""
-    guidance_interval: tuple[Noise, Noise] | None = None
-    """Lowest and highest noise level σ, noise over signal, at which to guide; "0 inf" is all. The
-    preset's if left out."""
-    guidance_kind: Literal["branches", "distilled"] | None = None
-    """Both branches of guidance in the decoder, or, at half the cost, what a student has learned
-    of them, if the model has one; the preset's if left out."""
-    decoder_steps: Steps | None = None
-    super_res_steps: Steps | None = None
-    sampler: SamplerName | None = None
-    """For all stages; if left out, ddim with inverted latents, else the preset's."""
-    eta: Fraction | None = None
-    """Stochasticity of ddim and dpm++, 0 to 1; if left out, 0 with inverted latents, else the
-    model's own."""
-    reuse: Steps | None = None
-    """Compute deep features at every so many steps of decoder and upsampler, and reuse them in
-    between; 1 is every step. If left out, 1 with inverted latents, else the preset's."""
-    size: Pixels | None = None
-    """Pixels of a side, one of the model's sizes; the largest if left out."""
-    batch_size: Batch | None = None
-    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
+    """Seed of the first image; the others count on."""
 
     def settings(self) -> "Settings":
         """Those of the pipeline."""
-        from unclip.pipeline.request import Settings
-
-        return Settings(
-            steps=self.steps,
-            decoder_num_inference_steps=self.decoder_steps,
-            super_res_num_inference_steps=self.super_res_steps,
-            decoder_guidance_scale=self.guidance,
-            sampler=self.sampler,
-            eta=self.eta,
-            size=self.size,
-            guidance_interval=self.guidance_interval,
-            guidance_kind=self.guidance_kind,
-            reuse=self.reuse,
-        )
+        names = concerning(known(), self.stages)
+        return known()(**{name: getattr(self, name) for name in names if hasattr(self, name)})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompted(Sampled):
-    """Flags for how images are drawn from captions."""
+class BatchOptions(SamplingOptions):
+    """Flags of what makes several images."""
 
-    prior: Literal["diffusion", "autoregressive"] | None = None
-    """Which prior draws the embedding, where the model has both; its own choice if left out."""
-    prior_steps: Steps | None = None
-    prior_guidance: Guidance | None = None
-    """Guidance scale of the prior; the model's own if left out."""
+    batch_size: Batch | None = None
+    """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
 
-    def settings(self) -> "Settings":
-        return replace(
-            super().settings(),
-            prior=self.prior,
-            prior_num_inference_steps=self.prior_steps,
-            prior_guidance_scale=self.prior_guidance,
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(BatchOptions):
+    """Flags of images that are drawn from captions."""
+
+    stages: ClassVar[tuple[str, ...]] = STAGES
+
+
+def with_knobs(options: Any) -> Any:
+    """The options with a flag for every knob that concerns their stages, but for those that they
+    have already."""
+    kind = known()
+    fields: list[Any] = []
+    for name, one in concerning(kind, getattr(options, "stages", ())).items():
+        if name in getattr(options, "__dataclass_fields__", {}):
+            continue
+        sentence = one.sentence(getattr(options, "inverts", False))
+        argument = tyro.conf.arg(name=flag_of(name, one), help=sentence)
+        hint: Any = Annotated[flag_type(hints_of(kind)[name], one.choices), argument]
+        fields.append((name, hint, kind.__dataclass_fields__[name].default))
+    if not fields:
+        return options
+    return make_dataclass(
+        options.__name__, fields, bases=(options,), frozen=True, kw_only=True,
+        namespace={"__doc__": options.__doc__},
+    )  # fmt: skip
 
 
 def parse(options: Callable[..., T], command: str, arguments: Sequence[str], **more: Any) -> T:
-    """Build `options` from the words after `unclip COMMAND`.
+    """Build `options`, with their knobs, from the words after `unclip COMMAND`.
 
     Args:
         more: tyro's `default` and `description`.
@@ -166,7 +144,9 @@ def parse(options: Callable[..., T], command: str, arguments: Sequence[str], **m
             contextlib.redirect_stderr(said),
             _columns(width),
         ):
-            parsed: T = tyro.cli(options, prog=prog, args=list(arguments), registry=rules(), **more)
+            parsed: T = tyro.cli(
+                with_knobs(options), prog=prog, args=list(arguments), registry=rules(), **more
+            )
             return parsed
     except SystemExit as stop:
         if not stop.code:

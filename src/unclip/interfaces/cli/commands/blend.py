@@ -8,12 +8,12 @@ from typing import Literal
 
 import tyro
 
-from unclip.interfaces.cli.making import Inverting, making, read, write
+from unclip.interfaces.cli.manipulations import InversionOptions, call_arguments, read, write
 from unclip.interfaces.cli.options import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blend(Inverting):
+class Blend(InversionOptions):
     """Make the images between two or more, or one of their weighted mean.
 
     `--output` may end in .gif or .apng too: the frames as a moving picture.
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Blend, "blend", arguments)
     started = time.perf_counter()
     from unclip.pipeline.latent_space import check_frames, check_weights
-    from unclip.pipeline.request import check_count
+    from unclip.pipeline.requests import check_count
 
     options.check(animated=True)
     count = 1 if options.weights is not None else check_count(options.frames, 1)
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         check_weights(options.weights, len(images))
     pipe = options.open()
     images = options.start(pipe, images)
-    with making(options, pipe, images, count) as arguments_:
+    with call_arguments(options, pipe, images, count) as arguments_:
         made = pipe.blend(
             images, options.frames, weights=options.weights, noise=options.noise, **arguments_
         )

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.cli.making import Making, making, write
+from unclip.interfaces.cli.manipulations import ImageOptions, call_arguments, write
 from unclip.interfaces.cli.options import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decode(Making):
+class Decode(ImageOptions):
     """Make images for CLIP embeddings."""
 
     embeddings: tyro.conf.Positional[Path]
@@ -26,14 +26,14 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Decode, "decode", arguments)
     started = time.perf_counter()
     from unclip.pipeline.latents import read_embeddings
-    from unclip.pipeline.request import check_count
+    from unclip.pipeline.requests import check_count
 
     options.check()
     check_count(options.n, 1)
     pipe = options.open()
     z_i = read_embeddings(options.embeddings, pipe.clip.width, pipe.clip.print)
     check_count(options.n, len(z_i))
-    with making(options, pipe, None, len(z_i) * options.n) as arguments_:
+    with call_arguments(options, pipe, None, len(z_i) * options.n) as arguments_:
         made = pipe.decode_embeddings(z_i, options.n, **arguments_)
     rows = [made.images[i : i + options.n] for i in range(0, len(made.images), options.n)]
     labels = [f"seed {seed}" for seed in made.seeds[: options.n]]

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.cli.making import Inverting, making, read, write
+from unclip.interfaces.cli.manipulations import InversionOptions, call_arguments, read, write
 from unclip.interfaces.cli.options import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit(Inverting):
+class Edit(InversionOptions):
     """Change images by the difference of two texts, keeping the rest; inverts first.
 
     `--output` may end in .gif or .apng too: the frames as a moving picture.
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Edit, "edit", arguments)
     started = time.perf_counter()
     from unclip.pipeline.latent_space import check_thetas
-    from unclip.pipeline.request import check_count, check_prompts
+    from unclip.pipeline.requests import check_count, check_prompts
 
     options.check(animated=True)
     count = check_count(options.frames, max(1, len(options.images)))
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     thetas = (
         [options.theta * i / (count - 1) for i in range(count)] if count > 1 else [options.theta]
     )
-    with making(options, pipe, images, len(images) * count) as arguments_:
+    with call_arguments(options, pipe, images, len(images) * count) as arguments_:
         made = pipe.edit(images, options.to, options.from_, thetas, **arguments_)
     rows = [made.images[i : i + count] for i in range(0, len(made.images), count)]
     names = [path.name for path in options.images]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
-from unclip.interfaces.cli.options import Opening, parse
+from unclip.interfaces.cli.options import ModelOptions, parse
 from unclip.interfaces.cli.outputs import check_file, write_file
 from unclip.interfaces.cli.streams import progress_bar
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed(Opening):
+class Embed(ModelOptions):
     """Write CLIP embeddings, one row for each image or text."""
 
     what: tyro.conf.Positional[tuple[str, ...]]
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from unclip.data.transforms import SUFFIXES, image_size, open_image
     from unclip.pipeline.latents import write_embeddings
-    from unclip.pipeline.request import check_prompts
+    from unclip.pipeline.requests import check_prompts
 
     if not options.what:
         raise ValueError("there is nothing to embed: give images, folders or texts")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -13,16 +13,17 @@ from unclip.checks import printable
 from unclip.config import suggest, to_mapping
 from unclip.data.world.scene import WorldConfig
 from unclip.interfaces.cli.numbers import Batch, Count, Fraction, Pixels, Pool, Steps
-from unclip.interfaces.cli.options import Prompted, Sampled, parse
+from unclip.interfaces.cli.options import BatchOptions, PromptOptions, parse
 from unclip.interfaces.cli.outputs import check_file, write_file
 from unclip.interfaces.cli.streams import progress_bar
+from unclip.pipeline.settings import INPAINTING, STAGES
 
 if TYPE_CHECKING:
     from unclip.data.sources import Source
     from unclip.evaluation.judge.network import Judge
     from unclip.evaluation.metrics.composition import Composition, Generate
     from unclip.pipeline.pipeline import Pipeline
-    from unclip.pipeline.request import Settings
+    from unclip.pipeline.settings import Settings
     from unclip.storage.folder import ModelFolder
 
 # The world of the bundled model; a model that knows more is measured on more.
@@ -56,7 +57,7 @@ class EvaluateClip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring(Sampled):
+class Measuring(BatchOptions):
     """Flags for images that are made of scenes to be measured."""
 
     world: WorldConfig = field(default_factory=lambda: WORLD)
@@ -85,7 +86,7 @@ class Judged(Measuring):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateComposition(Judged, Prompted):
+class EvaluateComposition(Judged, PromptOptions):
     """Generate images for captions of held-out scenes, and say how often they are right."""
 
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 500
@@ -93,7 +94,7 @@ class EvaluateComposition(Judged, Prompted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateFid(Measuring, Prompted):
+class EvaluateFid(Measuring, PromptOptions):
     """Generate images for captions, and measure how far they are from real ones: the Fréchet
     distance of their CLIP embeddings."""
 
@@ -121,18 +122,13 @@ class EvaluateEdits(Judged):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateInpainting(Judged, Prompted):
+class EvaluateInpainting(Judged, PromptOptions):
     """Hide one of the two objects of held-out scenes, repaint it for the scene's caption, and say
     what the judge sees, and how far the image jumps at the border."""
 
+    stages: ClassVar[tuple[str, ...]] = (*STAGES, INPAINTING)
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 200
     """Scenes."""
-    resamples: Steps | None = None
-    """How often RePaint goes through the decoder's steps; if left out, 5, or 1 with mask
-    channels."""
-
-    def settings(self) -> "Settings":
-        return replace(super().settings(), resamples=self.resamples)
 
 
 def run(arguments: Sequence[str]) -> int:

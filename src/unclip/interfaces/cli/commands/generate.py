@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from unclip.interfaces.cli.options import Prompted, parse
+from unclip.interfaces.cli.options import PromptOptions, parse
 from unclip.interfaces.cli.outputs import (
     check_output,
     is_file,
@@ -24,7 +24,7 @@ from unclip.interfaces.cli.streams import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(Prompted):
+class Generate(PromptOptions):
     """Make images for captions."""
 
     prompts: tyro.conf.Positional[tuple[str, ...]]
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Generate, "generate", arguments)
     started = time.perf_counter()
     from unclip.device.precision import name_of
-    from unclip.pipeline.request import check_count, check_prompts
+    from unclip.pipeline.requests import check_count, check_prompts
 
     prompts = check_prompts(options.prompts)
     count = check_count(options.n, len(prompts))

@@ -43,7 +43,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def describe_image(path: Path) -> str:
     """The notes in a PNG that unclip wrote, and the command that makes it again."""
-    from unclip.outputs.images import command_for, read_info
+    from unclip.interfaces.cli.reproduction import command_for
+    from unclip.outputs.images import read_info
 
     notes = read_info(path)
     prompt = notes.get("prompt")

@@ -3,30 +3,30 @@
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from unclip.interfaces.cli.making import Making, open_images, write
-from unclip.interfaces.cli.numbers import Steps
-from unclip.interfaces.cli.options import Prompted, parse
+from unclip.interfaces.cli.manipulations import ImageOptions, open_images, write
+from unclip.interfaces.cli.options import PromptOptions, parse
 from unclip.interfaces.cli.streams import progress_bar
+from unclip.pipeline.settings import INPAINTING, STAGES
 
 if TYPE_CHECKING:
     from unclip.pipeline.inpainting import Box
-    from unclip.pipeline.request import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(Making, Prompted):
+class Inpaint(ImageOptions, PromptOptions):
     """Repaint what is white in a mask, or in a box, for a caption; the rest is kept bit for bit.
 
     The mask is a picture of the image's size; 128 of 255 or brighter is repainted, and transparent
     is white. Give a mask, boxes, or both.
     """
 
+    stages: ClassVar[tuple[str, ...]] = (*STAGES, INPAINTING)
     words: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE [MASK] PROMPT")
     ]
@@ -35,18 +35,12 @@ class Inpaint(Making, Prompted):
     """x0,y0,x1,y1 in pixels from the upper left corner, x1 and y1 just outside; can be repeated."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """Images, with fresh noise each."""
-    resamples: Steps | None = None
-    """Times that the decoder's steps are gone through (RePaint's r); if left out, 1 for a decoder
-    with mask channels, else 5."""
-
-    def settings(self) -> "Settings":
-        return replace(super().settings(), resamples=self.resamples)
 
 
 def run(arguments: Sequence[str]) -> int:
     options = parse(Inpaint, "inpaint", arguments)
     started = time.perf_counter()
-    from unclip.pipeline.request import check_count, check_prompts
+    from unclip.pipeline.requests import check_count, check_prompts
 
     options.check()
     count = check_count(options.n, 1)

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.cli.making import inverted, open_images
+from unclip.interfaces.cli.manipulations import inverted, open_images
 from unclip.interfaces.cli.numbers import Batch, Steps
-from unclip.interfaces.cli.options import Opening, parse
+from unclip.interfaces.cli.options import ModelOptions, parse
 from unclip.interfaces.cli.outputs import check_file, write_file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Invert(Opening):
+class Invert(ModelOptions):
     """Find the latents (z_i, x_T) that deterministic decoding turns into an image."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
@@ -34,7 +34,7 @@ class Invert(Opening):
 def run(arguments: Sequence[str]) -> int:
     options = parse(Invert, "invert", arguments)
     started = time.perf_counter()
-    from unclip.pipeline.request import convert
+    from unclip.pipeline.requests import convert
 
     if not options.images:
         raise ValueError("there is no image: give the one to invert")

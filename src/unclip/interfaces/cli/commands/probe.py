@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tyro
 
-from unclip.interfaces.cli.making import Inverting, making, read, write
+from unclip.interfaces.cli.manipulations import InversionOptions, call_arguments, read, write
 from unclip.interfaces.cli.numbers import Count, Width
 from unclip.interfaces.cli.options import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Inverting):
+class Probe(InversionOptions):
     """Decode an image's embedding from more and more of its principal components."""
 
     image: tyro.conf.Positional[Path]
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     basis = Components.of(Moments.of(z_all))
     images = options.start(pipe, images)
     one = images if not isinstance(images, list) else images[0]
-    with making(options, pipe, images, len(counts)) as arguments_:
+    with call_arguments(options, pipe, images, len(counts)) as arguments_:
         made = pipe.probe(one, z_all, counts, **arguments_)
     labels = [f"{count}: {100 * basis.explained(count):.1f} %" for count in counts]
     write([made.images], [], labels, options, ["probe", *arguments], pipe, started)

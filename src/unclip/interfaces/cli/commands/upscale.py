@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar
 
 import tyro
 
-from unclip.interfaces.cli.numbers import Fraction, Pixels, Seed, Steps
-from unclip.interfaces.cli.options import Opening, SamplerName, parse
+from unclip.interfaces.cli.numbers import Pixels
+from unclip.interfaces.cli.options import SamplingOptions, parse
 from unclip.interfaces.cli.outputs import (
     check_output,
     is_file,
@@ -21,10 +21,11 @@ from unclip.interfaces.cli.outputs import (
     written_by,
 )
 from unclip.interfaces.cli.streams import progress_bar
+from unclip.pipeline.settings import UPSAMPLING
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upscale(Opening):
+class Upscale(SamplingOptions):
     """Enlarge an image of any size and aspect.
 
     It is taken as the small image of the upsampler whose small images are nearest in size."""
@@ -33,19 +34,9 @@ class Upscale(Opening):
     """The image file, in any common format."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """A folder, or a .png file."""
+    stages: ClassVar[tuple[str, ...]] = UPSAMPLING
     size: Pixels | None = None
     """Pixels of the longer side; one pass of the nearest upsampler if left out."""
-    seed: Seed = 0
-    steps: Literal["fast", "default", "paper"] = "default"
-    """Preset of sampler and steps."""
-    super_res_steps: Steps | None = None
-    sampler: SamplerName | None = None
-    """The preset's if left out."""
-    eta: Fraction | None = None
-    """Stochasticity of ddim and dpm++, 0 to 1; the model's own if left out."""
-    reuse: Steps | None = None
-    """Compute deep features at every so many steps and reuse them in between; 1 is every step. The
-    preset's if left out."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,19 +44,11 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.data.transforms import open_image
     from unclip.device.precision import name_of
     from unclip.outputs.images import save_png
-    from unclip.pipeline.request import Settings
 
     image = open_image(options.image)
     check_output(options.output)
     pipe = options.open()
-    settings = Settings(
-        options.steps,
-        super_res_num_inference_steps=options.super_res_steps,
-        sampler=options.sampler,
-        eta=options.eta,
-        size=options.size,
-        reuse=options.reuse,
-    )
+    settings = options.settings()
     started = time.perf_counter()
     with progress_bar(pipe.upscaling_steps(image, settings)) as bar:
         made = pipe.upscale(

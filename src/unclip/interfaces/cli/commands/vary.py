@@ -8,12 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.cli.making import Inverting, making, read, write
+from unclip.interfaces.cli.manipulations import InversionOptions, call_arguments, read, write
 from unclip.interfaces.cli.options import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vary(Inverting):
+class Vary(InversionOptions):
     """Make variations of images: what CLIP sees in them stays, the rest is drawn anew."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
@@ -25,14 +25,14 @@ class Vary(Inverting):
 def run(arguments: Sequence[str]) -> int:
     options = parse(Vary, "vary", arguments)
     started = time.perf_counter()
-    from unclip.pipeline.request import check_count
+    from unclip.pipeline.requests import check_count
 
     options.check()
     check_count(options.n, max(1, len(options.images)))
     given = read(options.images)
     pipe = options.open()
     images = options.start(pipe, given)
-    with making(options, pipe, images, len(images) * options.n) as arguments_:
+    with call_arguments(options, pipe, images, len(images) * options.n) as arguments_:
         made = pipe.vary(images, options.n, **arguments_)
     rows = [made.images[i : i + options.n] for i in range(0, len(made.images), options.n)]
     names = [path.name for path in options.images]

@@ -1,8 +1,8 @@
-"""What a call asks for and gives, checked and converted: settings, prompts, noise, images."""
+"""What a call asks for and gives, checked and converted: prompts, noise, images."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,87 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.checks import listed, of_kind, seed_after, shown, whole_number
-from unclip.config import Between, Checked, Count, Probability, Scale, one_of
+from unclip.config import Between, Checked, Count
 from unclip.data.transforms import to_pil, upright
-from unclip.diffusion.guidance import Interval, check_interval
 from unclip.diffusion.prediction import Noise
-from unclip.diffusion.samplers import SAMPLERS, noise_from
-from unclip.pipeline.presets import preset
-from unclip.stages.base import Resamples, Reuse, Steps
-from unclip.stages.diffusion_prior import Candidates
+from unclip.diffusion.samplers import noise_from
+from unclip.pipeline.settings import joined
 
 MOST_IMAGES = 1000  # of one call: more is a mistake, or a loop that should write as it goes
 MOST_CHARACTERS = 10_000
-GUIDANCE_KINDS = ("branches", "distilled")
-PRIORS = ("diffusion", "autoregressive")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-@dataclass(frozen=True)
-class Settings(Checked):
-    """Everything but the prompt and the seed that decides an image.
-
-    None is the preset's value, else the model's own. `eta` does not matter to DDPM.
-
-    `prior_num_candidates`: how many z_i the prior draws for an image, to keep the one closest to
-    z_t; None is the model's own number, which is 1 where the folder does not say.
-
-    `guidance_interval`: the lowest and the highest noise level σ = sqrt((1 - ᾱ) / ᾱ) at which
-    diffusion prior and decoder are guided; (0, inf) is all. `reuse`: decoder and upsamplers compute
-    their deep features at every so many steps; 1 is all. `guidance_kind`: whether the decoder
-    computes both "branches" of guidance, or a student what it has learned of them ("distilled"), at
-    half the cost. All three are described in docs/sampling.md.
-
-    `prior`: "diffusion" or "autoregressive"; None is the model's own choice, else the diffusion
-    prior where there is one. An autoregressive one takes as many steps as z_i has codes.
-
-    `resamples`: of inpainting, how often the decoder's steps are gone through (RePaint's r); None
-    is 1 for a decoder with mask channels, else 5. The upsamplers' are gone through once.
-    """
-
-    steps: str = "default"
-    prior_num_inference_steps: Steps | None = None
-    decoder_num_inference_steps: Steps | None = None
-    super_res_num_inference_steps: Steps | None = None
-    prior_guidance_scale: Scale | None = None
-    decoder_guidance_scale: Scale | None = None
-    sampler: str | None = None
-    eta: Probability | None = None
-    size: Count | None = None
-    prior_num_candidates: Candidates | None = None
-    prior: str | None = None
-    guidance_interval: Interval | None = None
-    guidance_kind: str | None = None
-    reuse: Reuse | None = None
-    resamples: Resamples | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_interval(self.guidance_interval, "guidance_interval")
-        preset(self.steps)
-        for name, value, known in (
-            ("sampler", self.sampler, SAMPLERS),
-            ("prior", self.prior, PRIORS),
-            ("kind of guidance", self.guidance_kind, GUIDANCE_KINDS),
-        ):
-            if value is not None:
-                one_of(value, name, known)
-
-    def changed(self) -> dict[str, Any]:
-        """The values that differ from the defaults, for the image's notes."""
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if value != type(self).__dataclass_fields__[name].default
-        }
-
-    def with_values(self, overrides: dict[str, Any]) -> "Settings":
-        """These settings with some fields given by name; `ValueError` for an unknown name."""
-        of_kind(overrides, dict, "overrides", "a dict of settings")
-        known = type(self).__dataclass_fields__
-        for key in overrides:
-            one_of(key, "argument", known)
-        return replace(self, **overrides)
 
 
 @dataclass(frozen=True)
@@ -101,17 +29,6 @@ class Output:
     images: Any  # list of PIL images, (N, H, W, 3) array in [0, 1], or (N, 3, H, W) in [-1, 1]
     prompts: list[str] = field(default_factory=list)
     seeds: list[int | None] = field(default_factory=list)
-
-
-def settings_of(settings: Settings | None, overrides: dict[str, Any]) -> Settings:
-    """The settings of a call: those that are given, or none, with the fields given by name."""
-    settings = Settings() if settings is None else check_settings(settings)
-    return settings.with_values(overrides) if overrides else settings
-
-
-def check_settings(settings: Settings) -> Settings:
-    """Refuse what is no `Settings`."""
-    return of_kind(settings, Settings, "settings", "a Settings")
 
 
 @dataclass(frozen=True)
@@ -156,7 +73,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if "num_images_per_prompt" in arguments:
         common["num_images_per_prompt"] = check_count(arguments["num_images_per_prompt"], 1)
     rest = {name: value for name, value in arguments.items() if name not in common}
-    settings = settings_of(rest.pop("settings", None), rest)
+    settings = joined(rest.pop("settings", None), rest)
     return common | {"settings": settings}
 
 

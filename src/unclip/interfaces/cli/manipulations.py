@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
 from unclip.interfaces.cli.numbers import Steps
-from unclip.interfaces.cli.options import Sampled
+from unclip.interfaces.cli.options import BatchOptions
 from unclip.interfaces.cli.outputs import (
     check_file,
     check_folder,
@@ -38,7 +38,7 @@ ANIMATIONS = (".gif", ".apng")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Making(Sampled):
+class ImageOptions(BatchOptions):
     """Flags for how images are made from images, and where they are written."""
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
@@ -58,9 +58,10 @@ class Making(Sampled):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inverting(Making):
+class InversionOptions(ImageOptions):
     """Flags for what starts from an image or from its latents."""
 
+    inverts: ClassVar[bool] = True
     invert: bool = False
     """Start from the image's own noise, found by DDIM inversion, instead of fresh noise."""
     invert_steps: Steps = 100
@@ -110,15 +111,18 @@ def inverted(
 
 
 @contextmanager
-def making(
-    options: Making, pipe: "Pipeline", images: "list[Image.Image] | Latents | None", total: int
+def call_arguments(
+    options: ImageOptions,
+    pipe: "Pipeline",
+    images: "list[Image.Image] | Latents | None",
+    total: int,
 ) -> Iterator[dict[str, Any]]:
     """Arguments for any manipulation of `images` into `total` others, with a progress bar."""
     settings = options.settings()
     from unclip.pipeline.latents import Latents
 
     if isinstance(images, Latents):
-        settings = images.suiting(settings)
+        settings = settings.for_reconstruction(images.steps)
     with progress_bar(total * pipe.evaluations(settings, "decoder")) as bar:
         yield {
             "seed": options.seed,
@@ -132,7 +136,7 @@ def write(
     rows: Sequence[Sequence[Any]],
     row_labels: Sequence[str],
     column_labels: Sequence[str],
-    options: Making,
+    options: ImageOptions,
     command: Sequence[str],
     pipe: "Pipeline",
     started: float,

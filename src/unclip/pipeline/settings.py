@@ -1,0 +1,314 @@
+"""Everything but the prompt and the seed that decides an image: each knob once, and the presets.
+
+A knob is one field of `Settings`. The flags of the commands, the notes in images, what a preset and
+a model may say, `resolve`, the JSON schema and the table in docs/sampling.md follow from it.
+
+Nothing heavy is imported here: the command line's help is made of it.
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from unclip.checks import check_interval, of_kind
+from unclip.config import (
+    Candidates,
+    Interval,
+    Pixels,
+    Probability,
+    Resamples,
+    Reuse,
+    Scale,
+    Steps,
+    from_mapping,
+    one_of,
+    to_mapping,
+)
+from unclip.pipeline.knobs import (
+    INVERSION,
+    Knobs,
+    concerning,
+    first_said,
+    flag_of,
+    hints_of,
+    json_schema,
+    knob,
+    knobs_of,
+    markdown_table,
+)
+
+Kind = TypeVar("Kind", bound="type[Settings]")
+Row = Mapping[str, Any]
+"""How one stage is sampled, by `Sampling`'s names; what is not in it, the model says."""
+SAMPLERS = ("ddpm", "ddim", "dpm++")
+PRIORS = ("diffusion", "autoregressive")
+GUIDANCE_KINDS = ("branches", "distilled")
+UPSAMPLING = ("super_res", "super_res_1024")
+DECODING = ("decoder", *UPSAMPLING)
+STAGES = ("prior", *DECODING)
+DISTILLED = "decoder_distilled"
+INPAINTING = "inpainting"
+"""What only inpainting asks for, as if it were a stage."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How each stage is sampled.
+
+    Args:
+        prior, decoder, super_res, super_res_1024: their rows. An upsampler that predicts ε takes
+            two steps where its row says one, since x_0 is then what is left of pure noise, divided
+            by next to nothing.
+        decoder_distilled: the decoder's row where its student gives guided predictions at once;
+            without one, such guidance must be asked for.
+
+    Raises:
+        ValueError: a row says what no preset says, or a value that makes no sense.
+    """
+
+    prior: Row
+    decoder: Row
+    super_res: Row
+    super_res_1024: Row
+    decoder_distilled: Row | None = None
+
+    def __post_init__(self) -> None:
+        for stage in (*STAGES, DISTILLED):
+            knobs = concerning(known(), [stage.removesuffix("_distilled")]).items()
+            names = {one.row or name: name for name, one in knobs if one.preset}
+            row = getattr(self, stage)
+            if row is not None:
+                known()(**{names[one_of(key, "value", names)]: row[key] for key in ("steps", *row)})
+
+
+PRESETS: dict[str, Preset] = {}
+"""By name; docs/sampling.md describes them."""
+
+
+@dataclass(frozen=True)
+class Settings(Knobs):
+    """Everything but the prompt and the seed that decides an image.
+
+    None is the preset's value, else the model's own. docs/sampling.md has the table of what each
+    knob is, the values that it takes, and its flag.
+    """
+
+    steps: str = knob(
+        "Preset of samplers and steps", *STAGES, default="default", choices=PRESETS, row="preset"
+    )
+    prior_num_inference_steps: Steps | None = knob(
+        "Number of steps of the diffusion prior; an autoregressive one takes as many as z_i has "
+        "codes", "prior", flag="prior-steps", row="steps", preset=True,
+    )  # fmt: skip
+    decoder_num_inference_steps: Steps | None = knob(
+        "Number of steps of the decoder", "decoder", flag="decoder-steps", row="steps", preset=True,
+        inverted=INVERSION,
+    )  # fmt: skip
+    super_res_num_inference_steps: Steps | None = knob(
+        "Number of steps of each upsampler", *UPSAMPLING, flag="super-res-steps", row="steps",
+        preset=True,
+    )  # fmt: skip
+    prior_guidance_scale: Scale | None = knob(
+        "Guidance scale of the prior", "prior", flag="prior-guidance", row="guidance_scale",
+        model=True, published=4.0,
+    )  # fmt: skip
+    decoder_guidance_scale: Scale | None = knob(
+        "Guidance scale of the decoder", "decoder", flag="guidance", row="guidance_scale",
+        model=True, published=8.0, inverted=1.0,
+    )  # fmt: skip
+    sampler: str | None = knob(
+        "Sampler of all stages", *STAGES, choices=SAMPLERS, preset=True, model=True,
+        published="ddpm", inverted="ddim",
+    )  # fmt: skip
+    eta: Probability | None = knob(
+        "Noise that ddim and dpm++ add, η from 0 (none) to 1", *STAGES, preset=True, model=True,
+        beside="sampler", published=0.0, inverted=0.0,
+    )  # fmt: skip
+    size: Pixels | None = knob(
+        "Pixels of a side, one of the model's sizes", *STAGES, left_out="the largest"
+    )
+    prior_num_candidates: Candidates | None = knob(
+        "Number of z_i that the prior draws for an image, to keep the one closest to z_t", "prior",
+        flag="prior-candidates", row="candidates", left_out="the model's own number, else 1",
+    )  # fmt: skip
+    prior: str | None = knob(
+        "Prior that draws the embedding, where the model has both", "prior", choices=PRIORS,
+        model=True,
+    )  # fmt: skip
+    guidance_interval: Interval | None = knob(
+        "Noise levels σ, noise over signal, the lowest and the highest, at which prior and decoder "
+        'are guided; "0 inf" is all', "prior", "decoder", preset=True,
+    )  # fmt: skip
+    guidance_kind: str | None = knob(
+        "Kind of guidance in the decoder: both branches, or at half the cost what a student has "
+        "learned of them (distilled), if the model has one", "decoder", choices=GUIDANCE_KINDS,
+        left_out="the preset's",
+    )  # fmt: skip
+    reuse: Reuse | None = knob(
+        "Steps from one to the next at which decoder and upsamplers compute deep features, which "
+        "are reused in between; 1 is every step", *DECODING, preset=True, inverted=1,
+    )  # fmt: skip
+    resamples: Resamples | None = knob(
+        "Times that inpainting goes through the decoder's steps (RePaint's r)", INPAINTING,
+        left_out="1 for a decoder with mask channels, else 5",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_interval(self.guidance_interval, "guidance_interval")
+
+    def changed(self) -> dict[str, Any]:
+        """The values that differ from the defaults, for the image's notes."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value != type(self).__dataclass_fields__[name].default
+        }
+
+    def with_values(self, overrides: dict[str, Any]) -> "Settings":
+        """These settings with some fields given by name; `ValueError` for an unknown name."""
+        of_kind(overrides, dict, "overrides", "a dict of settings")
+        settings = known()(**vars(self)) if type(self) is Settings else self
+        for key in overrides:
+            one_of(key, "argument", type(settings).__dataclass_fields__)
+        return replace(settings, **overrides)
+
+    def for_reconstruction(self, steps: int) -> "Settings":
+        """These settings, where they leave it open, as inverted latents lead back to their images:
+        DDIM with η = 0, no guidance, no feature reused.
+
+        Args:
+            steps: of the inversion, which the decoder takes too.
+        """
+        said = {name: one.inverted for name, one in knobs_of(type(self)).items()
+                if one.inverted is not None and getattr(self, name) is None}  # fmt: skip
+        return self.with_values({k: steps if v == INVERSION else v for k, v in said.items()})
+
+
+_known: list[type[Settings]] = [Settings]
+
+
+def known() -> type[Settings]:
+    """The class of settings whose knobs the pipeline, the command line and the schema know."""
+    return _known[-1]
+
+
+def extend(kind: Kind) -> Kind:
+    """Have them know the knobs of a subclass too; a decorator, for packages that add some."""
+    _known.append(kind)
+    return kind
+
+
+def check_settings(settings: Settings) -> Settings:
+    """Refuse what is no `Settings`."""
+    return of_kind(settings, Settings, "settings", "a Settings")
+
+
+def joined(settings: Settings | None, overrides: dict[str, Any]) -> Settings:
+    """The settings of a call: those that are given, or none, with the fields given by name."""
+    settings = known()() if settings is None else check_settings(settings)
+    return settings.with_values(overrides) if overrides else settings
+
+
+def flags() -> dict[str, str]:
+    """The flag, without its dashes, of each knob."""
+    return {name: flag_of(name, one) for name, one in knobs_of(known()).items()}
+
+
+# ---- what presets and models say -----------------------------------------------------------------
+
+PRESETS |= {
+    "fast": Preset(  # a fifth of `default`'s operations, or less
+        prior={"steps": 12, "sampler": "dpm++", "eta": 1.0},
+        decoder={"steps": 9, "sampler": "dpm++", "eta": 1.0, "guidance_interval": (1.0, math.inf)},
+        decoder_distilled={"steps": 14, "sampler": "dpm++", "eta": 1.0},
+        super_res={"steps": 1, "sampler": "ddim", "reuse": 2},
+        super_res_1024={"steps": 1, "sampler": "ddim", "reuse": 2},
+    ),
+    "default": Preset({"steps": 25}, {"steps": 25}, {"steps": 7}, {"steps": 7}),
+    "paper": Preset({"steps": 64}, {"steps": 250}, {"steps": 27}, {"steps": 15}),
+}
+
+
+def preset(name: str) -> Preset:
+    """A row of `PRESETS`, or a ValueError that names them."""
+    return PRESETS[one_of(name, "preset", PRESETS)]
+
+
+def resolve(stage: str, request: Settings, row: Row, model: Mapping[str, Any]) -> dict[str, Any]:
+    """How a stage is sampled, by the names that `Sampling` has: the first that says it wins.
+
+    Args:
+        row: the preset's, of the stage.
+        model: what it says of itself, by fields' names, see `model_says` and `of_prior`.
+    """
+    return first_said(type(request), stage, request, row, model)
+
+
+def published() -> dict[str, Any]:
+    """What the published layout's models, which say nothing of themselves, are sampled with."""
+    return {name: one.published for name, one in knobs_of(known()).items()
+            if one.published is not None}  # fmt: skip
+
+
+def model_says(noted: Any, where: str) -> dict[str, Any]:
+    """What a model's index notes under `_defaults`, by argument name, checked.
+
+    A prior's knobs can be said for one kind of prior alone: `autoregressive_prior_guidance_scale`.
+
+    Args:
+        where: how sentences name the note.
+
+    Raises:
+        ValueError: a key that no model says; a value that makes no sense.
+    """
+    says = {name: name for name, one in knobs_of(known()).items() if one.model}
+    says |= {f"{kind}_{name}": name for kind in PRIORS[1:] for name in says
+             if name.startswith("prior_")}  # fmt: skip
+    hints, knobs = hints_of(known()), knobs_of(known())
+    entries = [
+        (key, hints[name], field(default=None, metadata={"knob": knobs[name]}))
+        for key, name in says.items()
+    ]
+    kind = make_dataclass("Defaults", entries, bases=(Knobs,), frozen=True, namespace={
+        "__module__": "of models"})  # fmt: skip
+    given = to_mapping(from_mapping(kind, noted, where))
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def of_prior(model: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What a model says of one of its priors: of any but the first, what names its kind."""
+    if kind == PRIORS[0]:
+        return dict(model)
+    own = {key.removeprefix(f"{kind}_"): value for key, value in model.items()
+           if key.startswith(f"{kind}_")}  # fmt: skip
+    return {key: value for key, value in model.items() if not key.startswith("prior_")} | own
+
+
+def schema() -> dict[str, Any]:
+    """A JSON schema (draft 2020-12) of settings, for programs that send some."""
+    return json_schema(known())
+
+
+# ---- the table in docs/sampling.md ---------------------------------------------------------------
+
+_BEGIN, _END = "<!-- knobs: written by `make knobs` -->\n\n", "\n<!-- end of knobs -->"
+
+
+def with_table(text: str) -> str:
+    """A text of documentation with the table of knobs between its marks as it is now."""
+    before, rest = text.split(_BEGIN)
+    return before + _BEGIN + markdown_table(Settings) + _END + rest.split(_END)[1]
+
+
+def main() -> None:
+    """`python -m unclip.pipeline.settings FILE`: write the table between the file's marks."""
+    path = Path(sys.argv[1])
+    path.write_text(with_table(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
