@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unclip.pipeline.latents import Latents
+    from unclip.outputs.latents import Latents
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.requests import Output
     from unclip.pipeline.settings import Settings
@@ -23,7 +23,7 @@ __all__ = ["CLIP", "Latents", "Output", "Pipeline", "Settings", "Tokenizer", "__
 
 _HOMES = {
     "CLIP": "unclip.stages.encoders",
-    "Latents": "unclip.pipeline.latents",
+    "Latents": "unclip.outputs.latents",
     "Output": "unclip.pipeline.requests",
     "Pipeline": "unclip.pipeline.pipeline",
     "Settings": "unclip.pipeline.settings",

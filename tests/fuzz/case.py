@@ -13,7 +13,7 @@ import torch
 from tests.conftest import captioned_folder
 from tests.tiny import tiny_model_folder, with_autoregressive_prior
 from unclip import Pipeline
-from unclip.pipeline.latents import write_embeddings
+from unclip.outputs.latents import write_embeddings
 
 QUICK = ("--precision", "fp32", "--decoder-steps", "1", "--super-res-steps", "1")
 

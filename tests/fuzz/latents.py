@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tests.fuzz.case import QUICK, Case, Good
 from tests.fuzz.hostile import WORDS, replace, spoil_safetensors
 from unclip.files import read_facts
-from unclip.pipeline.latents import Latents
+from unclip.outputs.latents import Latents
 
 _COMMANDS = (
     ("vary", "-n", "1"),

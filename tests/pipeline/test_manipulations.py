@@ -19,7 +19,7 @@ from unclip import Pipeline
 from unclip.checks import Notice
 from unclip.data.transforms import to_pil
 from unclip.files import read_facts
-from unclip.pipeline.latents import Latents
+from unclip.outputs.latents import Latents
 
 SMALL: dict[str, Any] = {"size": 16, "output_type": "pt"}
 STEPS = 30

@@ -20,6 +20,7 @@ from unclip.data.transforms import ImageProcessor, square, to_tensor
 from unclip.device.memory import kept_memory
 from unclip.diffusion.guidance import Guidance
 from unclip.networks.pca import Components, Moments
+from unclip.outputs.latents import Latents, check_embeddings
 from unclip.pipeline.hooks import Hooks
 from unclip.pipeline.latent_space import (
     check_frames,
@@ -30,7 +31,6 @@ from unclip.pipeline.latent_space import (
     text_diff,
     towards,
 )
-from unclip.pipeline.latents import Latents, check_embeddings
 from unclip.pipeline.requests import (
     Drawing,
     Output,

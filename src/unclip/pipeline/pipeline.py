@@ -25,9 +25,9 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise
 from unclip.files import as_path, private_folder
 from unclip.networks.diffusion_prior import Prefix
+from unclip.outputs.latents import check_embeddings, check_noise
 from unclip.pipeline.hooks import Callback, Hooks
 from unclip.pipeline.inpainting import RESAMPLES, Box, Hole, plan_hole
-from unclip.pipeline.latents import check_embeddings, check_noise
 from unclip.pipeline.manipulations import Manipulations
 from unclip.pipeline.opening import CLASSES, TEXT_TO_IMAGE, VARIATION, Parts, read_defaults
 from unclip.pipeline.requests import (

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.interfaces.cli.test_cli import Capture, refused
 from unclip import Pipeline
 from unclip.files import write_safetensors
-from unclip.pipeline.latents import Latents
+from unclip.outputs.latents import Latents
 
 OPEN = "unclip.interfaces.cli.options.ModelOptions.open"
 

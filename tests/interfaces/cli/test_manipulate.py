@@ -12,7 +12,7 @@ from tests.interfaces.cli.test_cli import Capture, refused
 from unclip.files import read_facts
 from unclip.interfaces.cli import main
 from unclip.outputs.images import read_info
-from unclip.pipeline.latents import read_embeddings
+from unclip.outputs.latents import read_embeddings
 
 FAST = ["--decoder-steps", "2", "--super-res-steps", "1"]
 

@@ -28,7 +28,7 @@ from unclip.evaluation.metrics.composition import (
     plain,
     real_scores,
 )
-from unclip.pipeline.latents import Latents
+from unclip.outputs.latents import Latents
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.randomness import Stream

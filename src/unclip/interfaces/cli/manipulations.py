@@ -31,7 +31,7 @@ from unclip.interfaces.cli.streams import progress_bar
 if TYPE_CHECKING:
     from PIL import Image
 
-    from unclip.pipeline.latents import Latents
+    from unclip.outputs.latents import Latents
     from unclip.pipeline.pipeline import Pipeline
 
 ANIMATIONS = (".gif", ".apng")
@@ -88,7 +88,7 @@ def open_images(paths: Sequence[Path]) -> list["Image.Image"]:
 
 def read(paths: Sequence[Path]) -> "list[Image.Image] | Latents":
     """Pictures, or the latents of one .safetensors file."""
-    from unclip.pipeline.latents import Latents
+    from unclip.outputs.latents import Latents
 
     if any(path.suffix.lower() == ".safetensors" for path in paths):
         if len(paths) > 1:
@@ -119,7 +119,7 @@ def call_arguments(
 ) -> Iterator[dict[str, Any]]:
     """Arguments for any manipulation of `images` into `total` others, with a progress bar."""
     settings = options.settings()
-    from unclip.pipeline.latents import Latents
+    from unclip.outputs.latents import Latents
 
     if isinstance(images, Latents):
         settings = settings.for_reconstruction(images.steps)

@@ -25,7 +25,7 @@ class Decode(ImageOptions):
 def run(arguments: Sequence[str]) -> int:
     options = parse(Decode, "decode", arguments)
     started = time.perf_counter()
-    from unclip.pipeline.latents import read_embeddings
+    from unclip.outputs.latents import read_embeddings
     from unclip.pipeline.requests import check_count
 
     options.check()

@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     import torch
 
     from unclip.data.transforms import SUFFIXES, image_size, open_image
-    from unclip.pipeline.latents import write_embeddings
+    from unclip.outputs.latents import write_embeddings
     from unclip.pipeline.requests import check_prompts
 
     if not options.what:
@@ -109,7 +109,7 @@ def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
 
     from unclip.data.sources import open_source
     from unclip.data.transforms import open_image, to_pil
-    from unclip.pipeline.latents import read_embeddings
+    from unclip.outputs.latents import read_embeddings
 
     if samples < 2:
         raise ValueError(f"{samples} samples were asked for; components need at least 2")
