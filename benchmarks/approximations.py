@@ -43,6 +43,7 @@ from unclip.interfaces.cli.commands.evaluate import WORLD, generator
 from unclip.networks.pca import Moments
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import PRESETS, STAGES, Preset, Row, Settings
+from unclip.pixels import to_signed
 from unclip.stages.base import Sampling
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
@@ -153,7 +154,7 @@ def batches(
     for start in range(first, first + n, size):
         scenes = [world.scene(i) for i in range(start, min(start + size, first + n))]
         pixels = torch.stack([torch.from_numpy(world.render(scene)) for scene in scenes])
-        yield scenes, pixels.permute(0, 3, 1, 2) / 127.5 - 1
+        yield scenes, to_signed(pixels.permute(0, 3, 1, 2))
 
 
 def measure(

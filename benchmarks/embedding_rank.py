@@ -17,6 +17,7 @@ from unclip.data.sources import open_source
 from unclip.device.precision import device_named
 from unclip.interfaces.cli.commands.evaluate import WORLD
 from unclip.networks.pca import Components, Moments
+from unclip.pixels import to_signed
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.storage.folder import ModelFolder, bundled
 
@@ -40,7 +41,7 @@ def moments_of(model: Path, data: str, count: int, device: torch.device) -> Mome
     moments = Moments(clip.width)
     for first in range(0, count, _BATCH):
         images = [source[i]["image"] for i in range(first, min(first + _BATCH, count))]
-        moments.add(clip.image(torch.stack(images).to(device) / 127.5 - 1))
+        moments.add(clip.image(to_signed(torch.stack(images).to(device))))
     return moments
 
 

@@ -27,6 +27,7 @@ from unclip.pipeline.opening import Parts
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.requests import noise_for
 from unclip.pipeline.settings import PRIORS, Settings
+from unclip.pixels import to_signed
 from unclip.storage.folder import ModelFolder, bundled
 from unclip.training.stages import STAGES
 from unclip.training.start import resolve
@@ -41,7 +42,7 @@ def scenes(world: World, count: int, size: int) -> dict[str, Any]:
     """Held-out captioned images (count, 3, size, size) in [-1, 1]."""
     drawn = [world.scene(i) for i in range(count)]
     pixels = torch.stack([torch.from_numpy(world.render(scene, size)) for scene in drawn])
-    images = pixels.permute(0, 3, 1, 2) / 127.5 - 1
+    images = to_signed(pixels.permute(0, 3, 1, 2))
     return {"images": images, "captions": [scene.caption for scene in drawn]}
 
 

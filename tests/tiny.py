@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from unclip.batch import Batch
 from unclip.config import merge
 from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import noise_from
+from unclip.pixels import to_signed
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
     AutoregressivePriorStage,
 )
-from unclip.stages.base import Batch, Stage
+from unclip.stages.base import Stage
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
@@ -119,7 +121,7 @@ def scenes(count: int, size: int = 32, first: int = 0) -> Batch:
     world = World(WorldConfig(size=size))
     pairs = [world[first + i] for i in range(count)]
     images = torch.stack([torch.from_numpy(pixels).permute(2, 0, 1) for pixels, _ in pairs])
-    return {"images": images / 127.5 - 1, "captions": [caption for _, caption in pairs]}
+    return {"images": to_signed(images), "captions": [caption for _, caption in pairs]}
 
 
 def learns(stage: Stage, batch: Batch, steps: int = 30, rate: float = 2e-3) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import noise, scenes, tiny_recipe
+from unclip.batch import Batch
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.samplers import noise_from
 from unclip.files import read_safetensors
@@ -20,7 +21,7 @@ from unclip.stages.autoregressive_prior import (
     draw,
     nucleus,
 )
-from unclip.stages.base import Batch, Sampling
+from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint

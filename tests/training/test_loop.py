@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unclip.stages.base import Batch
+from unclip.batch import Batch
 from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint
 from unclip.training.distribution import Processes

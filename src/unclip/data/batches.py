@@ -20,28 +20,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.util import Finalize
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from unclip.batch import Batch
 from unclip.data.sources import Source
 from unclip.randomness import Stream, mix
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 8
 _STOPS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Batch(TypedDict):
-    """images: (N, 3, H, W) float32 in [-1, 1]; captions: N of them.
-
-    Further tensors of a source's samples (labels) come along, stacked, under their own names.
-    """
-
-    images: Tensor
-    captions: list[str]
 
 
 @dataclass(frozen=True)
@@ -132,10 +123,8 @@ def _finished(steps: "_Steps", start_step: int, num_workers: int) -> Generator[B
                 warned.add(name)
                 _log.warning("%s; another image takes its place", name)
         tensors = {name: torch.from_numpy(values) for name, values in raw["tensors"].items()}
-        # Scaled here: bytes are a quarter of the traffic between processes.
-        images = tensors.pop("image").float().div_(127.5).sub_(1.0)  # (N, 3, H, W)
-        batch: Batch = {"images": images, "captions": raw["captions"]}
-        yield cast(Batch, {**tensors, **batch})
+        images = tensors.pop("image")  # (N, 3, H, W) uint8
+        yield {**tensors, "images": images, "captions": raw["captions"]}
 
 
 def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from unclip.checks import printable
 from unclip.files import open_regular
 from unclip.networks.preprocessing import ImageProcessorConfig, normalise
+from unclip.pixels import to_signed, to_uint8
 
 MAX_PIXELS = 178_956_970
 """Largest image that is opened by default, the limit at which Pillow too refuses: 0.5 GB as RGB."""
@@ -143,7 +144,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """Pillow image of any mode -> (3, H, W) float32 in [-1, 1]."""
-    return to_bytes(image).float().div_(127.5).sub_(1.0)
+    return to_signed(to_bytes(image))
 
 
 def to_bytes(image: Image.Image) -> Tensor:
@@ -162,8 +163,12 @@ def to_pil(image: Tensor) -> Image.Image:
     image = image.detach().float().cpu()
     if not bool(torch.isfinite(image).all()):
         raise ValueError("the image holds NaN or infinite values, so it cannot be shown or saved")
-    levels = image.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    return from_bytes(to_uint8(image))
+
+
+def from_bytes(image: Tensor) -> Image.Image:
+    """(3, H, W) uint8 -> Pillow RGB."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
 def square(

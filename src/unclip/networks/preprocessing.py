@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unclip.checks import shown
 from unclip.config import Between, Checked, Positive, Side, from_mapping, to_mapping
+from unclip.pixels import to_levels
 
 Mean = Annotated[float, Between(-1e3, 1e3)]
 
@@ -133,7 +134,7 @@ def preprocess(images: Tensor, config: ImageProcessorConfig) -> Tensor:
     images = F.pad(images, padding, value=-1.0)  # black
     top, left = max(top, 0), max(left, 0)
     images = images[:, :, top : bottom + padding[2], left : right + padding[0]]
-    return normalise((images + 1.0) * 127.5, config)
+    return normalise(to_levels(images), config)
 
 
 def normalise(levels: Tensor, config: ImageProcessorConfig) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.batch import Batch
 from unclip.config import Between, Checked, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.diffusion.samplers import Callback, Stop
@@ -23,7 +24,7 @@ from unclip.networks.autoregressive_prior import (
     Prefix,
 )
 from unclip.networks.pca import Buckets, Components, Moments, Spacing
-from unclip.stages.base import Batch, Sampling
+from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.diffusion_prior import Measured, best_candidates
 from unclip.storage.folder import ModelFolder

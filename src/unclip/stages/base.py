@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from unclip.batch import Batch
 from unclip.checks import shown
 from unclip.config import (
     Checked,
@@ -27,7 +28,6 @@ from unclip.networks.unet_config import UNetConfig
 from unclip.storage.folder import ModelFolder
 
 SCHEDULER = "UnCLIPScheduler"  # the layout's class
-Batch = dict[str, Any]  # "images": (N, 3, H, W) in [-1, 1]; "captions": list of N strings
 
 
 class Stage(Protocol):

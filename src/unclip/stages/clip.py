@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.batch import Batch
 from unclip.config import Between, Checked, Tokens
 from unclip.device.precision import full_precision
 from unclip.networks.clip import MAX_LOGIT_SCALE
 from unclip.networks.clip_config import CLIPConfig
 from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
-from unclip.stages.base import Batch
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.encoders import CLIP
 from unclip.storage.folder import ModelFolder

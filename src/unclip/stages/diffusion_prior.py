@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.batch import Batch
 from unclip.checks import whole_number
 from unclip.config import Between, Candidates, Checked, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.losses import LossConfig, diffusion_loss
@@ -18,14 +19,7 @@ from unclip.diffusion.prediction import Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig, Prefix
-from unclip.stages.base import (
-    Batch,
-    Process,
-    Sampling,
-    guide,
-    scheduler_from_json,
-    scheduler_json,
-)
+from unclip.stages.base import Process, Sampling, guide, scheduler_from_json, scheduler_json
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.storage.folder import ModelFolder, together
 

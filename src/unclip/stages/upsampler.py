@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.acceleration.tiling import tile_side, tiled
+from unclip.batch import Batch
 from unclip.config import Between, Checked, Dropout, Probability, Width, Widths
 from unclip.device.precision import full_precision
 from unclip.diffusion.inpainting import Known
@@ -21,8 +22,8 @@ from unclip.diffusion.schedules import BetaSchedule, DiffusionConfig, Prediction
 from unclip.networks.unet import UNet, UNetConfig
 from unclip.networks.unet_config import adm_config
 from unclip.networks.upsampler import upsample_bicubic, upsampler_input
+from unclip.pixels import to_signed
 from unclip.stages.base import (
-    Batch,
     Process,
     Sampling,
     check_channels,
@@ -159,7 +160,7 @@ class UpsamplerStage:
         side = images.shape[-1]
         with full_precision(images.device):
             if "small" in batch:
-                small = _scaled(batch["small"])
+                small = to_signed(batch["small"])
                 x0, condition = images, upsample_bicubic(small, (side, side))
             else:
                 small = F.interpolate(images, size=side // self.settings.factor, mode="area")
@@ -233,7 +234,7 @@ class UpsamplerStage:
         images = batch["images"][:4]
         side = images.shape[-1]
         if "small" in batch:
-            small = _scaled(batch["small"][:4])
+            small = to_signed(batch["small"][:4])
         else:
             small = F.interpolate(images, size=side // self.settings.factor, mode="area")
         made = self.sample(small, Sampling(7, "ddim"), noise_from(generator), size=(side, side))
@@ -306,11 +307,6 @@ def random_crops(images: Tensor, side: int, generator: torch.Generator, step: in
     )  # fmt: skip
     places = zip(images, tops.tolist(), lefts.tolist(), strict=True)
     return torch.stack([x[:, top : top + side, left : left + side] for x, top, left in places])
-
-
-def _scaled(pixels: Tensor) -> Tensor:
-    """uint8 → [-1, 1], as batches scale their images."""
-    return pixels.float().div_(127.5).sub_(1.0)
 
 
 def _channels_last(x: Tensor) -> Tensor:

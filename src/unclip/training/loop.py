@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from unclip.batch import Batch, on_device
 from unclip.device.precision import dtype_named, emulated, name_of
-from unclip.stages.base import Batch, Stage
+from unclip.stages.base import Stage
 from unclip.training import checkpoint
 from unclip.training.distribution import (
     Processes,
@@ -154,7 +155,7 @@ def train(
                 group["lr"] = rate * group["scale"]
             losses: dict[str, Tensor] = {}  # means over the parts
             for part in range(training.accumulation):
-                descend = partial(backward, _move(next(parts), processes.device), part)
+                descend = partial(backward, on_device(next(parts), processes.device), part)
                 if optimiser.rho:
                     of_part = sharpness_aware(descend, network.parameters(), optimiser.rho)
                 else:
@@ -175,7 +176,7 @@ def train(
                 report.step(state.step, means, rate)
             if example and training.preview_every and state.step % training.preview_every == 0:
                 with average.in_place():
-                    report.preview(state.step, stage, _move(example, processes.device))
+                    report.preview(state.step, stage, on_device(example, processes.device))
             if state.step % training.checkpoint_every == 0:
                 keep()
                 kept = state.step
@@ -265,7 +266,3 @@ def _seed(seed: int, step: int, part: int, processes: Processes) -> torch.Genera
     mixed = int.from_bytes(hashlib.blake2b(name, digest_size=7).digest())
     torch.manual_seed(mixed)
     return torch.Generator(processes.device).manual_seed(mixed + 1)
-
-
-def _move(batch: Batch, device: torch.device) -> Batch:
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}

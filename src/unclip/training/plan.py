@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unclip.stages.base import Batch
+from unclip.batch import Batch, on_device
 from unclip.training.budget import check_images
 from unclip.training.distribution import start_processes
 from unclip.training.start import Recipe, StageSpec, Where, prepare
@@ -33,10 +33,8 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "aut
     check_images(part, recipe.data.size)
     prepared = prepare(spec, _sample_of(recipe), where, processes)
     stage, place = prepared.stage, processes.device
-    example: Batch = {
-        key: value[:_PROBE].to(place) if isinstance(value, Tensor) else value[:_PROBE]
-        for key, value in prepared.example.items()
-    }
+    few: Batch = {key: value[:_PROBE] for key, value in prepared.example.items()}
+    example = on_device(few, place)
     network = stage.network.to(place).train()
     kept: dict[int, int] = {}
     with FlopCounterMode(display=False) as counter:

@@ -17,6 +17,7 @@ from torch import Tensor
 from unclip.checks import printable
 from unclip.config import read_toml
 from unclip.files import locked, open_regular, read_json, real_path, whole, write_json
+from unclip.pixels import to_uint8
 
 RECIPE = "recipe.toml"
 _LOCK, _NOTE = "lock", "run.json"
@@ -58,7 +59,7 @@ class Run:
         """Rows of images (R, C, 3, H, W) in [-1, 1] → `previews/step-N.png` and TensorBoard."""
         from PIL import Image
 
-        grid = ((rows.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+        grid = to_uint8(rows)
         picture = grid.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # (R·H, C·W, 3)
         folder = self.path / "previews"
         folder.mkdir(exist_ok=True)

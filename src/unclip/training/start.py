@@ -10,13 +10,14 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from unclip.batch import Batch, on_device
 from unclip.checks import shown
 from unclip.config import dump_toml, from_mapping, merge, read_toml, to_mapping
 from unclip.data.batches import Order, batches
 from unclip.data.held_out import note
 from unclip.data.sources import Source, open_source
 from unclip.files import write_text
-from unclip.stages.base import Batch, Stage
+from unclip.stages.base import Stage
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.storage.belonging import dependents
@@ -140,7 +141,7 @@ def prepare(spec: StageSpec[S], recipe: Recipe[S], where: Where, processes: Proc
         recipe.data,
         processes.device,
         lambda n: [source.caption(i) for i in range(min(n, len(source)))],
-        lambda: _batches(source, recipe, 0, alone),
+        lambda: (on_device(one, alone.device) for one in _batches(source, recipe, 0, alone)),
     )
     torch.manual_seed(recipe.training.seed)
     with parameters_within_memory(processes.device):
@@ -275,9 +276,7 @@ def _batches(
     order = Order.of(source, recipe.training.seed)
     # More than a few for each core only cost memory; batches are the same for any number.
     workers = min(recipe.data.workers, 4 * (os.cpu_count() or 1))
-    return batches(  # type: ignore[return-value]
-        source, order, size, first, processes.rank, processes.world_size, workers
-    )
+    return batches(source, order, size, first, processes.rank, processes.world_size, workers)
 
 
 def _check_folders(spec: StageSpec[S], folder: ModelFolder, where: Where) -> None:

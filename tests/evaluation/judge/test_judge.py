@@ -85,12 +85,12 @@ def test_labels_come_along_with_the_batches() -> None:
     plain = next(batches(source, Order.of(source), 6))
     worked = next(batches(source, Order.of(source), 6, num_workers=1))
     assert plain["images"].shape == (6, 3, SIDE, SIDE)
-    assert plain["objects"].shape == (6, 4, 6)  # type: ignore[typeddict-item]
+    assert plain["objects"].shape == (6, 4, 6)
     for key in ("images", "objects", "background"):
-        assert torch.equal(plain[key], worked[key])  # type: ignore[literal-required]
+        assert torch.equal(plain[key], worked[key])
     scene = source.scene(3)
     assert plain["captions"][3] == scene.caption
-    assert torch.equal(plain["objects"][3], label(scene)[0])  # type: ignore[typeddict-item]
+    assert torch.equal(plain["objects"][3], label(scene)[0])
 
 
 def test_scenes_with_one_object_inside_another_are_not_rare() -> None:

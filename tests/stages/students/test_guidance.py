@@ -14,11 +14,12 @@ from tests.acceleration.test_int8 import needs_int8
 from tests.stages.decoder.test_stage import CAPTIONS
 from tests.tiny import noise, scenes
 from unclip import Pipeline
+from unclip.batch import Batch
 from unclip.diffusion.guidance import Guidance, guided
 from unclip.diffusion.losses import LossConfig
 from unclip.diffusion.prediction import to_prediction
 from unclip.networks.unet import UNet
-from unclip.stages.base import Batch, Sampling
+from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, DecoderStage
 from unclip.stages.students.guidance import DistillationSettings, DistillationStage

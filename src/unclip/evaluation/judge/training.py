@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.batch import Batch
 from unclip.data.sources import Sample, WorldSource
 from unclip.data.world.scene import BACKGROUNDS, COLOURS, Scene, WorldConfig
 from unclip.data.world.world import World
@@ -23,7 +24,6 @@ from unclip.evaluation.judge.network import (
     resize,
 )
 from unclip.randomness import Stream
-from unclip.stages.base import Batch
 from unclip.storage.folder import ModelFolder
 from unclip.training.recipe import Data, Optimiser, Training
 from unclip.training.start import Materials, Recipe, StageSpec, open_data

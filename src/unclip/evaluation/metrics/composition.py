@@ -17,6 +17,7 @@ from unclip.data.world.scene import GRID, Object, Scene, WorldConfig
 from unclip.data.world.shapes import ink_rows
 from unclip.data.world.world import World
 from unclip.evaluation.judge.network import COLOURS_OF, Detection, Detections, Judge, judge_images
+from unclip.pixels import to_signed
 
 TRUSTWORTHY: Final = 0.97  # least accuracy of the judge on real images
 CHECKED: Final = ("object", "colour", "background", "relation")
@@ -232,7 +233,7 @@ def real_scores(
     found: list[Detections] = []
     for part in _parts(scenes, 256):
         pixels = torch.from_numpy(np.stack([world.render(scene, size) for scene in part]))
-        found += judge_images(judge, pixels.permute(0, 3, 1, 2) / 127.5 - 1)
+        found += judge_images(judge, to_signed(pixels.permute(0, 3, 1, 2)))
     return score(found, scenes)
 
 

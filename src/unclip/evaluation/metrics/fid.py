@@ -19,6 +19,7 @@ from torch import Tensor
 from unclip.data.sources import Source
 from unclip.evaluation.metrics.composition import Generate
 from unclip.networks.pca import Moments
+from unclip.pixels import to_signed
 from unclip.stages.conditioning import FrozenCLIP
 
 _BATCH: Final = 64
@@ -135,4 +136,4 @@ def real_images(source: Source, indices: range, batch: int = _BATCH) -> Iterator
     """Batches (N, 3, H, W) in [-1, 1] of a source's images."""
     for start in range(0, len(indices), batch):
         part = [source[i]["image"] for i in indices[start : start + batch]]
-        yield torch.stack(part) / 127.5 - 1
+        yield to_signed(torch.stack(part))

@@ -15,6 +15,7 @@ from torch import Tensor
 from unclip.data.sources import Source
 from unclip.data.world.scene import COLOURS, SHAPES, Scene, WorldConfig
 from unclip.evaluation.metrics.composition import Rate, held_out
+from unclip.pixels import to_signed
 from unclip.stages.conditioning import FrozenCLIP
 
 KS: Final = (1, 5)
@@ -169,7 +170,7 @@ def embed_captions(clip: FrozenCLIP, captions: Sequence[str]) -> Tensor:
 def embed_images(clip: FrozenCLIP, images: Sequence[Tensor]) -> Tensor:
     """Images (3, H, W) uint8 → z_i (N, D)."""
     parts = [torch.stack(list(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
-    return torch.cat([clip.image(part.to(clip.device) / 127.5 - 1) for part in parts])
+    return torch.cat([clip.image(to_signed(part.to(clip.device))) for part in parts])
 
 
 def clip_retrieval(

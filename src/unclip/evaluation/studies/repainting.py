@@ -32,6 +32,7 @@ from unclip.evaluation.metrics.composition import (
 from unclip.pipeline.inpainting import Box
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
+from unclip.pixels import to_levels
 
 _MARGIN = 4 / GRID  # around the hidden object: it may come back a little larger, or elsewhere
 
@@ -177,7 +178,7 @@ def evaluate_inpainting(
         ).images
         found += judge_images(judge, made)
         grey = torch.from_numpy(truth).permute(2, 0, 1).float()
-        seams.append((jump(127.5 * (made[0].cpu() + 1), box), jump(grey, box)))
+        seams.append((jump(to_levels(made[0].cpu()), box), jump(grey, box)))
         scenes.append(scene)
     seam, true_seam = np.nanmean(seams, axis=0)
     return score_repainted(found, scenes, float(seam), float(true_seam))

@@ -18,6 +18,7 @@ from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
 from unclip.diffusion.samplers import noise_from
 from unclip.networks.upsampler import upsample_bicubic
+from unclip.pixels import to_signed
 from unclip.stages.base import Sampling
 from unclip.stages.upsampler import UpsamplerStage
 
@@ -124,10 +125,10 @@ def measure(
     for index, truth in enumerate(_scenes(replace(config, size=upsampler.size), count)):
         if degradation == "bsr":
             generator = torch.Generator().manual_seed(index)
-            x = bsr(truth, factor, generator)[None] / 127.5 - 1
+            x = to_signed(bsr(truth, factor, generator)[None])
         else:
-            x = F.interpolate(truth[None].float(), size=small, mode="area") / 127.5 - 1
-        large = truth[None] / 127.5 - 1
+            x = to_signed(F.interpolate(truth[None].float(), size=small, mode="area"))
+        large = to_signed(truth[None])
         began = time.perf_counter()
         noise = noise_from([torch.Generator().manual_seed(index)])
         made = upsampler.sample(x.to(device), sampling, noise).cpu()

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from unclip.batch import Batch
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.inversion import ending_in_data, invert
@@ -17,14 +18,7 @@ from unclip.diffusion.losses import diffusion_loss
 from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
 from unclip.diffusion.samplers import Callback, Stop, noise_from
 from unclip.diffusion.schedules import DiffusionConfig
-from unclip.stages.base import (
-    Batch,
-    Process,
-    Sampling,
-    guide,
-    scheduler_from_json,
-    scheduler_json,
-)
+from unclip.stages.base import Process, Sampling, guide, scheduler_from_json, scheduler_json
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.decoder.network import (
     TEXT_ENCODER,

@@ -19,13 +19,14 @@ from typing import Annotated, Self
 import torch
 from torch import Tensor
 
+from unclip.batch import Batch
 from unclip.config import Between, Checked, Probability
 from unclip.diffusion.guidance import Guidance, guided
 from unclip.diffusion.losses import LossConfig, prediction_errors, variance_loss
 from unclip.diffusion.prediction import split_variance, to_prediction
 from unclip.diffusion.samplers import noise_from
 from unclip.networks.unet import UNet
-from unclip.stages.base import Batch, Sampling
+from unclip.stages.base import Sampling
 from unclip.stages.conditioning import dropped
 from unclip.stages.decoder import DecoderStage, Student, save_student
 from unclip.stages.masks import mask_channels, random_masks

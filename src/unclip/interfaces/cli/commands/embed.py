@@ -108,7 +108,7 @@ def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
     import torch
 
     from unclip.data.sources import open_source
-    from unclip.data.transforms import open_image, to_pil
+    from unclip.data.transforms import from_bytes, open_image
     from unclip.outputs.latents import read_embeddings
 
     if samples < 2:
@@ -117,7 +117,7 @@ def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
         world = open_source(data, size=pipe.sizes[-1])
 
         def scene(index: int) -> "Image.Image":
-            return to_pil(world[index]["image"] / 127.5 - 1)
+            return from_bytes(world[index]["image"])
 
         _, rows = _embedded(pipe, range(samples), scene)
     elif Path(data).is_dir():
