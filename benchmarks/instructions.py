@@ -17,6 +17,7 @@ from unclip.stages.conditioning import FrozenCLIP
 from unclip.storage.folder import ModelFolder, bundled
 from unclip.training.muon import Muon
 from unclip.training.optimiser import build
+from unclip.training.parallel import Alone
 from unclip.training.recipe import Optimiser
 
 
@@ -24,7 +25,7 @@ def muon_seconds(dtype: torch.dtype, repeats: int = 5) -> float:
     """Best of `repeats` in seconds of a step of Muon on the bundled CLIP's weights."""
     clip = FrozenCLIP.load(ModelFolder(bundled("model")))
     network = torch.nn.ModuleList([clip.text_encoder, clip.image_encoder]).requires_grad_(True)
-    optimiser = build(network, Optimiser(kind="muon"))
+    optimiser = build(network, Optimiser(kind="muon"), Alone(torch.device("cpu")))
     assert isinstance(optimiser, Muon)
     optimiser.dtype, seconds = dtype, []
     for _ in range(repeats):

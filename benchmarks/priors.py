@@ -29,8 +29,8 @@ from unclip.pipeline.requests import noise_for
 from unclip.pipeline.settings import PRIORS, Settings
 from unclip.pixels import to_signed
 from unclip.storage.folder import ModelFolder, bundled
+from unclip.training.spec import load_recipe
 from unclip.training.stages import STAGES
-from unclip.training.start import resolve
 
 ROOT = Path(__file__).parents[1]
 RECIPES = [str(ROOT / "recipes" / f"bundled-{name}.toml") for name in ("prior", "ar-prior")]
@@ -115,7 +115,7 @@ def main() -> None:
     }
     for kind, file in zip(PRIORS, options.recipes, strict=True):
         name, stage = stages[kind]
-        recipe = resolve(STAGES[name], Path(file))
+        recipe = load_recipe(STAGES[name], Path(file))
         print(f"| {' | '.join(row(pipe, kind, stage, recipe, batch, judge))} |", flush=True)
 
 

@@ -25,8 +25,10 @@ from common import RESULTS, ROOT, matrix_peak, record
 from unclip.data.world.scene import WorldConfig
 from unclip.device.precision import device_named, name_of
 from unclip.storage.folder import bundled
+from unclip.training.job import Folders
+from unclip.training.spec import load_recipe
 from unclip.training.stages import STAGES
-from unclip.training.start import Where, resolve, start
+from unclip.training.start import start
 
 PROMPT = "a red circle above a blue square"
 Row = tuple[str, float | None, str]  # what, number, unit or why there is none
@@ -64,13 +66,13 @@ def training_speed(device: str, steps: int) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, spec in STAGES.items():
-            recipe = resolve(spec, ROOT / "recipes" / f"bundled-{name}.toml")
+            recipe = load_recipe(spec, ROOT / "recipes" / f"bundled-{name}.toml")
             training = replace(recipe.training, steps=steps, log_every=1, preview_every=0)
             quick = {"captions": 1000, "statistics": 256}  # made once in a run
             known = vars(recipe.network)
             network = replace(recipe.network, **{k: v for k, v in quick.items() if k in known})
             recipe = replace(recipe, network=network, training=training)
-            where = Where(Path(folder) / "model", Path(folder) / name)
+            where = Folders(Path(folder) / "model", Path(folder) / name)
             with contextlib.redirect_stdout(io.StringIO()):
                 start(spec, recipe, where, device)
             lines = (where.run / "metrics.jsonl").read_text().splitlines()

@@ -10,8 +10,10 @@ import argparse
 from pathlib import Path
 
 from unclip import Pipeline
+from unclip.training.job import Folders
+from unclip.training.spec import parse_recipe
 from unclip.training.stages import STAGES
-from unclip.training.start import Where, read, start
+from unclip.training.start import start
 
 NETWORKS = {  # every field that is left out has the stage's default
     "clip": {"size": "tiny", "vocab_size": 1024},
@@ -50,8 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
             },
             "optimiser": {"learning_rate": 1e-3},
         }
-        recipe = read(STAGES[name], changed, name)
-        where = Where(options.model, options.out / "runs" / name, overwrite=True)
+        recipe = parse_recipe(STAGES[name], changed, name)
+        where = Folders(options.model, options.out / "runs" / name, overwrite=True)
         if start(STAGES[name], recipe, where):
             return  # by Ctrl-C
     options.out.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,9 @@ from unclip.stages.decoder import DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
 from unclip.stages.upsampler import UpsamplerSettings, UpsamplerStage
 from unclip.storage.folder import ModelFolder
+from unclip.training.recipe import Recipe
+from unclip.training.spec import parse_recipe
 from unclip.training.stages import STAGES
-from unclip.training.start import Recipe, read
 
 _WORLD = {"max_objects": 1, "textures": ["plain"], "styles": ["plain"]}
 _NETWORKS: dict[str, dict[str, Any]] = {
@@ -112,7 +113,7 @@ def tiny_recipe(stage: str, **tables: dict[str, Any]) -> Recipe[Any]:
         "optimiser": {"learning_rate": 1e-3, "warmup": 2},
     }
     small["training"]["precision"] = "fp32"
-    return read(STAGES[stage], merge(small, tables), "test")
+    return parse_recipe(STAGES[stage], merge(small, tables), "test")
 
 
 @cache

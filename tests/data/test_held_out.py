@@ -11,8 +11,10 @@ from unclip.data.held_out import NOTE, fraction_of, is_held_out, note
 from unclip.data.sources import FolderSource
 from unclip.interfaces.cli import main
 from unclip.storage.folder import ModelFolder
+from unclip.training.data import open_data
+from unclip.training.job import Folders
 from unclip.training.stages import STAGES
-from unclip.training.start import Where, open_data, start
+from unclip.training.start import start
 
 
 def test_a_larger_fraction_holds_out_the_same_and_more() -> None:
@@ -65,7 +67,7 @@ def test_train_holds_out_and_evaluate_measures_what_was(tmp_path: Path, capsys: 
     assert isinstance(seen, FolderSource)
     assert {item.name for item in seen.items}.isdisjoint(out)
     assert len(seen) + len(out) == 30
-    assert start(STAGES["clip"], recipe, Where(model, tmp_path / "run"), "cpu") == 0
+    assert start(STAGES["clip"], recipe, Folders(model, tmp_path / "run"), "cpu") == 0
     said = capsys.readouterr().out
     assert f"held out: {len(out)} of the usable images" in said
     assert f"of {len(seen)} captions have more than the 24 tokens that CLIP reads; a larger" in said

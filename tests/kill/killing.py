@@ -31,8 +31,9 @@ from unclip.interfaces.cli import main as unclip
 from unclip.pipeline.pipeline import Pipeline
 from unclip.storage.folder import ModelFolder
 from unclip.training.checkpoint import checkpoints
+from unclip.training.job import Folders
 from unclip.training.stages import STAGES
-from unclip.training.start import Where, start
+from unclip.training.start import start
 
 KILLS = 3  # a trial
 _TRAINED = ("decoder", "clip", "prior")
@@ -71,7 +72,7 @@ class Bench:
             stage,
             training={"steps": steps, "batch_size": 4, "checkpoint_every": 2, "log_every": 1},
         )
-        where = Where(model, run, resume, overwrite=not resume)
+        where = Folders(model, run, resume, overwrite=not resume)
         assert start(STAGES[stage], recipe, where, "cpu") == 0
 
     def _into(self, stage: str, folder: Path) -> Callable[[], None]:

@@ -10,7 +10,10 @@ from unclip.config import merge, read_toml, to_mapping
 from unclip.interfaces.cli.commands.train import SPECS
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.storage.folder import ModelFolder
-from unclip.training.start import Where, open_data, read, resolve, start
+from unclip.training.data import open_data
+from unclip.training.job import Folders
+from unclip.training.spec import load_recipe, parse_recipe
+from unclip.training.start import start
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FILES = sorted(FOLDER.rglob("*.toml"))
@@ -33,13 +36,13 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_it_trains(file: Path, tiny_model: Path, tmp_path: Path) -> None:
     spec = SPECS[read_toml(file)["stage"]]
-    whole = resolve(spec, file)
+    whole = load_recipe(spec, file)
     small = {
         "network": _NETWORKS[spec.name],
         "data": {"workers": 0},
         "training": {"steps": 2, "batch_size": 4, "accumulation": 1, "precision": "fp32"},
     }
-    recipe = read(spec, merge(to_mapping(whole), small), file.name)
+    recipe = parse_recipe(spec, merge(to_mapping(whole), small), file.name)
     assert recipe.optimiser == whole.optimiser
     model = ModelFolder(tmp_path / "model")
     FrozenCLIP.load(ModelFolder(tiny_model)).save(model)
@@ -47,8 +50,8 @@ def test_it_trains(file: Path, tiny_model: Path, tmp_path: Path) -> None:
         taught = tiny_recipe(
             "decoder", network={"prediction_type": "sample"}, training={"steps": 1}
         )
-        assert start(SPECS["decoder"], taught, Where(model.path, tmp_path / "first"), "cpu") == 0
-    where = Where(model.path, tmp_path / "run", overwrite=True)
+        assert start(SPECS["decoder"], taught, Folders(model.path, tmp_path / "first"), "cpu") == 0
+    where = Folders(model.path, tmp_path / "run", overwrite=True)
     assert start(spec, recipe, where, "cpu") == 0
     assert all(model.has(component) for component in spec.components)
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 1
@@ -59,28 +62,28 @@ def test_the_written_recipe_repeats_the_run(file: Path, tmp_path: Path) -> None:
     from unclip.config import dump_toml
 
     spec = SPECS[read_toml(file)["stage"]]
-    recipe = resolve(spec, file)
+    recipe = load_recipe(spec, file)
     copy = tmp_path / "recipe.toml"
     copy.write_text(dump_toml({"stage": spec.name, **to_mapping(recipe)}))
-    assert resolve(spec, copy) == recipe
+    assert load_recipe(spec, copy) == recipe
 
 
 def test_recipes_of_another_stage_and_unknown_tables(tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_text('stage = "clip"\n')
     with pytest.raises(ValueError, match="is a recipe for 'clip', not for 'prior'"):
-        resolve(SPECS["prior"], file)
+        load_recipe(SPECS["prior"], file)
     file.write_text("[trainig]\nsteps = 3\n")
     with pytest.raises(ValueError, match="unknown table 'trainig'"):
-        resolve(SPECS["prior"], file)
+        load_recipe(SPECS["prior"], file)
     file.write_text("[training]\nstep = 3\n")
     with pytest.raises(ValueError, match=r"r\.toml: training: unknown key 'step'; did you mean"):
-        resolve(SPECS["prior"], file)
+        load_recipe(SPECS["prior"], file)
 
 
 def test_fields_of_the_world_that_would_be_ignored_are_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.size is the images' size"):
-        read(SPECS["clip"], {"data": {"world": {"size": 128}}}, "test")
+        parse_recipe(SPECS["clip"], {"data": {"world": {"size": 128}}}, "test")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,6 @@ def test_the_sources_name_decides_what_is_drawn(
     source: str, kinds: list[str], expected: tuple[str, ...]
 ) -> None:
     data = {"source": source, "size": 32, "world": {"kinds": kinds, "seed": 7}}
-    opened = open_data(read(SPECS["clip"], {"data": data}, "test").data)
+    opened = open_data(parse_recipe(SPECS["clip"], {"data": data}, "test").data)
     assert opened.config.kinds == expected  # type: ignore[attr-defined]
     assert (opened.config.size, opened.config.seed) == (32, 7)  # type: ignore[attr-defined]

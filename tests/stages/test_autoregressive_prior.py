@@ -25,8 +25,9 @@ from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint
+from unclip.training.job import Folders
 from unclip.training.stages import STAGES
-from unclip.training.start import Where, start
+from unclip.training.start import start
 
 CAPTIONS = ["a red circle", "a small blue square to the left of a large green star"]
 PLAIN = Sampling()
@@ -244,7 +245,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tiny_model: Path, tmp_path: Path)
         FrozenCLIP.load(ModelFolder(tiny_model)).save(ModelFolder(model))
         for steps in lengths:
             recipe = tiny_recipe("ar-prior", training={"steps": steps})
-            where = Where(model, run, resume=steps != lengths[0])
+            where = Folders(model, run, resume=steps != lengths[0])
             assert start(STAGES["ar-prior"], recipe, where, "cpu") == 0
         ends.append(read_safetensors(checkpoint.checkpoints(run / "checkpoints")[-1]))
     assert ends[0].keys() == ends[1].keys()

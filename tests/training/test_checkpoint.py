@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unclip.training.checkpoint import State, checkpoints, resume, save
-from unclip.training.optimiser import EMA
+from unclip.training.ema import EMA
+from unclip.training.parallel import Alone
 
 
 def state(step: int = 0) -> State:
@@ -18,7 +19,8 @@ def state(step: int = 0) -> State:
     optimiser = torch.optim.AdamW(network.parameters())
     network(torch.ones(1, 2)).sum().backward()
     optimiser.step()
-    return State(network, optimiser, EMA(network, 0.9), step, learned_from={"clip": "a"})
+    alone = Alone(torch.device("cpu"))
+    return State(network, optimiser, EMA(network, 0.9), alone, step, learned_from={"clip": "a"})
 
 
 def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:

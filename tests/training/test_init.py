@@ -16,10 +16,13 @@ from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import FIRST, SECOND, UpsamplerStage
 from unclip.storage.folder import ModelFolder
-from unclip.training.distribution import Processes
+from unclip.training.data import open_data
+from unclip.training.job import Folders, build_job
+from unclip.training.parallel import Alone
 from unclip.training.plan import plan
+from unclip.training.spec import BuildContext
 from unclip.training.stages import STAGES
-from unclip.training.start import Materials, Where, open_data, prepare, start
+from unclip.training.start import start
 
 STILL = {"learning_rate": 1e-12}  # weights stay where they began
 
@@ -30,7 +33,7 @@ def origin(tiny_priors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("origin")
     shutil.copytree(tiny_priors, path / "model")
     recipe = tiny_recipe("decoder", training={"steps": 1})
-    where = Where(path / "model", path / "run", overwrite=True)
+    where = Folders(path / "model", path / "run", overwrite=True)
     assert start(STAGES["decoder"], recipe, where, "cpu") == 0
     return path / "model"
 
@@ -43,7 +46,7 @@ def train(stage: str, model: Path, run: Path, init: Path, size: int = 32, **netw
         optimiser=STILL,
         data={"size": size},
     )
-    assert start(STAGES[stage], recipe, Where(model, run), "cpu") == 0
+    assert start(STAGES[stage], recipe, Folders(model, run), "cpu") == 0
 
 
 @pytest.mark.parametrize("stage", ["clip", "prior", "ar-prior", "decoder", "upsampler"])
@@ -113,14 +116,14 @@ def test_mask_channels_are_added_to_a_decoder_and_not_taken_away(
 def test_a_student_starts_from_its_folders_decoder_and_nothing_else(
     origin: Path, tmp_path: Path
 ) -> None:
-    recipe, where = tiny_recipe("distilled-decoder"), Where(tmp_path / "none", tmp_path / "r")
+    recipe, where = tiny_recipe("distilled-decoder"), Folders(tmp_path / "none", tmp_path / "r")
     with pytest.raises(ValueError, match="no decoder to distil; train one first"):
         start(STAGES["distilled-decoder"], recipe, where, "cpu")
     with pytest.raises(ValueError, match="cannot start from another model"):
         train("distilled-decoder", tmp_path / "none", tmp_path / "r", origin)
     model = Path(shutil.copytree(origin, tmp_path / "model"))
     recipe = tiny_recipe("distilled-decoder", training={"steps": 1}, optimiser=STILL)
-    assert start(STAGES["distilled-decoder"], recipe, Where(model, tmp_path / "run"), "cpu") == 0
+    assert start(STAGES["distilled-decoder"], recipe, Folders(model, tmp_path / "run"), "cpu") == 0
     old, new = (
         read_safetensors(next((model / name).glob("*.safetensors")))
         for name in ("decoder", "decoder_distilled")
@@ -134,7 +137,7 @@ def test_a_student_starts_from_its_folders_decoder_and_nothing_else(
         stage = DecoderStage.load(ModelFolder(further), FrozenCLIP.load(ModelFolder(further)))
         assert stage.student is None
     decoder = tiny_recipe("decoder", training={"steps": 2})
-    again = Where(model, tmp_path / "again", overwrite=True)
+    again = Folders(model, tmp_path / "again", overwrite=True)
     assert start(STAGES["decoder"], decoder, again, "cpu") == 0
     assert not ModelFolder(model).has("decoder_distilled")  # it is not that decoder's
 
@@ -147,7 +150,7 @@ def test_a_student_stays_with_the_decoder_that_it_learned_from(
 
     def run(stage: str, name: str, steps: int, *how: str) -> int:
         recipe = tiny_recipe(stage, training={"steps": steps})
-        where = Where(model, runs / name, "resume" in how, "overwrite" in how)
+        where = Folders(model, runs / name, "resume" in how, "overwrite" in how)
         return start(STAGES[stage], recipe, where, "cpu")
 
     run("decoder", "decoder", 2, "overwrite")
@@ -156,9 +159,9 @@ def test_a_student_stays_with_the_decoder_that_it_learned_from(
     assert folder.has("decoder_distilled")
     student = STAGES["distilled-decoder"].build(
         tiny_recipe("distilled-decoder").network,
-        Materials(
+        BuildContext(
             folder, open_data(tiny_recipe("decoder").data), tiny_recipe("decoder").data,
-            torch.device("cpu"), lambda n: [], lambda: iter([]),
+            torch.device("cpu"), lambda n: [], lambda: iter([]), Alone(torch.device("cpu")),
         ),
     )  # fmt: skip
     run("decoder", "decoder", 4, "resume")
@@ -176,8 +179,8 @@ def test_a_resumed_run_does_not_need_the_other_model_any_more(origin: Path, tmp_
         tiny_recipe("prior", training={"steps": n, "init": str(other)}, optimiser={"decay": 0.0})
         for n in (2, 4)
     ]
-    spec, where = STAGES["prior"], Where(tmp_path / "model", tmp_path / "run")
-    expected = Where(tmp_path / "model2", tmp_path / "run2")
+    spec, where = STAGES["prior"], Folders(tmp_path / "model", tmp_path / "run")
+    expected = Folders(tmp_path / "model2", tmp_path / "run2")
     assert start(spec, recipes[1], expected, "cpu") == 0
     assert start(spec, recipes[0], where, "cpu") == 0
     shutil.rmtree(other)
@@ -191,7 +194,7 @@ def test_a_resumed_run_does_not_need_the_other_model_any_more(origin: Path, tmp_
 
 def test_a_dry_run_writes_nothing(origin: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe("prior", training={"init": str(origin)})
-    plan(STAGES["prior"], recipe, Where(tmp_path / "model", tmp_path / "run"), "cpu")
+    plan(STAGES["prior"], recipe, Folders(tmp_path / "model", tmp_path / "run"), "cpu")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -199,9 +202,8 @@ def test_clip_is_read_in_fp32(origin: Path, tmp_path: Path) -> None:
     """Whatever it is stored in: autocast decides what is computed in less."""
     FrozenCLIP.load(ModelFolder(origin), torch.bfloat16).save(ModelFolder(tmp_path / "model"))
     recipe = tiny_recipe("prior")
-    where = Where(tmp_path / "model", tmp_path / "run")
-    alone = Processes(0, 1, torch.device("cpu"))
-    stage = prepare(STAGES["prior"], recipe, where, alone).stage
+    where = Folders(tmp_path / "model", tmp_path / "run")
+    stage = build_job(STAGES["prior"], recipe, where, Alone(torch.device("cpu"))).stage
     assert isinstance(stage, PriorStage)
     assert {p.dtype for p in stage.clip.text_encoder.parameters()} == {torch.float32}
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from unclip.batch import Batch
 from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint
-from unclip.training.distribution import Processes
-from unclip.training.loop import NotFiniteError, Stopper, train
-from unclip.training.recipe import Optimiser, Training
+from unclip.training.data import TrainingData
+from unclip.training.job import Folders, Job
+from unclip.training.loop import NotFiniteError, Trainer
+from unclip.training.parallel import Alone
+from unclip.training.recipe import Data, Optimiser, Recipe, Training
+from unclip.training.signals import Stopper
 
-ALONE = Processes(0, 1, torch.device("cpu"))
+ALONE = Alone(torch.device("cpu"))
 
 
 class Regression:
@@ -61,17 +65,24 @@ def data(
     return batches
 
 
-def run(stage: Regression, path: Path, training: Training, **options: object) -> int:
-    return train(
-        stage,
-        training,
-        Optimiser(learning_rate=0.05, warmup=0, clip=1e9),
-        options.pop("batches", data()),  # type: ignore[arg-type]
-        path,
-        ALONE,
-        publish=lambda: stage.save(ModelFolder(path / "model")),
-        **options,  # type: ignore[arg-type]
-    )
+def trainer(
+    stage: Regression,
+    path: Path,
+    training: Training,
+    batches: Callable[[int], Generator[Batch, None, None]] | None = None,
+    example: Batch | None = None,
+    resume: bool = False,
+    parallel: Alone = ALONE,
+) -> Trainer:
+    optimiser = Optimiser(learning_rate=0.05, warmup=0, clip=1e9)
+    recipe = Recipe(None, Data(), training, optimiser)
+    folders = Folders(path / "model", path, resume)
+    known = TrainingData(batches or data(), example)
+    return Trainer(Job("regression", recipe, folders, stage, known, parallel))
+
+
+def run(stage: Regression, path: Path, training: Training, **options: Any) -> int:
+    return trainer(stage, path, training, **options).run()
 
 
 def steps(count: int, **options: object) -> Training:
@@ -133,11 +144,12 @@ def test_workers_end_with_the_run(tmp_path: Path) -> None:
     import multiprocessing
 
     from tests.tiny import tiny_recipe
+    from unclip.training.job import Folders
     from unclip.training.stages import STAGES
-    from unclip.training.start import Where, start
+    from unclip.training.start import start
 
     recipe = tiny_recipe("clip", training={"steps": 1}, data={"workers": 1})
-    start(STAGES["clip"], recipe, Where(tmp_path / "model", tmp_path / "run"), "cpu")
+    start(STAGES["clip"], recipe, Folders(tmp_path / "model", tmp_path / "run"), "cpu")
     deadline = time.monotonic() + 5
     while multiprocessing.active_children():
         assert time.monotonic() < deadline
@@ -157,16 +169,19 @@ def test_metrics_and_previews(tmp_path: Path) -> None:
     assert len(list((tmp_path / "previews").iterdir())) == 3
 
 
-def test_a_signal_to_another_process_is_reported_by_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from unclip.training import loop
+class Told(Alone):
+    """Another process is asked to stop before the third step is begun."""
 
-    told = iter([0, 0, 0, 15])  # the precision, then each step: the third is not begun
-    monkeypatch.setattr(loop, "agreed", lambda number, processes: next(told))
-    stage, training = Regression(), Training(steps=9, batch_size=8, precision="fp32")
-    ended = train(stage, training, Optimiser(), data(), tmp_path, ALONE, lambda: None)
-    assert ended == 15
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.told = iter([0, 0, 0, 15])  # the precision, then each step
+
+    def agreed(self, number: int) -> int:
+        return next(self.told)
+
+
+def test_a_signal_to_another_process_is_reported_by_all(tmp_path: Path) -> None:
+    assert run(Regression(), tmp_path, steps(9), parallel=Told()) == 15
     assert [file.stem for file in checkpoint.checkpoints(tmp_path / "checkpoints")] == [
         "step-00000002"
     ]
@@ -205,10 +220,8 @@ def test_a_clock_that_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_fewer_steps_than_there_are_is_refused(tmp_path: Path) -> None:
     run(Regression(), tmp_path, steps(6))
-    begun: list[bool] = []
     with pytest.raises(ValueError, match=r"at step 6 already; training\.steps is 2, and must be 6"):
-        run(Regression(), tmp_path, steps(2), resume=True, begin=lambda: begun.append(True))
-    assert not begun
+        trainer(Regression(), tmp_path, steps(2), resume=True)  # before anything is written
 
 
 def test_a_preview_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

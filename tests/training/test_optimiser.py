@@ -1,6 +1,5 @@
 """Learning-rate schedule, decay groups and the moving average."""
 
-import contextlib
 import math
 from itertools import pairwise
 
@@ -13,8 +12,11 @@ from unclip.networks.clip_config import CLIPConfig
 from unclip.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.stages.encoders import CLIP
 from unclip.training.muon import Muon, orthogonalised
-from unclip.training.optimiser import EMA, build, learning_rate
+from unclip.training.optimiser import build, learning_rate
+from unclip.training.parallel import Alone
 from unclip.training.recipe import Optimiser
+
+ALONE = Alone(torch.device("cpu"))
 
 
 def test_the_schedule_warms_up_stays_and_falls_to_zero() -> None:
@@ -32,7 +34,7 @@ def test_the_schedule_warms_up_stays_and_falls_to_zero() -> None:
 def test_only_matrices_decay() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     network[1].bias.requires_grad_(False)
-    first, second = build(network, Optimiser(weight_decay=0.3)).param_groups
+    first, second = build(network, Optimiser(weight_decay=0.3), ALONE).param_groups
     assert first["weight_decay"] == 0.3
     assert [p.ndim for p in first["params"]] == [2]
     assert second["weight_decay"] == 0.0
@@ -51,7 +53,7 @@ def test_vectors_and_positions_do_not_decay_whatever_their_shape() -> None:
     }  # fmt: skip
     for network in networks.values():
         names = {id(p): name for name, p in network.named_parameters()}
-        decaying, plain = build(network, Optimiser(weight_decay=0.3)).param_groups
+        decaying, plain = build(network, Optimiser(weight_decay=0.3), ALONE).param_groups
         kept = {names[id(p)] for p in plain["params"]}
         assert plain["weight_decay"] == 0.0
         for name in (names[id(p)] for p in decaying["params"]):
@@ -72,7 +74,7 @@ def test_muon_takes_the_hidden_matrices_and_kernels() -> None:
         }
     )
     recipe = Optimiser(kind="muon", learning_rate=1e-3, matrix_rate=4e-3, weight_decay=0.1)
-    optimiser = build(network, recipe)
+    optimiser = build(network, recipe, ALONE)
     assert isinstance(optimiser, Muon)
     matrices, decaying, plain = optimiser.param_groups
     assert [p is q for p, q in zip(
@@ -104,7 +106,7 @@ def test_a_step_of_muon_follows_its_definition() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(12, 8)
     start, gradient = layer.weight.detach().clone(), torch.randn(8, 12)
-    optimiser = build(layer, Optimiser(kind="muon", matrix_rate=0.1, weight_decay=0.5))
+    optimiser = build(layer, Optimiser(kind="muon", matrix_rate=0.1, weight_decay=0.5), ALONE)
     for group in optimiser.param_groups:
         group["lr"] *= group["scale"]
     layer.weight.grad, layer.bias.grad = gradient.clone(), torch.ones(8)
@@ -122,7 +124,7 @@ def test_both_kinds_descend(kind: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
     x = torch.randn(64, 16)
-    optimiser = build(network, Optimiser(kind=kind, learning_rate=1e-2, matrix_rate=1e-2))  # type: ignore[arg-type]
+    optimiser = build(network, Optimiser(kind=kind, learning_rate=1e-2, matrix_rate=1e-2), ALONE)  # type: ignore[arg-type]
     losses = []
     for _ in range(60):
         loss = (network(x) - x.flip(1)).square().mean()
@@ -131,33 +133,6 @@ def test_both_kinds_descend(kind: str) -> None:
         optimiser.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.4 * losses[0]
-
-
-def test_the_average_forgets_the_start_and_then_moves_slowly() -> None:
-    network = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(network.weight, 0.0)
-    ema = EMA(network, 0.9)
-    nn.init.constant_(network.weight, 1.0)
-    expected = 0.0
-    for step in range(200):
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay)
-        ema.update(step)
-        if step == 0:
-            assert ema.average["weight"].item() == pytest.approx(0.9)
-    assert ema.average["weight"].item() == pytest.approx(expected)
-
-
-def test_averaged_weights_are_lent_and_given_back_bit_for_bit() -> None:
-    network = nn.Linear(3, 3)
-    ema = EMA(network, 0.99)
-    nn.init.normal_(network.weight)
-    live, average = network.weight.detach().clone(), ema.average["weight"].clone()
-    with contextlib.suppress(RuntimeError), ema.in_place():
-        assert torch.equal(network.weight, average)
-        raise RuntimeError
-    assert torch.equal(network.weight, live)
-    assert torch.equal(ema.average["weight"], average)
 
 
 @pytest.mark.parametrize(

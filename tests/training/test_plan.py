@@ -10,10 +10,10 @@ from tests.tiny import tiny_recipe
 from unclip.data.batches import batches
 from unclip.stages.clip import ClipSettings
 from unclip.stages.encoders import CLIP
-from unclip.training import start
+from unclip.training import data
+from unclip.training.job import Folders
 from unclip.training.plan import plan
 from unclip.training.stages import STAGES
-from unclip.training.start import Where
 
 
 def numbers(text: str, row: str) -> list[float]:
@@ -23,7 +23,7 @@ def numbers(text: str, row: str) -> list[float]:
 
 def planned(tmp_path: Path, stage: str, batch: int) -> str:
     recipe = tiny_recipe(stage, training={"batch_size": batch, "steps": 1000})
-    return plan(STAGES[stage], recipe, Where(tmp_path / "model", tmp_path / "run"), "cpu")
+    return plan(STAGES[stage], recipe, Folders(tmp_path / "model", tmp_path / "run"), "cpu")
 
 
 def test_it_starts_no_process_and_draws_no_whole_batch(
@@ -35,9 +35,9 @@ def test_it_starts_no_process_and_draws_no_whole_batch(
         asked.append((given[2], given[6] if len(given) > 6 else 0))
         return batches(*given, **more)
 
-    monkeypatch.setattr(start, "batches", watched)
+    monkeypatch.setattr(data, "batches", watched)
     recipe = tiny_recipe("clip", training={"batch_size": 2**16}, data={"workers": 200})
-    text = plan(STAGES["clip"], recipe, Where(tmp_path / "model", tmp_path / "run"), "cpu")
+    text = plan(STAGES["clip"], recipe, Folders(tmp_path / "model", tmp_path / "run"), "cpu")
     assert numbers(text, "memory, about")[-1] == 2**16
     assert asked
     assert all(size <= 64 and workers == 0 for size, workers in asked)

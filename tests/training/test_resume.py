@@ -22,19 +22,23 @@ from unclip.config import dump_toml, to_mapping
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint, muon
+from unclip.training.job import Folders
+from unclip.training.recipe import Recipe
 from unclip.training.stages import STAGES
-from unclip.training.start import Recipe, Where, start
+from unclip.training.start import start
 
 PROGRAM = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from unclip.training.stages import STAGES
-from unclip.training.start import Where, resolve, start
+from unclip.training.job import Folders
+from unclip.training.spec import load_recipe
+from unclip.training.start import start
 name, recipe, model, run = sys.argv[1:5]
 spec = STAGES[name]
-where = Where(Path(model), Path(run), resume=True)
-sys.exit(start(spec, resolve(spec, Path(recipe)), where, "cpu"))
+where = Folders(Path(model), Path(run), resume=True)
+sys.exit(start(spec, load_recipe(spec, Path(recipe)), where, "cpu"))
 """
 
 
@@ -50,7 +54,7 @@ class Trainer:
         return process
 
     def _train(self, resume: bool) -> None:
-        where = Where(self.model, self.run, resume)
+        where = Folders(self.model, self.run, resume)
         sys.exit(start(STAGES[self.stage], self.recipe, where, "cpu"))
 
     def reaches(self, process: Process, step: int) -> None:
@@ -76,7 +80,7 @@ def in_process(
     stage: str, recipe: Recipe[Any], model: Path, run: Path, resume: bool = False
 ) -> dict[str, torch.Tensor]:
     """Train here; the newest checkpoint's tensors."""
-    assert start(STAGES[stage], recipe, Where(model, run, resume), "cpu") == 0
+    assert start(STAGES[stage], recipe, Folders(model, run, resume), "cpu") == 0
     newest = load_file(checkpoint.checkpoints(run / "checkpoints")[-1])
     return {key: tensor.clone() for key, tensor in newest.items()}  # not mapped from the file
 
@@ -330,12 +334,12 @@ def test_a_really_full_disk(tmp_path: Path, small_disk: Path) -> None:
 
 
 def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
-    recipe, where = tiny_recipe("clip"), Where(tmp_path / "model", tmp_path / "run")
+    recipe, where = tiny_recipe("clip"), Folders(tmp_path / "model", tmp_path / "run")
     start(STAGES["clip"], recipe, where, "cpu")
     (tmp_path / "run" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="already has a text_encoder; add --overwrite"):
         start(STAGES["clip"], recipe, where, "cpu")
-    again = Where(where.model, where.run, overwrite=True)
+    again = Folders(where.model, where.run, overwrite=True)
     short = tiny_recipe("clip", training={"steps": 2})
     start(STAGES["clip"], short, again, "cpu")
     assert len(checkpoint.checkpoints(where.run / "checkpoints")) == 1
@@ -345,7 +349,7 @@ def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
 def test_overwrite_deletes_nothing_where_the_new_run_cannot_begin(tmp_path: Path) -> None:
     in_process("clip", tiny_recipe("clip"), tmp_path / "model", tmp_path / "run")
     before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
-    again = Where(tmp_path / "model", tmp_path / "run", overwrite=True)
+    again = Folders(tmp_path / "model", tmp_path / "run", overwrite=True)
     missing = tiny_recipe("clip", data={"source": str(tmp_path / "nowhere")})
     with pytest.raises(ValueError, match="nowhere"):
         start(STAGES["clip"], missing, again, "cpu")
@@ -396,7 +400,7 @@ def test_a_flipped_bit_is_passed_over(
 
 def test_a_run_is_resumed_with_the_clip_that_it_began_with(tmp_path: Path, model: Path) -> None:
     in_process("prior", tiny_recipe("prior"), model, tmp_path / "run")
-    clip = Where(model, tmp_path / "clip-run", overwrite=True)
+    clip = Folders(model, tmp_path / "clip-run", overwrite=True)
     start(STAGES["clip"], tiny_recipe("clip", training={"steps": 1}), clip, "cpu")
     with pytest.raises(ValueError, match="trained with another text_encoder than the model has"):
         in_process("prior", tiny_recipe("prior"), model, tmp_path / "run", resume=True)
@@ -407,7 +411,7 @@ def test_a_clip_that_others_depend_on_says_so(
 ) -> None:
     in_process("prior", tiny_recipe("prior"), model, tmp_path / "run")
     assert "will not fit" not in capsys.readouterr().out
-    clip = Where(model, tmp_path / "clip-run", overwrite=True)
+    clip = Folders(model, tmp_path / "clip-run", overwrite=True)
     start(STAGES["clip"], tiny_recipe("clip", training={"steps": 1}), clip, "cpu")
     assert "prior of" in capsys.readouterr().out
 
@@ -419,8 +423,8 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     trainer.reaches(process, 1)
     try:
         for where in (
-            Where(tmp_path / "model", tmp_path / "run", resume=True),
-            Where(tmp_path / "model", tmp_path / "run", overwrite=True),
+            Folders(tmp_path / "model", tmp_path / "run", resume=True),
+            Folders(tmp_path / "model", tmp_path / "run", overwrite=True),
         ):
             with pytest.raises(ValueError, match=r"another process is training in .*--run"):
                 start(STAGES["clip"], recipe, where, "cpu")
@@ -428,5 +432,5 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         process.kill()
         ended(process)
     short = tiny_recipe("clip", training={"steps": 1})
-    again = Where(tmp_path / "model", tmp_path / "run", overwrite=True)
+    again = Folders(tmp_path / "model", tmp_path / "run", overwrite=True)
     assert start(STAGES["clip"], short, again, "cpu") == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unclip.training.run import Run, check_owner, held, owner, sign
+from unclip.training.run import check_owner, held, owner, sign
 
 
 def test_a_run_belongs_to_one_model_and_stage(tmp_path: Path) -> None:
@@ -73,19 +73,3 @@ def test_a_killed_trainers_workers_hold_nothing(tmp_path: Path) -> None:
             os.kill(worker.value, 0)  # which still lives
     finally:
         os.kill(worker.value, signal.SIGKILL)
-
-
-def test_metrics_of_a_cut_off_run_end_where_it_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}\n\xff\n{"step": 3}\n{"st')
-    Run(tmp_path, 2).close()
-    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n'
-
-
-@pytest.mark.parametrize(
-    "line",
-    [b'{"step": Infinity}', b'{"step": 1e400}', b"[" * 100_000, b'{"step": NaN}', b" " * 2**21],
-)
-def test_lines_of_others_are_no_metrics(line: bytes, tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
-    Run(tmp_path, 2).close()
-    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n'

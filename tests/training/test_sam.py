@@ -9,13 +9,16 @@ from torch import nn
 from tests.tiny import tiny_recipe
 from unclip.files import read_safetensors
 from unclip.training import checkpoint
+from unclip.training.job import Folders
+from unclip.training.parallel import Alone
 from unclip.training.recipe import Optimiser
 from unclip.training.sam import sharpness_aware
 from unclip.training.stages import STAGES
-from unclip.training.start import Where, start
+from unclip.training.start import start
 
 A = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 4.0]])
 RHO = 0.3
+ALONE = Alone(torch.device("cpu"))
 
 
 def test_the_gradient_is_that_of_the_neighbour_along_the_gradient() -> None:
@@ -33,7 +36,7 @@ def test_the_gradient_is_that_of_the_neighbour_along_the_gradient() -> None:
         return float(loss.detach())
 
     for part in (1, 2):  # a batch's parts add up
-        value = sharpness_aware(backward, [first, rest, unused, frozen], RHO)
+        value = sharpness_aware(backward, [first, rest, unused, frozen], RHO, ALONE)
         assert value == pytest.approx(float(w @ A @ w / 2))
         gradient = A @ w
         neighbour = w + RHO * gradient / gradient.norm()
@@ -53,7 +56,7 @@ def test_where_the_gradient_is_zero_nothing_moves() -> None:
     def backward() -> None:
         (w @ A @ w).backward()
 
-    sharpness_aware(backward, [w], RHO)
+    sharpness_aware(backward, [w], RHO, ALONE)
     assert torch.equal(w.detach(), torch.zeros(3))
     assert torch.equal(w.grad, torch.zeros(3))
 
@@ -71,7 +74,7 @@ def test_it_leaves_a_sharp_minimum() -> None:
         for _ in range(400):
             w.grad = None
             if rho:
-                sharpness_aware(backward, [w], rho)
+                sharpness_aware(backward, [w], rho, ALONE)
             else:
                 backward()
             with torch.no_grad():
@@ -86,7 +89,7 @@ def train(model: Path, run: Path, rho: float, *lengths: int) -> dict[str, torch.
     for steps in lengths:
         recipe = tiny_recipe("clip", training={"steps": steps, "batch_size": 4, "accumulation": 2},
                              optimiser={"rho": rho, "decay": 0.0})  # fmt: skip
-        where = Where(model, run, resume=steps != lengths[0])
+        where = Folders(model, run, resume=steps != lengths[0])
         assert start(STAGES["clip"], recipe, where, "cpu") == 0
     return read_safetensors(checkpoint.checkpoints(run / "checkpoints")[-1])
 

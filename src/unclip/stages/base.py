@@ -30,6 +30,22 @@ from unclip.storage.folder import ModelFolder
 SCHEDULER = "UnCLIPScheduler"  # the layout's class
 
 
+class Replicas(Protocol):
+    """What a stage may know of the processes that share a batch with it."""
+
+    @property
+    def rank(self) -> int:
+        """Which of them this one is, from 0."""
+        ...
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows (N, …) of this process → those of all (M, …), by rank, with gradients to each.
+
+        All processes call it together.
+        """
+        ...
+
+
 class Stage(Protocol):
     """One thing that the paper trains.
 

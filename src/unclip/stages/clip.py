@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from unclip.device.precision import full_precision
 from unclip.networks.clip import MAX_LOGIT_SCALE
 from unclip.networks.clip_config import CLIPConfig
 from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
+from unclip.stages.base import Replicas
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.encoders import CLIP
 from unclip.storage.folder import ModelFolder
@@ -46,6 +46,7 @@ class ClipStage:
         self.network = network
         self.tokenizer = tokenizer
         self.processor = ImageProcessorConfig.for_clip(network.config.vision.image_size)
+        self.replicas: Replicas | None = None  # that share a batch, where there are several
 
     @classmethod
     def build(
@@ -80,7 +81,8 @@ class ClipStage:
         with torch.no_grad():  # beyond its limit it would have no gradient, and stay there
             self.network.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         with full_precision(images.device):
-            return contrastive_loss(z_i.float(), z_t.float(), self.network.temperature())
+            scale = self.network.temperature()
+            return contrastive_loss(z_i.float(), z_t.float(), scale, self.replicas)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         return None
@@ -91,32 +93,27 @@ class ClipStage:
         FrozenCLIP(text_encoder, self.tokenizer, image_encoder, self.processor).save(folder)
 
 
-def contrastive_loss(z_i: Tensor, z_t: Tensor, scale: Tensor) -> dict[str, Tensor]:
+def contrastive_loss(
+    z_i: Tensor, z_t: Tensor, scale: Tensor, replicas: Replicas | None = None
+) -> dict[str, Tensor]:
     """CLIP's loss for this process's N pairs among the M pairs of all processes.
 
     Args:
         z_i, z_t: (N, E) image and text embeddings, fp32.
         scale: the temperature's factor on cosine similarities.
+        replicas: the processes, where the batch is spread over several.
 
     Returns:
         "loss", averaged over processes it is the loss of the whole batch of M; "accuracy" of
         image → text among the M; "scale".
     """
     z_i, z_t = F.normalize(z_i, dim=-1), F.normalize(z_t, dim=-1)
-    all_i, all_t, first = _gather(z_i), _gather(z_t), 0
-    if len(all_i) != len(z_i):
-        first = dist.get_rank() * len(z_i)
+    all_i, all_t, first = z_i, z_t, 0
+    if replicas is not None:
+        all_i, all_t = replicas.gather(z_i), replicas.gather(z_t)
+        first = replicas.rank * len(z_i)
     labels = torch.arange(first, first + len(z_i), device=z_i.device)
     logits_i, logits_t = scale * z_i @ all_t.T, scale * z_t @ all_i.T  # (N, M)
     loss = (F.cross_entropy(logits_i, labels) + F.cross_entropy(logits_t, labels)) / 2
     accuracy = (logits_i.argmax(dim=1) == labels).float().mean()
     return {"loss": loss, "accuracy": accuracy, "scale": scale.detach()}
-
-
-def _gather(local: Tensor) -> Tensor:
-    """All processes' rows (M, E), with gradients to every process's part."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return local
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(list(all_gather(local)))  # type: ignore[no-untyped-call]

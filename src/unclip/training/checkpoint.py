@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from unclip.checks import shown
 from unclip.files import read_facts, read_safetensors, sweep, write_safetensors
-from unclip.training.optimiser import EMA
+from unclip.training.ema import EMA
+from unclip.training.parallel import Parallel
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum")
 _KEEP = 2  # the newest and, should the disk fail under it, the one before
@@ -33,6 +34,7 @@ class State:
 
     Args:
         network, optimiser, ema, step: what changes.
+        parallel: how whole tensors are had of it, and made its own.
         data: fingerprint of the data.
         precision: of the networks' computations, "fp32" or "bf16": where the recipe leaves the
             choice to a measurement, a resumed run must not measure again.
@@ -43,6 +45,7 @@ class State:
     network: nn.Module
     optimiser: torch.optim.Optimizer
     ema: EMA
+    parallel: Parallel
     step: int = 0
     data: str = ""
     precision: str = ""
@@ -60,6 +63,7 @@ class State:
         }
 
     def tensors(self) -> dict[str, Tensor]:
+        """As this process has them, whole or in part."""
         tensors = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.average.items()}
         for name, parameter in self.network.named_parameters():
@@ -69,12 +73,16 @@ class State:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over whole tensors, or this process's part of them."""
+        shard = self.parallel.shard
         for name, parameter in self.network.named_parameters():
-            parameter.copy_(tensors[f"network.{name}"])
+            parameter.copy_(shard(tensors[f"network.{name}"], like=parameter))
+            average = self.ema.average[name]
+            average.copy_(shard(tensors[f"ema.{name}"], like=average))
             # The fused optimiser walks memory, so moments must lie as their weights do.
             moments = {
                 key: torch.empty_like(parameter, dtype=torch.float32).copy_(
-                    tensors[f"{key}.{name}"]
+                    shard(tensors[f"{key}.{name}"], like=parameter)
                 )
                 for key in _MOMENTS
                 if f"{key}.{name}" in tensors
@@ -83,18 +91,21 @@ class State:
                 moments["step"] = tensors[f"step.{name}"].to(parameter.device, copy=True)
             if moments:
                 self.optimiser.state[parameter] = moments
-        self.ema.load({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
 
 
 def save(state: State, folder: Path) -> Path:
     """Write a checkpoint of `state`, keep it and the one before; nothing half-written is left.
 
+    Collective: every process gives its part, and the main one writes.
+
     Raises:
         ValueError: the disk is full, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{state.step:08d}.safetensors"
-    tensors = {key: tensor.cpu().contiguous() for key, tensor in state.tensors().items()}
+    tensors = state.parallel.full_state(state.tensors())
+    if not state.parallel.main:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
     sums = checksums(tensors, state.facts)
     write_safetensors(
         target, tensors, {**state.facts, _CHECKSUMS: json.dumps(sums, sort_keys=True)}

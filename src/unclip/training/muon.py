@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unclip.training.parallel import Parallel
+
 # Quintic Newton–Schulz iteration: each singular value x becomes a x + b x³ + c x⁵, five times over.
 # That takes everything in (0.01, 1] to 0.7 … 1.2, which serves as well as one and is sooner done.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -25,6 +27,8 @@ class Muon(torch.optim.AdamW):
 
     Args:
         groups: parameter groups; those that say `orthogonal=True` hold matrices and kernels.
+        parallel: whose matrices may be spread over processes: each is orthogonalised as a whole,
+            in every process.
         momentum: decay of the matrices' gradient average (Nesterov's).
         options: AdamW's.
 
@@ -35,10 +39,15 @@ class Muon(torch.optim.AdamW):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, momentum: float = 0.95, **options: Any
+        self,
+        groups: Iterable[dict[str, Any]],
+        parallel: Parallel,
+        *,
+        momentum: float = 0.95,
+        **options: Any,
     ) -> None:
         super().__init__(groups, **options)
-        self.momentum = momentum
+        self.parallel, self.momentum = parallel, momentum
         self.dtype = torch.float32
 
     @torch.no_grad()
@@ -55,14 +64,16 @@ class Muon(torch.optim.AdamW):
             if parameter.grad is not None:
                 by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
         for same in by_shape.values():
-            directions = torch.stack([self._direction(p) for p in same]).flatten(2)
+            whole = [self.parallel.full(self._direction(p)) for p in same]
+            directions = torch.stack(whole).flatten(2)
             updates = orthogonalised(directions, self.dtype)
             rows, columns = updates.shape[-2:]
             # As long, root mean square, as AdamW's updates typically are.
             rate = group["lr"] * 0.2 * max(rows, columns) ** 0.5
             for parameter, update in zip(same, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.sub_(update.view(parameter.shape), alpha=rate)
+                mine = self.parallel.shard(update.view(parameter.shape), like=parameter)
+                parameter.sub_(mine, alpha=rate)
                 parameter.grad = None
 
     def _direction(self, parameter: nn.Parameter) -> Tensor:

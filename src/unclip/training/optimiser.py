@@ -1,19 +1,21 @@
-"""Optimisers, the learning-rate schedule, and the exponential moving average of the weights."""
+"""Optimisers and the learning-rate schedule."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unclip.training.muon import Muon
+from unclip.training.parallel import Parallel
 from unclip.training.recipe import Optimiser
 
 
-def build(network: nn.Module, recipe: Optimiser) -> torch.optim.AdamW:
-    """The recipe's optimiser. Only matrices and kernels decay, not biases, norms or scales, nor
-    single vectors and positions, whatever their shape.
+def build(network: nn.Module, recipe: Optimiser, parallel: Parallel) -> torch.optim.AdamW:
+    """The recipe's optimiser for a prepared network.
+
+    Only matrices and kernels decay, not biases, norms or scales, nor single vectors and positions,
+    whatever their shape.
 
     Each group has a `scale`, the factor of its learning rate on the recipe's.
     """
@@ -34,13 +36,15 @@ def build(network: nn.Module, recipe: Optimiser) -> torch.optim.AdamW:
         for kind, parameters in parts.items()
         if parameters
     ]
-    return (Muon if recipe.kind == "muon" else torch.optim.AdamW)(
-        groups,
-        lr=recipe.learning_rate,
-        betas=(recipe.beta1, recipe.beta2),
-        eps=recipe.eps,
-        fused=True,
-    )
+    options: dict[str, Any] = {
+        "lr": recipe.learning_rate,
+        "betas": (recipe.beta1, recipe.beta2),
+        "eps": recipe.eps,
+        "fused": True,
+    }
+    if recipe.kind == "muon":
+        return Muon(groups, parallel, **options)
+    return torch.optim.AdamW(groups, **options)
 
 
 def _decays(name: str, parameter: Tensor) -> bool:
@@ -75,41 +79,10 @@ def learning_rate(recipe: Optimiser, step: int, steps: int) -> float:
     return rate
 
 
-class EMA:
-    """Exponential moving average of a network's weights, in fp32.
-
-    The decay is min(decay, (1 + step) / (10 + step)), so that the first, random weights are
-    forgotten quickly however long the average is.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.live = dict(network.named_parameters())
-        self.average = {name: p.detach().clone().float() for name, p in self.live.items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(self.average.values()), [p.detach().float() for p in self.live.values()], 1 - decay
-        )
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """A block in which the network has the averaged weights."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, parameter in self.live.items():
-            live = parameter.detach().clone()
-            parameter.copy_(self.average[name])
-            self.average[name].copy_(live)
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.average.items():
-            tensor.copy_(state[name])
+def set_learning_rate(
+    optimiser: torch.optim.Optimizer, recipe: Optimiser, step: int, steps: int
+) -> None:
+    """Give every group of parameters its rate for a step."""
+    rate = learning_rate(recipe, step, steps)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["scale"]

@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.batch import Batch, on_device
 from unclip.training.budget import check_images
-from unclip.training.distribution import start_processes
-from unclip.training.start import Recipe, StageSpec, Where, prepare
+from unclip.training.job import Folders, build_job
+from unclip.training.parallel import start_parallel
+from unclip.training.recipe import Recipe
+from unclip.training.spec import StageSpec
 
 S = TypeVar("S")
 _PROBE = 2  # images that are really computed; the rest is proportion
@@ -22,18 +24,18 @@ _DRAWN = 64  # images of a batch
 _FEW = {"statistics": 256, "captions": 20_000}
 
 
-def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "auto") -> str:
+def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = "auto") -> str:
     """Count one step of a recipe by computing it for two images.
 
     Memory is weights, average, gradients and AdamW's two moments in fp32, and what the backward
     pass keeps; it leaves out the framework itself and transient buffers.
     """
-    processes = start_processes(device)
+    parallel = start_parallel(device)
     part = recipe.training.batch_size // recipe.training.accumulation
     check_images(part, recipe.data.size)
-    prepared = prepare(spec, _sample_of(recipe), where, processes)
-    stage, place = prepared.stage, processes.device
-    few: Batch = {key: value[:_PROBE] for key, value in prepared.example.items()}
+    job = build_job(spec, _sample_of(recipe), folders, parallel)
+    stage, place = job.stage, parallel.device
+    few: Batch = {key: value[:_PROBE] for key, value in (job.data.example or {}).items()}
     example = on_device(few, place)
     network = stage.network.to(place).train()
     kept: dict[int, int] = {}
@@ -55,8 +57,8 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], where: Where, device: str = "aut
             f"memory, about        {(state + activations) / 2**20:,.0f} MiB in fp32: "
             f"{state / 2**20:,.0f} of weights and optimiser, {activations / 2**20:,.0f} of "
             f"activations for {part} images",
-            f"model folder         {where.model}",
-            f"run folder           {where.run}",
+            f"model folder         {folders.model}",
+            f"run folder           {folders.run}",
         ]
     )
 

@@ -5,12 +5,13 @@ the resolved recipe is written into the run, so that a run can be repeated from 
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 from unclip.config import Between, Checked, Count, Positive, Probability, Seed
 from unclip.data.world.scene import WorldConfig
 from unclip.device.precision import PRECISIONS
 
+S = TypeVar("S")
 Averaging = Annotated[float, Between(0, 0.9999999)]  # how much of a running mean stays in a step
 BatchSize = Annotated[int, Between(1, 2**20)]
 
@@ -87,3 +88,13 @@ class Training(Checked):
                 f"{self.accumulation} equal parts (training.accumulation)"
             )
         assert self.precision in PRECISIONS
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[S]):
+    """Everything that decides a run of one stage."""
+
+    network: S
+    data: Data
+    training: Training
+    optimiser: Optimiser

@@ -10,13 +10,17 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from unclip.training.parallel import Parallel
+
 T = TypeVar("T")
 
 
-def sharpness_aware(backward: Callable[[], T], parameters: Iterable[nn.Parameter], rho: float) -> T:
+def sharpness_aware(
+    backward: Callable[[], T], parameters: Iterable[nn.Parameter], rho: float, parallel: Parallel
+) -> T:
     """Add to `.grad` the gradient at w + rho g / ‖g‖, where g is the gradient at w.
 
-    Equation 3 of the paper, over all parameters together; every process moves along its own g, as
+    Equation 3 of the paper, over all parameters together; every replica moves along its own g, as
     gradients are averaged only afterwards. The weights are the same bits again when it returns,
     and nothing is kept for the next step.
 
@@ -24,6 +28,7 @@ def sharpness_aware(backward: Callable[[], T], parameters: Iterable[nn.Parameter
         backward: computes a loss and its gradients; called twice, and must draw the same noise.
         parameters: those that are trained.
         rho: how far to look, in the weights' own units.
+        parallel: who knows ‖g‖ of a replica.
 
     Returns:
         What `backward` returned at w itself.
@@ -36,7 +41,7 @@ def sharpness_aware(backward: Callable[[], T], parameters: Iterable[nn.Parameter
     moved = [p for p in trained if p.grad is not None]
     kept = [p.detach().clone() for p in moved]
     gradients = [p.grad.float() for p in moved if p.grad is not None]
-    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    norm = parallel.replica_norm(gradients)
     with torch.no_grad():
         for parameter, gradient in zip(moved, gradients, strict=True):
             parameter.add_(gradient * (rho / (norm + 1e-12)))

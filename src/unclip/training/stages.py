@@ -26,19 +26,23 @@ from unclip.stages.upsampler import (
 )
 from unclip.storage.belonging import check_belonging
 from unclip.storage.folder import ModelFolder
-from unclip.training.recipe import Data, Optimiser, Training
-from unclip.training.start import Materials, Recipe, StageSpec, open_data
+from unclip.training.data import open_data
+from unclip.training.recipe import Data, Optimiser, Recipe, Training
+from unclip.training.spec import BuildContext, StageSpec
 from unclip.words import merged, vocabulary
 
 
-def _clip(settings: ClipSettings, m: Materials) -> ClipStage:
+def _clip(settings: ClipSettings, m: BuildContext) -> ClipStage:
     captions = m.captions(settings.captions)
     words = None if m.source.endless else vocabulary(m.source.captions())
-    return ClipStage.build(settings, captions, words)
+    stage = ClipStage.build(settings, captions, words)
+    stage.replicas = m.replicas
+    return stage
 
 
-def _adopt_clip(settings: ClipSettings, m: Materials, origin: ModelFolder) -> ClipStage:
+def _warm_start_clip(settings: ClipSettings, m: BuildContext, origin: ModelFolder) -> ClipStage:
     stage = ClipStage.load(origin)
+    stage.replicas = m.replicas
     if stage.tokenizer.words is not None:  # else it may know any
         more = m.captions(settings.captions) if m.source.endless else m.source.captions()
         stage.tokenizer.words = merged(stage.tokenizer.words, vocabulary(more))
@@ -56,11 +60,11 @@ CLIP = StageSpec(
     ),
     CLIP_COMPONENTS,
     _clip,
-    _adopt_clip,
+    _warm_start_clip,
 )
 
 
-def _check_size(size: int, m: Materials, origin: ModelFolder) -> None:
+def _check_size(size: int, m: BuildContext, origin: ModelFolder) -> None:
     if size != m.data.size:
         raise ValueError(
             f"{origin.path} makes images of {size} pixels a side, but data.size is {m.data.size}; "
@@ -68,7 +72,7 @@ def _check_size(size: int, m: Materials, origin: ModelFolder) -> None:
         )
 
 
-def _frozen_clip(m: Materials, origin: ModelFolder | None = None) -> FrozenCLIP:
+def _frozen_clip(m: BuildContext, origin: ModelFolder | None = None) -> FrozenCLIP:
     """The model folder's CLIP, or the origin's for a folder that has none yet, in fp32: autocast
     decides what is computed in less."""
     folder = m.folder if origin is None or m.folder.has("text_encoder") else origin
@@ -76,11 +80,11 @@ def _frozen_clip(m: Materials, origin: ModelFolder | None = None) -> FrozenCLIP:
         return FrozenCLIP.load(folder, torch.float32).to(m.device)
 
 
-def _prior(settings: PriorSettings, m: Materials) -> PriorStage:
+def _prior(settings: PriorSettings, m: BuildContext) -> PriorStage:
     return PriorStage.build(settings, _frozen_clip(m), m.batches())
 
 
-def _adopt_prior(settings: PriorSettings, m: Materials, origin: ModelFolder) -> PriorStage:
+def _warm_start_prior(settings: PriorSettings, m: BuildContext, origin: ModelFolder) -> PriorStage:
     stage = PriorStage.load(origin, _frozen_clip(m, origin), torch.float32)
     stage.settings = replace(stage.settings, drop_text=settings.drop_text, loss=settings.loss)
     return stage
@@ -97,18 +101,18 @@ PRIOR = StageSpec(
     ),
     ("prior", "prior_scheduler"),
     _prior,
-    _adopt_prior,
+    _warm_start_prior,
 )
 
 
 def _autoregressive_prior(
-    settings: AutoregressivePriorSettings, m: Materials
+    settings: AutoregressivePriorSettings, m: BuildContext
 ) -> AutoregressivePriorStage:
     return AutoregressivePriorStage.build(settings, _frozen_clip(m), m.batches())
 
 
-def _adopt_autoregressive_prior(
-    settings: AutoregressivePriorSettings, m: Materials, origin: ModelFolder
+def _warm_start_autoregressive_prior(
+    settings: AutoregressivePriorSettings, m: BuildContext, origin: ModelFolder
 ) -> AutoregressivePriorStage:
     stage = AutoregressivePriorStage.load(origin, _frozen_clip(m, origin), torch.float32)
     stage.settings = replace(stage.settings, drop_text=settings.drop_text)
@@ -126,15 +130,17 @@ AUTOREGRESSIVE_PRIOR = StageSpec(
     ),
     ("autoregressive_prior",),
     _autoregressive_prior,
-    _adopt_autoregressive_prior,
+    _warm_start_autoregressive_prior,
 )
 
 
-def _decoder(settings: DecoderSettings, m: Materials) -> DecoderStage:
+def _decoder(settings: DecoderSettings, m: BuildContext) -> DecoderStage:
     return DecoderStage.build(settings, _frozen_clip(m), m.data.size)
 
 
-def _adopt_decoder(settings: DecoderSettings, m: Materials, origin: ModelFolder) -> DecoderStage:
+def _warm_start_decoder(
+    settings: DecoderSettings, m: BuildContext, origin: ModelFolder
+) -> DecoderStage:
     stage = DecoderStage.load(origin, _frozen_clip(m, origin), torch.float32).with_student(None)
     if stage.settings.caption_tokens != settings.caption_tokens:
         raise ValueError(
@@ -162,12 +168,12 @@ DECODER = StageSpec(
     ),
     ("decoder", "text_proj", "decoder_scheduler"),
     _decoder,
-    _adopt_decoder,
+    _warm_start_decoder,
     (TEXT_ENCODER,),
 )
 
 
-def _distillation(settings: DistillationSettings, m: Materials) -> DistillationStage:
+def _distillation(settings: DistillationSettings, m: BuildContext) -> DistillationStage:
     if not m.folder.has("decoder"):
         raise ValueError(f"{m.folder.path} has no decoder to distil; train one first")
     with m.folder.steady():
@@ -197,7 +203,9 @@ def _upsampler(
 ) -> StageSpec[UpsamplerSettings]:
     """The two upsamplers differ in their recipes and in where they are kept."""
 
-    def adopt(settings: UpsamplerSettings, m: Materials, origin: ModelFolder) -> UpsamplerStage:
+    def warm_start(
+        settings: UpsamplerSettings, m: BuildContext, origin: ModelFolder
+    ) -> UpsamplerStage:
         if component == SECOND and not origin.has(SECOND):
             # Both enlarge, so the first one is a better start than noise.
             first = UpsamplerStage.load(origin, FIRST, torch.float32)
@@ -213,7 +221,7 @@ def _upsampler(
         recipe,
         components,
         lambda settings, m: UpsamplerStage.build(settings, m.data.size, component),
-        adopt,
+        warm_start,
         (FIRST, SCHEDULERS[FIRST]),
         source=_upsampler_data,
     )

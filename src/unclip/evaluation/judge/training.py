@@ -25,8 +25,9 @@ from unclip.evaluation.judge.network import (
 )
 from unclip.randomness import Stream
 from unclip.storage.folder import ModelFolder
-from unclip.training.recipe import Data, Optimiser, Training
-from unclip.training.start import Materials, Recipe, StageSpec, open_data
+from unclip.training.data import open_data
+from unclip.training.recipe import Data, Optimiser, Recipe, Training
+from unclip.training.spec import BuildContext, StageSpec
 
 # Pixels that scenes are drawn with, before they become the judge's 64: it must not care.
 RENDERED: Final = (32, 32, 64, 128)
@@ -159,7 +160,7 @@ def blemish(images: Tensor, generator: torch.Generator) -> Tensor:
     return (torch.lerp(images, blurred, softness) * gain + shift + grain * noise).clamp(-1, 1)
 
 
-def _build(config: JudgeConfig, materials: Materials) -> JudgeStage:
+def _build(config: JudgeConfig, context: BuildContext) -> JudgeStage:
     return JudgeStage(Judge(config).initialise())
 
 

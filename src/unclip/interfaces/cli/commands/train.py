@@ -15,17 +15,20 @@ from unclip.evaluation.judge.training import JUDGE
 from unclip.files import check_utf8, real_path
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_folder
+from unclip.training.job import Folders
 from unclip.training.plan import plan
+from unclip.training.recipe import Recipe
 from unclip.training.run import RECIPE, check_owner, owner
+from unclip.training.spec import StageSpec, load_recipe, parse_recipe
 from unclip.training.stages import STAGES
-from unclip.training.start import Recipe, StageSpec, Where, read, resolve, start
+from unclip.training.start import start
 
 SPECS: dict[str, StageSpec[Any]] = {**STAGES, JUDGE.name: JUDGE}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Flags:
-    """Where a run reads and writes."""
+    """Folders a run reads and writes."""
 
     model: Path
     """The model folder, which is created or gets a new component."""
@@ -65,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     check_utf8(folder)  # of checkpoints
     check_folder(options.model)  # now, not after hours of training
     check_folder(folder)
-    where = Where(options.model, folder, options.resume, options.overwrite)
+    where = Folders(options.model, folder, options.resume, options.overwrite)
     if options.dry_run:
         print(dump_toml({"stage": name, **to_mapping(recipe)}), end="\n\n")
         print(plan(spec, recipe, where, options.device))
@@ -108,9 +111,9 @@ def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
         check_owner(run_folder, spec.name, Path(model), resume=True)
         mapping = read_toml(run_folder / RECIPE)
         mapping.pop("stage", None)
-        recipe = read(spec, mapping, str(run_folder / RECIPE))
+        recipe = parse_recipe(spec, mapping, str(run_folder / RECIPE))
     else:
-        recipe = resolve(spec, Path(recipe_file) if recipe_file else None)
+        recipe = load_recipe(spec, Path(recipe_file) if recipe_file else None)
     parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
     return _options(spec)(model=tyro.MISSING, **parts)
 

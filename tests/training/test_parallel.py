@@ -12,16 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import scenes, tiny_recipe
 from unclip.stages.clip import ClipStage
-from unclip.training.distribution import (
-    Processes,
-    agreed,
-    average_gradients,
-    averaged,
-    same_weights,
-    start_processes,
-)
+from unclip.training.job import Folders
+from unclip.training.parallel import Alone, start_parallel
 from unclip.training.stages import STAGES
-from unclip.training.start import Where, start
+from unclip.training.start import start
 
 
 def work(rank: int, count: int, port: int, out: Path) -> None:
@@ -29,27 +23,28 @@ def work(rank: int, count: int, port: int, out: Path) -> None:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    processes = start_processes("cpu")
+    parallel = start_parallel("cpu")
     batch, share = scenes(16), 16 // count
     torch.manual_seed(rank)  # different weights at first
     stage = ClipStage.build(tiny_recipe("clip").network, batch["captions"])
-    same_weights(stage.network, count)
+    stage.replicas = parallel
+    parallel.prepare(stage.network)
     part = slice(rank * share, (rank + 1) * share)
     losses = stage.loss({key: value[part] for key, value in batch.items()}, torch.Generator())
     losses["loss"].backward()
-    average_gradients(stage.network.parameters(), count)
+    parallel.average_gradients(stage.network)
     tensors = {name: p.grad for name, p in stage.network.named_parameters()}
     tensors["loss"] = losses["loss"].detach().clone()
     if count > 1:
         torch.distributed.all_reduce(tensors["loss"])
     tensors["loss"] /= count
-    assert agreed(15 * rank, processes) == (15 if count > 1 else 0)
-    if processes.main:
+    assert parallel.agreed(15 * rank) == (15 if count > 1 else 0)
+    if parallel.main:
         save_file(tensors, out / f"gradients-{count}.safetensors")
     mine = {"a": torch.tensor(float(rank)), "b": torch.tensor(4.0)}
-    assert averaged(mine, processes) == {"a": (count - 1) / 2, "b": 4.0}
+    assert parallel.averaged(mine) == {"a": (count - 1) / 2, "b": 4.0}
     recipe = tiny_recipe("clip", training={"steps": 3, "log_every": 1})
-    where = Where(out / f"model-{count}", out / f"run-{count}")
+    where = Folders(out / f"model-{count}", out / f"run-{count}")
     assert start(STAGES["clip"], recipe, where, "cpu") == 0
 
 
@@ -92,14 +87,11 @@ def test_two_processes_train_clip_like_one(tmp_path: Path) -> None:
             torch.testing.assert_close(one[key], two[key], rtol=0, atol=2e-4, msg=key)
 
 
-def test_alone_nothing_is_exchanged() -> None:
-    network = torch.nn.Linear(2, 2)
-    same_weights(network, 1)
-    average_gradients(network.parameters(), 1)
-    assert agreed(2, Processes(0, 1, torch.device("cpu"))) == 2
-
-
-def test_values_alone_are_what_they_are() -> None:
+def test_alone_everything_is_what_it_is() -> None:
+    alone, network = Alone(torch.device("cpu")), torch.nn.Linear(2, 2)
+    alone.prepare(network)
+    alone.average_gradients(network)
+    assert alone.agreed(2) == 2
+    assert alone.gather(network.weight) is alone.full(network.weight) is network.weight
     values = {"loss": torch.tensor(0.5), "accuracy": torch.tensor(1)}
-    alone = Processes(0, 1, torch.device("cpu"))
-    assert averaged(values, alone) == {"loss": 0.5, "accuracy": 1.0}
+    assert alone.averaged(values) == {"loss": 0.5, "accuracy": 1.0}

@@ -1,0 +1,82 @@
+"""The recipe's data: opened, checked, and cut into this process's parts of the batches."""
+
+import contextlib
+import os
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from unclip.batch import Batch
+from unclip.config import to_mapping
+from unclip.data.batches import Order, batches
+from unclip.data.sources import Source, open_source
+from unclip.stages.base import Stage
+from unclip.stages.clip import ClipStage
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.training.parallel import Parallel
+from unclip.training.recipe import Data, Recipe
+
+S = TypeVar("S")
+_COUNTED = 1000  # captions of the built-in world that are looked at for their length
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from.
+
+    Args:
+        batches: first step → this process's parts of the batches, `accumulation` parts a step.
+        example: captioned images that previews are made for, if there are to be any.
+        fingerprint: of the data, and of a teacher; a resumed run must share it.
+    """
+
+    batches: Callable[[int], Generator[Batch, None, None]]
+    example: Batch | None = None
+    fingerprint: str = ""
+
+
+def open_data(data: Data, split: str = "train") -> Source:
+    """The recipe's data source."""
+    if not data.is_world:
+        return open_source(data.source, size=data.size, split=split, held_out=data.held_out)
+    given = ("size", "seed", "split", *(["kinds"] if ":" in data.source else []))
+    world = {key: value for key, value in to_mapping(data.world).items() if key not in given}
+    return open_source(data.source, size=data.size, seed=data.world.seed, split=split, world=world)
+
+
+def batches_of(
+    source: Source, recipe: Recipe[S], first: int, parallel: Parallel | None = None
+) -> Generator[Batch, None, None]:
+    """Parts of the batches from part `first` on, `accumulation` of them a step: whole ones, or what
+    this process has of them."""
+    size = recipe.training.batch_size // recipe.training.accumulation
+    order = Order.of(source, recipe.training.seed)
+    # More than a few for each core only cost memory; batches are the same for any number.
+    rank, world_size = (parallel.rank, parallel.world_size) if parallel else (0, 1)
+    workers = min(recipe.data.workers, 4 * (os.cpu_count() or 1))
+    return batches(source, order, size, first, rank, world_size, workers)
+
+
+def first_images(source: Source, recipe: Recipe[S]) -> Batch:
+    """At most 8 captioned images for previews, alone and without workers: a whole batch can take
+    long to draw."""
+    size = min(8, recipe.training.batch_size // recipe.training.accumulation)
+    with contextlib.closing(batches(source, Order.of(source, recipe.training.seed), size)) as few:
+        return dict(next(few))
+
+
+def say_what_is_cut(stage: Stage, source: Source, fresh: bool) -> None:
+    """Captions of which the stage reads only the beginning, the last lines of the data's report."""
+    reader = stage if isinstance(stage, ClipStage) else getattr(stage, "clip", None)
+    if not isinstance(reader, ClipStage | FrozenCLIP):
+        return
+    read = list(islice(source.captions(), _COUNTED if source.endless else 20 * _COUNTED))
+    cut, length = reader.tokenizer.too_long(read), reader.tokenizer.context_length
+    if cut:
+        larger = "a larger" if fresh else "a CLIP that is trained anew with a larger"
+        print(
+            f"  cut: {cut:,} of {len(read):,} captions have more than the {length} tokens that "
+            f"CLIP reads; {larger} --network.context-length reads more",
+            flush=True,
+        )

@@ -1,0 +1,44 @@
+"""The exponential moving average of the weights, which is what a run publishes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Exponential moving average of a network's weights, in fp32.
+
+    The decay is min(decay, (1 + step) / (10 + step)), so that the first, random weights are
+    forgotten quickly however long the average is. All of it goes element by element, on whatever
+    part of the weights this process has.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.live = dict(network.named_parameters())
+        self.average = {name: p.detach().clone().float() for name, p in self.live.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(
+            list(self.average.values()), [p.detach().float() for p in self.live.values()], 1 - decay
+        )
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """A block in which the network has the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.live.items():
+            live = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(live)

@@ -1,0 +1,139 @@
+"""From a recipe to a job: data is opened and checked, and the stage built."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from unclip.batch import on_device
+from unclip.data.held_out import note
+from unclip.stages.base import Stage
+from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
+from unclip.storage.folder import ModelFolder
+from unclip.storage.hub import resolve_model
+from unclip.training.budget import check_images, parameters_within_memory
+from unclip.training.data import (
+    TrainingData,
+    batches_of,
+    first_images,
+    open_data,
+    say_what_is_cut,
+)
+from unclip.training.parallel import Parallel
+from unclip.training.recipe import Recipe
+from unclip.training.spec import BuildContext, StageSpec
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Folders of a run, and how it relates to what is there already."""
+
+    model: Path
+    run: Path
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one stage: what is trained, on what, how, and where it goes.
+
+    Args:
+        name: of the stage, as `unclip train` says it.
+        recipe: everything that decides the run.
+        folders: where it goes, and whether it goes on.
+        stage: with its network, fresh or warm.
+        data: what it learns from.
+        parallel: this process among the others.
+        learned_from: fingerprints of components of the model folder, by name, that must stay the
+            same while the run lasts and when it is resumed.
+    """
+
+    name: str
+    recipe: Recipe[Any]
+    folders: Folders
+    stage: Stage
+    data: TrainingData
+    parallel: Parallel
+    learned_from: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def model(self) -> ModelFolder:
+        return ModelFolder(self.folders.model)
+
+    @property
+    def reported(self) -> Path | None:
+        """Where metrics and pictures go; None in all processes but the main one."""
+        return self.folders.run if self.parallel.main else None
+
+    def publish(self) -> None:
+        """Write the stage's weights, as they are now, into the model folder."""
+        data = self.recipe.data
+        with self.model.publishing(learned_from=self.learned_from):
+            self.stage.save(self.model)
+            note(self.model, self.name, None if data.is_world else data.held_out)
+
+
+def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel: Parallel) -> Job:
+    """Open and check the data, and build the stage, from the recipe's seed."""
+    accumulation = recipe.training.accumulation
+    check_images(
+        recipe.training.batch_size // (accumulation * parallel.world_size), recipe.data.size
+    )
+    source = spec.source(recipe) if spec.source else open_data(recipe.data)
+    report = source.check()
+    if parallel.main:
+        print(report, flush=True)
+    folder = ModelFolder(folders.model)
+    context = BuildContext(
+        folder=folder,
+        source=source,
+        data=recipe.data,
+        device=parallel.device,
+        captions=lambda n: [source.caption(i) for i in range(min(n, len(source)))],
+        batches=lambda: (on_device(one, parallel.device) for one in batches_of(source, recipe, 0)),
+        replicas=parallel,
+    )
+    torch.manual_seed(recipe.training.seed)
+    with parameters_within_memory(parallel.device):
+        stage = build(spec, recipe, context, folders.resume)
+    if parallel.main:
+        say_what_is_cut(stage, source, fresh=spec.name == "clip" and not recipe.training.init)
+    fingerprints = [source.fingerprint()]
+    if spec.teacher:
+        fingerprints.append(folder.fingerprint(*spec.teacher))
+    data = TrainingData(
+        lambda step: batches_of(source, recipe, step * accumulation, parallel),
+        first_images(source, recipe),
+        " ".join(fingerprints),
+    )
+    clip = clip_of(stage)
+    learned_from = clip.fingerprints() if clip else {}
+    return Job(spec.name, recipe, folders, stage, data, parallel, learned_from)
+
+
+def clip_of(stage: Stage) -> FrozenCLIP | None:
+    """The CLIP that a stage is conditioned on, if it is."""
+    clip = getattr(stage, "clip", None)
+    return clip if isinstance(clip, FrozenCLIP) else None
+
+
+def build(spec: StageSpec[S], recipe: Recipe[S], context: BuildContext, resume: bool) -> Stage:
+    """A fresh stage, or one with the weights of the model that `training.init` names.
+
+    A run that is resumed has written those networks itself, and that model may be gone.
+    """
+    init = recipe.training.init
+    if not init:
+        return spec.build(recipe.network, context)
+    if spec.warm_start is None:
+        raise ValueError(f"a {spec.name} cannot start from another model; leave training.init out")
+    if resume and all(context.folder.has(name) for name in spec.components):
+        return spec.warm_start(recipe.network, context, context.folder)
+    wanted = (*spec.components, *spec.warm_start_components, *CLIP_COMPONENTS)
+    origin = ModelFolder(resolve_model(init, None, None, wanted))
+    return spec.warm_start(recipe.network, context, origin)

@@ -1,0 +1,72 @@
+"""Progress on the terminal, and metrics and pictures in the run's folder."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from unclip.device.precision import emulated, name_of
+from unclip.training.log import RunLog
+from unclip.training.recipe import Training
+
+
+class Report:
+    """What one process says and writes of its run; nothing where `folder` is None."""
+
+    def __init__(
+        self,
+        training: Training,
+        first_step: int,
+        folder: Path | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.training = training
+        self.log = RunLog(folder, first_step) if folder else None
+        self.bar = tqdm(
+            total=training.steps, initial=first_step, unit="step", dynamic_ncols=True,
+            disable=folder is None or not sys.stderr.isatty(),
+        )  # fmt: skip
+        self.last_step, self.last_time = first_step, time.monotonic()
+        if folder:
+            said = f"training from step {first_step} to {training.steps} in {name_of(dtype)}"
+            if emulated(dtype, device):  # the run's own, or one that was asked for
+                said += ", which this CPU emulates: --training.precision fp32 is many times faster"
+            print(said, flush=True)
+
+    def is_due(self, step: int) -> bool:
+        """Count a step; whether it is one to be logged, which all processes agree on."""
+        self.bar.update()
+        return step % self.training.log_every == 0 or step == self.training.steps
+
+    def step(self, step: int, values: dict[str, float], rate: float) -> None:
+        """Log a step's values, and the speed if the clock has moved since the last log."""
+        if self.log is None:
+            return
+        now = time.monotonic()
+        took, steps = now - self.last_time, step - self.last_step
+        values = {**values, "learning_rate": rate}
+        shown = {"loss": values["loss"]}
+        if took > 0:
+            values["images_per_second"] = self.training.batch_size * steps / took
+            shown["images/s"] = values["images_per_second"]
+        self.log.scalars(step, values)
+        self.bar.set_postfix({key: f"{value:.4g}" for key, value in shown.items()})
+        if self.bar.disable:
+            left = (self.training.steps - step) * took / max(1, steps)
+            text = " ".join(f"{key} {value:.4g}" for key, value in values.items())
+            print(f"step {step}/{self.training.steps} {text} left {left / 60:.1f} min", flush=True)
+        self.last_step, self.last_time = step, now
+
+    def pictures(self, step: int, rows: Tensor | None) -> None:
+        """Keep what a preview has drawn, if it has drawn anything."""
+        if self.log is not None and rows is not None:
+            self.log.pictures(step, rows)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.log is not None:
+            self.log.close()
