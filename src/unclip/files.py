@@ -275,6 +275,32 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a UTF-8 text file, which is made where it is not there.
+
+    Raises:
+        ValueError: it is a link, a pipe that nobody reads, or cannot be written.
+    """
+    check_no_link(path)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        with os.fdopen(os.open(path, flags, 0o666), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from None
+
+
+def check_no_link(path: Path) -> None:
+    """Refuse a link where something of one's own is to be written, lest it lead elsewhere.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if path.is_symlink():
+        raise ValueError(f"cannot write {path}: it is a link; remove it")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"

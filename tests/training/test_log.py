@@ -1,10 +1,15 @@
 """What a run writes down, and what it makes of lines that are there already."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from unclip.training.log import RunLog
+from unclip.training.run import forget
+
+PICTURE = torch.zeros(1, 1, 3, 4, 4)
 
 
 def test_metrics_of_a_cut_off_run_end_where_it_goes_on(tmp_path: Path) -> None:
@@ -21,3 +26,30 @@ def test_lines_of_others_are_no_metrics(line: bytes, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
     RunLog(tmp_path, 2).close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "previews", "tensorboard"])
+@pytest.mark.parametrize("there", [True, False])
+def test_planted_links_are_not_followed(name: str, there: bool, tmp_path: Path) -> None:
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    run.mkdir()
+    if there:
+        precious.mkdir() if name != "metrics.jsonl" else precious.write_text("mine")
+    log = RunLog(run, 0)  # before the link is planted
+    log.close()
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    (run / name).symlink_to(precious)
+    with pytest.raises(ValueError, match=rf"{name}: it is a link; remove it"):
+        RunLog(run, 0)
+    if name != "tensorboard":  # whose folder is opened once
+        with pytest.raises(ValueError, match="it is a link"):
+            log.scalars(1, {}) if name == "metrics.jsonl" else log.pictures(1, PICTURE)
+    assert precious.exists() == there
+    assert (
+        not there
+        or (precious.is_dir() and not list(precious.iterdir()))
+        or (precious.read_text() == "mine")
+    )
+    forget(run)
+    assert not (run / name).is_symlink()
+    assert precious.exists() == there

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unclip.files import open_regular, whole
+from unclip.files import append_text, check_no_link, open_regular, whole
 from unclip.pixels import to_uint8
 
 _LONGEST = 2**20  # bytes of a line of metrics that are read at once; what is longer is none
@@ -20,12 +20,17 @@ class RunLog:
         path: the folder, created if need be.
         first_step: where this process starts; later lines of a cut-off run are dropped, so that
             `metrics.jsonl` has each step once.
+
+    Raises:
+        ValueError: one of the three is a link, which would lead out of the folder.
     """
 
     def __init__(self, path: Path, first_step: int) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         self._metrics = path / "metrics.jsonl"
+        for name in ("metrics.jsonl", "previews", "tensorboard"):
+            check_no_link(path / name)
         if self._metrics.exists():
             with (
                 open_regular(self._metrics) as old,
@@ -38,8 +43,7 @@ class RunLog:
         self._board = _tensorboard(path, first_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        append_text(self._metrics, json.dumps({"step": step, **values}) + "\n")
         if self._board is not None:
             for key, value in values.items():
                 self._board.add_scalar(key, value, step)
@@ -51,6 +55,7 @@ class RunLog:
         grid = to_uint8(rows)
         picture = grid.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # (R·H, C·W, 3)
         folder = self.path / "previews"
+        check_no_link(folder)
         folder.mkdir(exist_ok=True)
         with whole(folder / f"step-{step:08d}.png") as partial:
             Image.fromarray(picture.cpu().numpy()).save(partial)

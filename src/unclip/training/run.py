@@ -99,6 +99,8 @@ def _stage(path: Path) -> str | None:
 def forget(path: Path) -> None:
     """Delete what a run wrote into its folder, and nothing else that may lie there."""
     for name in ("checkpoints", "previews", "tensorboard"):
+        if (path / name).is_symlink():
+            (path / name).unlink()  # and what it leads to stays
         shutil.rmtree(path / name, ignore_errors=True)
     for name in ("metrics.jsonl", RECIPE):
         (path / name).unlink(missing_ok=True)
