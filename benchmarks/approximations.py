@@ -35,7 +35,7 @@ from common import RESULTS, ROOT, operation_counter, record, synchronise
 from unclip.data.world.scene import Scene
 from unclip.data.world.world import World
 from unclip.device.precision import name_of
-from unclip.diffusion.samplers import WITH_ETA
+from unclip.diffusion.registry import SAMPLERS
 from unclip.evaluation.judge.network import Detections, Judge, judge_images, load_judge
 from unclip.evaluation.metrics.composition import Composition, Rate, held_out, score
 from unclip.evaluation.metrics.fid import frechet_distance
@@ -123,7 +123,7 @@ def is_deterministic(pipe: Pipeline, settings: Settings) -> bool:
     if pipe.decoder.needs_prior and not isinstance(pipe.prior_for(settings), PriorStage):
         return False
     return all(
-        sampling.sampler in WITH_ETA and sampling.eta == 0
+        SAMPLERS[sampling.sampler].order is not None and sampling.eta == 0
         for sampling in samplings(pipe, settings).values()
     )
 
@@ -132,11 +132,12 @@ def evaluations(pipe: Pipeline, settings: Settings) -> dict[str, int]:
     """Network evaluations of each stage for an image, both branches of guidance counted."""
     counts = {}
     for stage, sampling in samplings(pipe, settings).items():
-        counts[stage] = sampling.steps
+        each = SAMPLERS[sampling.sampler].evaluations  # of a step; of the last one, a single one
+        counts[stage] = each * (sampling.steps - 1) + 1
         network = {"prior": pipe.prior_for, "decoder": lambda _: pipe.decoder}.get(stage)
         guided = network(settings) if network else None
         if isinstance(guided, PriorStage | DecoderStage):
-            counts[stage] += len(guided.process.guided(sampling))
+            counts[stage] += each * len(guided.process.guided(sampling))
     return counts
 
 

@@ -14,7 +14,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from unclip.diffusion.samplers import SAMPLERS
+from unclip.diffusion.registry import SAMPLERS
 from unclip.files import write_text
 from unclip.pipeline.pipeline import Pipeline
 from unclip.storage.folder import bundled

@@ -10,7 +10,8 @@ import torch
 
 from tests.diffusion.test_samplers import EYE, F64, MU, SCHEDULE, SIGMA, denoiser
 from unclip.diffusion.inpainting import Known, inpaint
-from unclip.diffusion.samplers import SAMPLERS, ddim, ddpm, dpm_solver_pp_2m, noise_from
+from unclip.diffusion.registry import SAMPLERS
+from unclip.diffusion.samplers import ddim, ddpm, dpm_solver_pp_2m, noise_from
 from unclip.diffusion.schedules import spacing_linspace, spacing_unclip
 
 ETA = partial(ddim, eta=1.0)
@@ -54,7 +55,7 @@ def errors(sampler, resamples, steps=50):
     mean = MU[1:] + gain[:, 0] * (KNOWN.x0[0, 0] - MU[0])
     cov = SIGMA[1:, 1:] - gain @ SIGMA[:1, 1:]
     spacing = spacing_linspace if sampler is dpm_solver_pp_2m else spacing_unclip
-    found = moments(sampler, spacing(1000, steps), resamples=resamples)
+    found = moments(sampler, spacing(SCHEDULE, steps), resamples=resamples)
     return float((found[0][1:] - mean).norm()), float((found[1][1:, 1:] - cov).norm())
 
 
@@ -75,22 +76,22 @@ def test_the_conditional_mean_is_approached_by_every_sampler(sampler) -> None:
     assert means[2] < means[1] / 2
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS.values(), ETA])
+@pytest.mark.parametrize("sampler", [*(row.sampler() for row in SAMPLERS.values()), ETA])
 @pytest.mark.parametrize("resamples", [1, 3])
 def test_what_is_known_is_kept_exactly(sampler, resamples) -> None:
     known = Known(torch.tensor([[0.3, 0.1, -0.7]]), torch.tensor([[False, True, False]]))
     x = normal(1, 2)(torch.empty(2, 3))
     y = inpaint(
-        sampler, denoiser(SCHEDULE), x, known, SCHEDULE, spacing_unclip(1000, 7), normal(3, 4),
+        sampler, denoiser(SCHEDULE), x, known, SCHEDULE, spacing_unclip(SCHEDULE, 7), normal(3, 4),
         resamples=resamples, jump=2,
     )  # fmt: skip
     assert torch.equal(y[:, [0, 2]], known.x0[:, [0, 2]].expand(2, -1))
     assert y[0, 1] != y[1, 1]
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS.values(), ETA])
+@pytest.mark.parametrize("sampler", [*(row.sampler() for row in SAMPLERS.values()), ETA])
 def test_nothing_known_and_no_resampling_is_the_sampler(sampler) -> None:
-    x, t = normal(1, 2)(torch.empty(2, 3)), spacing_linspace(1000, 9)
+    x, t = normal(1, 2)(torch.empty(2, 3)), spacing_linspace(SCHEDULE, 9)
     plain = sampler(denoiser(SCHEDULE), x, SCHEDULE, t, normal(3, 4))
     y = inpaint(sampler, denoiser(SCHEDULE), x, NOTHING, SCHEDULE, t, normal(3, 4))
     assert torch.equal(y, plain)
@@ -99,7 +100,7 @@ def test_nothing_known_and_no_resampling_is_the_sampler(sampler) -> None:
 def test_a_seed_gives_the_same_sample_alone_or_in_a_batch() -> None:
     def sample(*seeds):
         noise = normal(*seeds)
-        x, t = noise(torch.empty(len(seeds), 3)), spacing_unclip(1000, 6)
+        x, t = noise(torch.empty(len(seeds), 3)), spacing_unclip(SCHEDULE, 6)
         return inpaint(ddpm, denoiser(SCHEDULE), x, KNOWN, SCHEDULE, t, noise, resamples=2, jump=2)
 
     assert torch.equal(sample(7, 8), torch.cat([sample(7), sample(8)]))

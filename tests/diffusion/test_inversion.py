@@ -9,7 +9,7 @@ from unclip.diffusion.samplers import ddim
 from unclip.diffusion.schedules import DiffusionConfig, Schedule, spacing_unclip
 
 SCHEDULE = Schedule.cosine(1000)
-TIMES = spacing_unclip(1000, 100)
+TIMES = spacing_unclip(SCHEDULE, 100)
 
 
 def random_denoiser(kind: str, clip: bool, width: int = 24):

@@ -15,14 +15,21 @@ import pytest
 import torch
 
 from unclip.diffusion.prediction import Prediction
-from unclip.diffusion.samplers import SAMPLERS, ddim, ddpm, dpm_solver_pp_2m, noise_from
-from unclip.diffusion.schedules import Schedule, spacing_linspace, spacing_unclip
+from unclip.diffusion.registry import SAMPLERS
+from unclip.diffusion.samplers import ddim, ddpm, dpm_solver_pp_2m, heun, noise_from
+from unclip.diffusion.schedules import (
+    Schedule,
+    spacing_karras,
+    spacing_linspace,
+    spacing_unclip,
+)
 
 torch.set_num_threads(1)
 F64 = {"dtype": torch.float64}
 MU = torch.tensor([0.5, -1.0, 0.2], **F64)
 SIGMA = torch.tensor([[0.8, 0.3, 0.0], [0.3, 0.5, -0.1], [0.0, -0.1, 0.1]], **F64)
 EYE = torch.eye(3, **F64)
+FUNCTIONS = [row.sampler() for row in SAMPLERS.values()]
 SCHEDULE = Schedule.cosine(1000)
 
 
@@ -76,15 +83,17 @@ def power(matrix, exponent):
         (partial(ddim, eta=0.5), 1000, 0.01),
         (partial(ddim, eta=0.0), 250, 0.02),
         (dpm_solver_pp_2m, 50, 0.01),
+        (heun, 50, 0.01),
         (partial(dpm_solver_pp_2m, eta=0.5), 100, 0.01),
         (partial(dpm_solver_pp_2m, eta=1.0), 100, 0.01),
     ],
-    ids=["ddpm", "ddim-1", "ddim-0.5", "ddim-0", "dpm++-0", "dpm++-0.5", "dpm++-1"],
+    ids=["ddpm", "ddim-1", "ddim-0.5", "ddim-0", "dpm++-0", "heun", "dpm++-0.5", "dpm++-1"],
 )
 def test_mean_and_covariance(sampler, n, tolerance):
     spacing = spacing_linspace if n <= 100 else spacing_unclip
+    spacing = spacing_karras if sampler is heun else spacing
     mean, cov = moments(
-        sampler, denoiser(SCHEDULE), SCHEDULE, spacing(1000, n), torch.zeros(3, **F64), EYE
+        sampler, denoiser(SCHEDULE), SCHEDULE, spacing(SCHEDULE, n), torch.zeros(3, **F64), EYE
     )
     torch.testing.assert_close(mean, MU, atol=tolerance, rtol=0)
     torch.testing.assert_close(cov, SIGMA, atol=tolerance, rtol=0)
@@ -93,7 +102,7 @@ def test_mean_and_covariance(sampler, n, tolerance):
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_stochastic_samplers_converge_at_order_one(eta):
     def error(n):
-        t = spacing_unclip(1000, n)
+        t = spacing_unclip(SCHEDULE, n)
         _, cov = moments(
             partial(ddim, eta=eta), denoiser(SCHEDULE), SCHEDULE, t, *marginal(SCHEDULE, 999)
         )
@@ -106,7 +115,7 @@ def test_stochastic_samplers_converge_at_order_one(eta):
 def test_ddpm_with_the_exact_learned_variance_is_exact_at_any_stride(n):
     """With Var(x_prev | x_t) as learned variance, each strided step samples the true posterior."""
     diagonal = torch.tensor([0.8, 0.3, 0.05], **F64)
-    sigma, timesteps = torch.diag(diagonal), spacing_unclip(1000, n)
+    sigma, timesteps = torch.diag(diagonal), spacing_unclip(SCHEDULE, n)
     previous = dict(pairwise([*timesteps.tolist(), -1]))
 
     def uncertainty(alpha_bar):  # Var(x_0 | x_t)
@@ -131,7 +140,7 @@ def test_ddpm_with_the_exact_learned_variance_is_exact_at_any_stride(n):
 
 
 def test_ddim_with_eta_one_is_ddpm():
-    t = spacing_unclip(1000, 10)
+    t = spacing_unclip(SCHEDULE, 10)
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), **F64)
 
     def sample(sampler):
@@ -155,22 +164,38 @@ def logsnr_uniform(n, start=-4.0, end=9.0):
     return Schedule(1 - alpha_bar / before)
 
 
-@pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpm_solver_pp_2m, 2)])
-def test_deterministic_samplers_converge_at_their_order(sampler, order):
+@pytest.mark.parametrize("row", [row for row in SAMPLERS.values() if row.order])
+@pytest.mark.parametrize("trained", [None, 30], ids=["whole", "between"])
+def test_deterministic_samplers_converge_at_their_order(row, trained):
+    """At whole timesteps, and between the 30 of a schedule that has no others."""
+    sampler = row.sampler()
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), **F64)
 
     def error(n):
-        schedule = logsnr_uniform(n)
-        samples = sampler(denoiser(schedule), x, schedule, torch.arange(n).flip(0))
-        return float((samples - ode_solution(schedule, n - 1, x)).norm())
+        schedule = logsnr_uniform(trained or n)
+        timesteps = torch.linspace(len(schedule) - 1, 0, n, **F64)
+        samples = sampler(denoiser(schedule), x, schedule, timesteps)
+        return float((samples - ode_solution(schedule, len(schedule) - 1, x)).norm())
 
     for n in (40, 80, 160):
-        assert math.log2(error(n) / error(2 * n)) == pytest.approx(order, abs=0.15)
+        assert math.log2(error(n) / error(2 * n)) == pytest.approx(row.order, abs=0.15)
+
+
+def test_heun_gains_what_its_second_evaluation_costs():
+    """Against DDIM with twice as many steps, both at those that it was made for."""
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), **F64)
+
+    def error(sampler, n):
+        t = spacing_karras(SCHEDULE, n)
+        exact = ode_solution(SCHEDULE, float(t[0]), x)
+        return float((sampler(denoiser(SCHEDULE), x, SCHEDULE, t) - exact).norm())
+
+    assert error(heun, 25) < 0.5 * error(ddim, 50)
 
 
 def test_dpm_solver_beats_ddim_on_few_cosine_steps():
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), **F64)
-    exact, t = ode_solution(SCHEDULE, 999, x), spacing_linspace(1000, 20)
+    exact, t = ode_solution(SCHEDULE, 999, x), spacing_linspace(SCHEDULE, 20)
     errors = [
         float((sampler(denoiser(SCHEDULE), x, SCHEDULE, t) - exact).norm())
         for sampler in (dpm_solver_pp_2m, ddim)
@@ -181,7 +206,7 @@ def test_dpm_solver_beats_ddim_on_few_cosine_steps():
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_dpm_solver_beats_ddim_where_both_add_noise(eta):
     def error(sampler):
-        t = spacing_linspace(1000, 20)
+        t = spacing_linspace(SCHEDULE, 20)
         start = marginal(SCHEDULE, 999)
         _, cov = moments(partial(sampler, eta=eta), denoiser(SCHEDULE), SCHEDULE, t, *start)
         return float((cov - SIGMA).norm())
@@ -190,11 +215,12 @@ def test_dpm_solver_beats_ddim_where_both_add_noise(eta):
 
 
 @pytest.mark.parametrize(
-    "sampler", [*SAMPLERS.values(), partial(ddim, eta=0.5), partial(dpm_solver_pp_2m, eta=0.5)]
+    "sampler", [*FUNCTIONS, partial(ddim, eta=0.5), partial(dpm_solver_pp_2m, eta=0.5)]
 )
 def test_drawn_samples_have_the_moments(sampler):
     """The one test with drawn noise: 4096 samples in float32, within five standard errors."""
-    noise, t = noise_from(torch.Generator().manual_seed(0)), spacing_linspace(1000, 100)
+    noise = noise_from(torch.Generator().manual_seed(0))
+    t = (spacing_karras if sampler is heun else spacing_linspace)(SCHEDULE, 100)
     samples = sampler(denoiser(SCHEDULE), noise(torch.empty(4096, 3)), SCHEDULE, t, noise).double()
     exact_mean, exact_cov = moments(
         sampler, denoiser(SCHEDULE), SCHEDULE, t, torch.zeros(3, **F64), EYE
@@ -205,13 +231,13 @@ def test_drawn_samples_have_the_moments(sampler):
 
 
 @pytest.mark.parametrize(
-    "sampler", [*SAMPLERS.values(), partial(ddim, eta=0.5), partial(dpm_solver_pp_2m, eta=0.5)]
+    "sampler", [*FUNCTIONS, partial(ddim, eta=0.5), partial(dpm_solver_pp_2m, eta=0.5)]
 )
 def test_a_seed_gives_the_same_sample_alone_or_in_a_batch(sampler):
     def sample(seeds):
         noise = noise_from([torch.Generator().manual_seed(seed) for seed in seeds])
         x = noise(torch.empty(len(seeds), 3))
-        return sampler(denoiser(SCHEDULE), x, SCHEDULE, spacing_unclip(1000, 6), noise)
+        return sampler(denoiser(SCHEDULE), x, SCHEDULE, spacing_unclip(SCHEDULE, 6), noise)
 
     together = sample([7, 8, 9])
     assert torch.equal(together, torch.cat([sample([7]), sample([8]), sample([9])]))
@@ -226,7 +252,7 @@ def test_a_learned_variance_stays_between_its_bounds(learned, kept):
 
         noise = noise_from(torch.Generator().manual_seed(0))
         x = noise(torch.empty(4, 3))
-        return ddpm(denoise, x, SCHEDULE, spacing_unclip(1000, 10), noise)
+        return ddpm(denoise, x, SCHEDULE, spacing_unclip(SCHEDULE, 10), noise)
 
     assert torch.equal(sample(learned), sample(kept))
 
@@ -242,12 +268,12 @@ def test_noise_has_the_shape_dtype_and_seed():
         noise_from([torch.Generator()])(x)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS.values())
+@pytest.mark.parametrize("sampler", FUNCTIONS)
 def test_callback_state_and_single_step(sampler):
     seen = []
     noise = noise_from(torch.Generator().manual_seed(0))
     x = noise(torch.empty(2, 3, dtype=torch.bfloat16))
-    steps = spacing_unclip(1000, 4)
+    steps = spacing_unclip(SCHEDULE, 4)
     result = sampler(
         denoiser(SCHEDULE), x, SCHEDULE, steps, noise, callback=lambda *args: seen.append(args)
     )
@@ -255,7 +281,7 @@ def test_callback_state_and_single_step(sampler):
     assert [(i, t) for i, t, _, _ in seen] == list(enumerate(steps.tolist()))
     assert torch.equal(seen[-1][2], result)
     torch.testing.assert_close(seen[-1][3].x0, result)
-    one = sampler(denoiser(SCHEDULE), x, SCHEDULE, spacing_unclip(1000, 1), noise)
+    one = sampler(denoiser(SCHEDULE), x, SCHEDULE, spacing_unclip(SCHEDULE, 1), noise)
     torch.testing.assert_close(one, denoiser(SCHEDULE)(x.float(), torch.tensor([999])).x0)
 
 
@@ -266,13 +292,13 @@ def test_the_last_step_draws_no_noise():
         draws.append(1)
         return torch.zeros_like(x)
 
-    x, t = torch.zeros(1, 3), spacing_unclip(1000, 5)
+    x, t = torch.zeros(1, 3), spacing_unclip(SCHEDULE, 5)
     for sampler in (ddpm, partial(ddim, eta=1.0)):
         sampler(denoiser(SCHEDULE), x, SCHEDULE, t, noise)
     assert len(draws) == 8
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS.values())
+@pytest.mark.parametrize("sampler", FUNCTIONS)
 @pytest.mark.parametrize("timesteps", [[], [5, 5], [5, 9], [1000, 5], [5, -1]])
 def test_bad_timesteps(sampler, timesteps):
     with pytest.raises(ValueError, match="timesteps"):
@@ -288,7 +314,7 @@ def test_bad_timesteps(sampler, timesteps):
 @pytest.mark.parametrize("sampler", [ddpm, ddim, partial(ddim, eta=0.5)])
 def test_sampling_can_stop_at_a_timestep(sampler):
     """And go on from there; DPM-Solver++ forgets what it remembers of the steps before."""
-    x, t = torch.ones(2, 3), spacing_unclip(1000, 6)
+    x, t = torch.ones(2, 3), spacing_unclip(SCHEDULE, 6)
     whole = sampler(denoiser(SCHEDULE), x, SCHEDULE, t, noise_from(torch.Generator()))
     noise = noise_from(torch.Generator())
     half = sampler(denoiser(SCHEDULE), x, SCHEDULE, t[:3], noise, until=int(t[3]))
@@ -298,7 +324,7 @@ def test_sampling_can_stop_at_a_timestep(sampler):
 
 
 def test_bad_eta_and_missing_noise():
-    args = denoiser(SCHEDULE), torch.zeros(1, 3), SCHEDULE, spacing_unclip(1000, 2)
+    args = denoiser(SCHEDULE), torch.zeros(1, 3), SCHEDULE, spacing_unclip(SCHEDULE, 2)
     for eta in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="eta"):
             ddim(*args, torch.zeros_like, eta=eta)
@@ -309,8 +335,8 @@ def test_bad_eta_and_missing_noise():
             sampler(*args)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
-def test_timesteps_come_on_the_cpu(name):
+@pytest.mark.parametrize("row", SAMPLERS.values(), ids=SAMPLERS)
+def test_timesteps_come_on_the_cpu(row):
     """Where they can be read without waiting for the device that computes."""
     seen = []
 
@@ -319,5 +345,14 @@ def test_timesteps_come_on_the_cpu(name):
         return Prediction(x, x)
 
     x = torch.zeros(2, 3, device="meta")
-    SAMPLERS[name](on_meta, x, SCHEDULE, spacing_unclip(1000, 3), torch.empty_like)
-    assert [t.tolist() for t in seen] == [[999, 999], [500, 500], [0, 0]]
+    row.sampler()(on_meta, x, SCHEDULE, spacing_unclip(SCHEDULE, 3), torch.empty_like)
+    assert {t.dtype for t in seen} == {torch.long}
+    expected = [[999, 999], *[[500, 500], [0, 0]] * row.evaluations]
+    assert sorted(t.tolist() for t in seen) == sorted(expected)
+    seen.clear()
+    between = torch.tensor([700.5, 3.25], dtype=torch.float64)
+    row.sampler()(on_meta, x, SCHEDULE, between, torch.empty_like)
+    assert {t.dtype for t in seen} == {torch.float64}
+    assert sorted(t.tolist() for t in seen) == sorted(
+        [[700.5] * 2, *[[3.25] * 2] * row.evaluations]
+    )

@@ -110,7 +110,7 @@ def test_continuing_a_prefix_equals_the_whole(candidates):
     captions, null = (network.prefix(**text) for text in texts)
     state = network.continuation([captions, null.expand(2)], candidates, [900, 3])
     x = torch.randn(4 * candidates, 10, generator=torch.Generator().manual_seed(2))
-    for t in (900, 3, 900):  # the room is written anew
+    for t in (900, 3, 250.5, 900):  # the room is written anew; one was not planned
         whole = []
         for row in range(4 * candidates):
             text, caption = (texts[0], row // candidates) if row < len(x) // 2 else (texts[1], 0)

@@ -11,8 +11,14 @@ import pytest
 import torch
 
 from unclip.diffusion.prediction import Prediction, to_network_target, to_prediction
-from unclip.diffusion.samplers import ddim, ddpm, dpm_solver_pp_2m, noise_from
-from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule, spacing_unclip
+from unclip.diffusion.registry import spacing_named
+from unclip.diffusion.samplers import ddim, ddpm, dpm_solver_pp_2m, heun, noise_from
+from unclip.diffusion.schedules import (
+    DiffusionConfig,
+    Schedule,
+    spacing_linspace,
+    spacing_unclip,
+)
 
 diffusers = pytest.importorskip("diffusers.schedulers")
 
@@ -73,7 +79,7 @@ def test_ddpm_equals_unclip_scheduler(variance_type, prediction_type, clip_range
     )
     scheduler = diffusers.UnCLIPScheduler(**vars(config))
     scheduler.set_timesteps(n)
-    timesteps = spacing_unclip(1000, n)
+    timesteps = spacing_unclip(Schedule.cosine(), n)
     if tables == "ours":
         use_float64_tables(scheduler, Schedule.cosine())
     following = [*timesteps.tolist()[1:], None]
@@ -107,7 +113,7 @@ def test_ddpm_equals_ddpm_scheduler(
     )
     use_float64_tables(scheduler, Schedule.from_config(config))
     scheduler.set_timesteps(10)
-    timesteps = SPACINGS[spacing](1000, 10)
+    timesteps = spacing_named(spacing)(Schedule.from_config(config), 10)
 
     def step(i, t, x, raw, generator):
         return scheduler.step(raw, t, x, generator=generator).prev_sample
@@ -132,7 +138,7 @@ def test_ddim_equals_ddim_scheduler(eta, prediction_type, beta_schedule, clip, s
     scheduler = diffusers.DDIMScheduler(**kwargs, timestep_spacing=spacing)
     use_float64_tables(scheduler, Schedule.from_config(config))
     scheduler.set_timesteps(20)
-    timesteps = SPACINGS[spacing](1000, 20)
+    timesteps = spacing_named(spacing)(Schedule.from_config(config), 20)
 
     def step(i, t, x, raw, generator):
         return scheduler.step(
@@ -170,13 +176,41 @@ def test_dpm_solver_equals_multistep_scheduler(
     )
     use_float64_tables(scheduler, Schedule.from_config(config))
     scheduler.set_timesteps(n)
-    timesteps = SPACINGS["linspace"](1000, n)
+    timesteps = spacing_linspace(Schedule.cosine(), n)
 
     def step(i, t, x, raw, generator):
         return scheduler.step(raw, t, x, generator=generator).prev_sample
 
     sampler = partial(dpm_solver_pp_2m, eta=eta)
     assert_same_steps(trace(sampler, config, timesteps, threshold), step)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_heun_equals_heun_scheduler(prediction_type):
+    """On whole timesteps; between them diffusers interpolates σ, and not its logarithm."""
+    config = DiffusionConfig(
+        prediction_type=prediction_type, beta_schedule="linear", clip_sample=False
+    )
+    schedule, n = Schedule.from_config(config), 28
+    scheduler = diffusers.HeunDiscreteScheduler(
+        prediction_type=prediction_type, beta_start=1e-4, beta_end=0.02, timestep_spacing="linspace"
+    )
+    use_float64_tables(scheduler, schedule)
+    scheduler.set_timesteps(n)
+    timesteps = spacing_unclip(schedule, n)
+    asked = scheduler.timesteps.long()
+    assert asked.tolist() == [t for t in timesteps.tolist() for _ in range(2)][1:]
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    theirs = x * (1 + scheduler.sigmas[0] ** 2).sqrt()  # theirs is x / α
+    for t in scheduler.timesteps:
+        raw = network(scheduler.scale_model_input(theirs, t), t, False)
+        theirs = scheduler.step(raw, t, theirs).prev_sample
+
+    def denoiser(x: torch.Tensor, t: torch.Tensor) -> Prediction:
+        return to_prediction(network(x, t, False), x, t, schedule, config)
+
+    ours = heun(denoiser, x, schedule, timesteps)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
@@ -207,9 +241,10 @@ def test_tables(beta_schedule):
 )
 def test_spacings(spacing, scheduler, name):
     for timesteps in (1000, 128):
+        ours = partial(spacing_named(spacing), Schedule.cosine(timesteps))
         their = scheduler(
             num_train_timesteps=timesteps, **({"timestep_spacing": name} if name else {})
         )
         for n in (2, 3, 7, 15, 27, 50, 64, 100, 127):
             their.set_timesteps(n)
-            assert torch.equal(SPACINGS[spacing](timesteps, n), their.timesteps), (timesteps, n)
+            assert torch.equal(ours(n), their.timesteps), (timesteps, n)

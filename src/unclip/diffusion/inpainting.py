@@ -94,11 +94,11 @@ def inpaint(
     if not bool(known.unknown.all()):
         denoiser = imposed(denoiser, known, schedule, noise)
 
-    def hook(_: int, t: int, x: Tensor, prediction: Prediction) -> Tensor:
+    def hook(_: int, t: float, x: Tensor, prediction: Prediction) -> Tensor:
         return after_step(callback, next(count), t, x, prediction)
 
     runs = torch.split(timesteps, jump if resamples > 1 else len(timesteps))
-    ends = [*(int(run[0]) for run in runs[1:]), -1]
+    ends = [*(run[0].item() for run in runs[1:]), -1]
     for run, end in zip(runs, ends, strict=True):
         kept = float(schedule.alpha_bar(run[0]) / schedule.alpha_bar(end))  # of the variance
         for again in range(resamples):

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from unclip.diffusion.prediction import Denoiser, Prediction, at_least_float32
+from unclip.diffusion.prediction import Denoiser, Prediction, at_least_float32, shared_timestep
 from unclip.diffusion.samplers import Callback, after_step, steps_between
 from unclip.diffusion.schedules import Schedule
 
@@ -30,7 +30,7 @@ def ending_in_data(denoiser: Denoiser, schedule: Schedule) -> Denoiser:
     """
 
     def denoise(x: Tensor, t: Tensor) -> Prediction:
-        if int(t[0]) != 0:
+        if shared_timestep(t) > 0:
             return denoiser(x, t)
         x = at_least_float32(x)
         alpha, _ = schedule.alpha_sigma(t, x)

@@ -35,13 +35,20 @@ class Prediction:
 
 
 Denoiser = Callable[[Tensor, Tensor], Prediction]
-"""(x_t (N, C, ...), t (N,) or () long timesteps of the training schedule) -> Prediction.
+"""(x_t (N, C, ...), t (N,) or () timesteps of the training schedule) -> Prediction.
 
-Samplers give t on the CPU, whatever the device of x_t: it can be read without waiting for a GPU.
+t is any timestep, whole (long) or between (float), whatever was planned. Samplers give the same for
+all samples, on the CPU whatever the device of x_t: it can be read without waiting for a GPU.
 """
 
 Noise = Callable[[Tensor], Tensor]
 """A tensor like x_t -> standard normal noise of its shape, dtype and device."""
+
+
+def shared_timestep(t: Tensor) -> float:
+    """The timestep of all samples, from what samplers give, (N,) or (); an int if it is whole."""
+    step = t.reshape(-1)[0].item()
+    return int(step) if step == int(step) else step
 
 
 def at_least_float32(x: Tensor) -> Tensor:

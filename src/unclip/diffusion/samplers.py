@@ -1,9 +1,10 @@
-"""Samplers: noise to data, each one short function over a ``Denoiser``.
+"""Samplers: noise to data, each one short function over a ``Denoiser``, and one row in
+``registry.SAMPLERS``.
 
-All take a descending (n,) tensor of training timesteps (``schedules.SPACINGS``) and step from each
-to the next, the last one to the data itself (ᾱ = 1), where no noise is added, or to the timestep
-``until``. Coefficients are computed between the timesteps visited, in float64; the state is float32
-at least.
+All take a descending (n,) tensor of timesteps, whole or not (``registry.SPACINGS``), and step from
+each to the next, the last one to the data itself (ᾱ = 1), where no noise is added, or to the
+timestep ``until``. They may ask the denoiser at any t. Coefficients are computed between the
+timesteps visited, in float64; the state is float32 at least.
 
 Shapes: N batch, n sampling steps, ... the dimensions of one sample.
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 from unclip.diffusion.prediction import Denoiser, Noise, Prediction, at_least_float32
 from unclip.diffusion.schedules import Schedule
 
-Callback = Callable[[int, int, Tensor, Prediction], Tensor | None]
+Callback = Callable[[int, float, Tensor, Prediction], Tensor | None]
 """After step i from timestep t: (i, t, the new x (N, ...), the prediction made at t) to the x that
 is gone on with, or None for the same. It may raise ``Stop``."""
 
@@ -49,17 +50,18 @@ class Sampler(Protocol):
         timesteps: Tensor,
         noise: Noise | None = None,
         *,
-        until: int = -1,
+        until: float = -1,
         callback: Callback | None = None,
     ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Step:
-    """From timestep t, ᾱ_t, to the next one visited, ᾱ_prev (1 at the end)."""
+    """From timestep t, ᾱ_t, to the next one visited, t_prev, ᾱ_prev (-1 and 1 at the end)."""
 
     i: int
-    t: int
+    t: float
+    t_prev: float
     alpha_bar: float
     alpha_bar_prev: float
     last: bool
@@ -75,28 +77,37 @@ class Step:
         return (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * self.beta
 
     def times(self, x: Tensor) -> Tensor:
-        return torch.full((len(x),), self.t)  # (N,), on the CPU: to read it waits for no GPU
+        """t for each row of x, as denoisers take it."""
+        return timesteps_of(x, self.t)
 
 
-def steps_between(schedule: Schedule, timesteps: Tensor, until: int = -1) -> Iterator[Step]:
+def timesteps_of(x: Tensor, t: float) -> Tensor:
+    """t for each row of x (N, ...), as denoisers take it: (N,) long, or float64 where it is not
+    whole; on the CPU: to read it waits for no GPU."""
+    return torch.full((len(x),), t, dtype=torch.int64 if t == int(t) else torch.float64)
+
+
+def steps_between(schedule: Schedule, timesteps: Tensor, until: float = -1) -> Iterator[Step]:
     """The steps from each timestep to the next, the last one to ``until``; -1 is the data, ᾱ = 1.
 
     Only a step to the data is the ``last`` one.
     """
-    times = [int(t) for t in timesteps]
+    times: list[float] = timesteps.tolist()
     if not times or any(a <= b for a, b in pairwise(times)):
         raise ValueError("Sampling timesteps must be one or more, in strictly descending order.")
     if times[0] >= len(schedule) or times[-1] < 0:
         raise ValueError(f"Sampling timesteps must lie between 0 and {len(schedule) - 1}.")
     if not -1 <= until < times[-1]:
         raise ValueError(f"Sampling cannot end at {until}: its last timestep is {times[-1]}.")
-    alpha_bars = schedule.alpha_bar(torch.tensor([*times, until])).tolist()
-    for i, t in enumerate(times):
-        yield Step(i, t, alpha_bars[i], alpha_bars[i + 1], last=i == len(times) - 1 and until < 0)
+    whole = all(t == int(t) for t in (*times, until))
+    ends = torch.tensor([*times, until], dtype=torch.int64 if whole else torch.float64)
+    alpha_bars = schedule.alpha_bar(ends).tolist()
+    for i, (t, t_prev) in enumerate(pairwise([*times, until])):
+        yield Step(i, t, t_prev, alpha_bars[i], alpha_bars[i + 1], last=t_prev < 0)
 
 
 def after_step(
-    callback: Callback | None, i: int, t: int, x: Tensor, prediction: Prediction
+    callback: Callback | None, i: int, t: float, x: Tensor, prediction: Prediction
 ) -> Tensor:
     """x, or what the callback, if there is one, puts in its place."""
     changed = None if callback is None else callback(i, t, x, prediction)
@@ -152,7 +163,7 @@ def ddpm(
     timesteps: Tensor,
     noise: Noise | None = None,
     *,
-    until: int = -1,
+    until: float = -1,
     callback: Callback | None = None,
 ) -> Tensor:
     """Ancestral sampling (Ho et al., arXiv 2006.11239, eq. 7; strided: arXiv 2102.09672, eq. 19).
@@ -198,7 +209,7 @@ def ddim(
     timesteps: Tensor,
     noise: Noise | None = None,
     *,
-    until: int = -1,
+    until: float = -1,
     eta: float = 0.0,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -238,7 +249,7 @@ def dpm_solver_pp_2m(
     timesteps: Tensor,
     noise: Noise | None = None,
     *,
-    until: int = -1,
+    until: float = -1,
     eta: float = 0.0,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -286,10 +297,49 @@ def dpm_solver_pp_2m(
     return x
 
 
+@torch.no_grad()
+def heun(
+    denoiser: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    timesteps: Tensor,
+    noise: Noise | None = None,
+    *,
+    until: float = -1,
+    callback: Callback | None = None,
+) -> Tensor:
+    """EDM's deterministic sampler, of order 2 (Karras et al., arXiv 2206.00364, algorithm 1).
+
+    With s = σ / α, the ODE of x / α is d(x / α) / ds = ε. Each step is ``ddim``'s, taken anew with
+    the mean of the ε at both of its ends: two evaluations. The last, to s = 0, is ``ddim``'s. It is
+    made for steps that are even in a power of s (``spacing_karras``): from the end of a cosine
+    schedule, s = 20,000, those of other spacings are too long for it.
+
+    Args:
+        x: (N, ...) noise at ``timesteps[0]``.
+        noise: not used.
+
+    Returns:
+        (N, ...) samples.
+
+    Raises:
+        ValueError: timesteps out of range or order.
+    """
+    x = at_least_float32(x)
+    for s in steps_between(schedule, timesteps, until):
+        prediction = denoiser(x, s.times(x))
+        if s.last:
+            x = prediction.x0
+        else:
+            alpha, sigma = math.sqrt(s.alpha_bar_prev), math.sqrt(1 - s.alpha_bar_prev)
+            euler = alpha * prediction.x0 + sigma * prediction.eps
+            corrected = denoiser(euler, timesteps_of(x, s.t_prev))
+            on_eps = sigma - alpha * math.sqrt(1 / s.alpha_bar - 1)  # α_prev (s_prev - s)
+            x = euler + on_eps * (corrected.eps - prediction.eps) / 2
+        x = after_step(callback, s.i, s.t, x, prediction)
+    return x
+
+
 def _half_log_snr(alpha_bar: float) -> float:
     """λ = log(α / σ)."""
     return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
-
-
-SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver_pp_2m}
-WITH_ETA = frozenset({"ddim", "dpm++"})  # those that can be told how much noise to add

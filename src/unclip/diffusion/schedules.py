@@ -3,7 +3,10 @@
     q(x_t | x_0) = N(sqrt(ᾱ_t) x_0, (1 - ᾱ_t) I)                                  (DDPM, eq. 4)
 
 Timesteps run from 0 (almost clean) to T - 1 (almost pure noise), as networks see them; ``-1``
-stands for the data itself, where ᾱ = 1. Tables are computed and kept in float64 on the CPU.
+stands for the data itself, where ᾱ = 1. Whole ones have an entry in a table. Between them, where t
+is a float, log(ᾱ / (1 - ᾱ)) is linear in t, so that the noise level σ = sqrt((1 - ᾱ) / ᾱ), noise
+over signal, is geometric; between -1 and 0, where it begins at none, σ itself is linear. Tables are
+computed and kept in float64 on the CPU.
 
 DDPM: Ho et al., arXiv 2006.11239.  Improved DDPM: Nichol & Dhariwal, arXiv 2102.09672.
 
@@ -11,7 +14,6 @@ Shapes: N batch, T training timesteps, n sampling steps, ... the dimensions of o
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -108,35 +110,74 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.betas)
 
-    def alpha_bar(self, t: Tensor | int) -> Tensor:
-        """ᾱ_t in float64 on the CPU, in the shape of ``t``; 1 at ``t = -1``, the data itself."""
-        table = torch.cat([self.alphas_cumprod, torch.ones(1, dtype=torch.float64)])
-        return table[torch.as_tensor(t).cpu()]
+    def alpha_bar(self, t: Tensor | float) -> Tensor:
+        """ᾱ_t in float64 on the CPU, in the shape of ``t``; 1 at ``t = -1``, the data itself.
 
-    def snr(self, t: Tensor | int) -> Tensor:
+        Args:
+            t: timesteps in [-1, T - 1], whole or between them.
+
+        Raises:
+            ValueError: a float outside of that.
+        """
+        t = torch.as_tensor(t).cpu()
+        table = torch.cat([self.alphas_cumprod, torch.ones(1, dtype=torch.float64)])
+        if not t.is_floating_point():
+            return table[t]
+        if not bool(((t >= -1) & (t <= len(self) - 1)).all()):
+            raise ValueError(f"Timesteps must lie between -1 and {len(self) - 1}.")
+        t = t.double()
+        below = t.floor().long()
+        above, fraction = (below + 1).clamp(max=len(self) - 1), t - below
+        log_snr = torch.logit(table)
+        between = torch.sigmoid(torch.lerp(log_snr[below], log_snr[above], fraction))
+        to_data = 1 / (1 + (fraction * self.noise_level(0)) ** 2)
+        between = torch.where(below < 0, to_data, between)
+        return torch.where(fraction == 0, table[below], between)
+
+    def snr(self, t: Tensor | float) -> Tensor:
         """Signal-to-noise ratio ᾱ_t / (1 - ᾱ_t), float64 on the CPU; infinite at ``t = -1``."""
         alpha_bar = self.alpha_bar(t)
         return alpha_bar / (1 - alpha_bar)
 
+    def noise_level(self, t: Tensor | float) -> Tensor:
+        """σ = sqrt((1 - ᾱ_t) / ᾱ_t), float64 on the CPU; 0 at ``t = -1``."""
+        return self.snr(t).rsqrt()
+
+    def timestep(self, noise_level: Tensor | float) -> Tensor:
+        """The float t at which σ is ``noise_level``, the inverse: float64 on the CPU, in its shape.
+
+        Levels above that of T - 1 give T - 1.
+        """
+        level = torch.as_tensor(noise_level, dtype=torch.float64).cpu()
+        known = self.noise_level(torch.arange(len(self)))  # ascending
+        above = torch.searchsorted(known, level).clamp(1, max(len(self) - 1, 1))
+        if len(self) == 1:
+            return (level / known[0]).clamp(max=1) - 1
+        low, high = known.log()[above - 1], known.log()[above]
+        between = (above - 1 + (level.log() - low) / (high - low)).clamp(max=len(self) - 1)
+        return torch.where(level < known[0], level / known[0] - 1, between)
+
     def gather(self, table: Tensor, t: Tensor, like: Tensor) -> Tensor:
-        """Row ``t`` of a (T,) table for each sample of ``like``, shaped to broadcast over it.
+        """Row ``t``, whole, of a (T,) table for each sample of ``like``, to broadcast over it.
 
         The table is cast (to float32 at least) before it moves, for devices without float64. From
         ``t`` on the CPU, as samplers give it, only the rows move, and no GPU is waited for.
         """
-        dtype = torch.promote_types(like.dtype, torch.float32)
         if t.device != table.device:
-            table = table.to(dtype).to(t.device)
-        rows = table[t].to(dtype).reshape(-1, *[1] * (like.ndim - 1))  # (N or 1, 1, ...)
-        return rows.to(like.device, non_blocking=like.is_cuda)
+            table = table.to(torch.promote_types(like.dtype, torch.float32)).to(t.device)
+        return _broadcast(table[t], like)
 
     def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise scales, sqrt(ᾱ_t) and sqrt(1 - ᾱ_t), shaped to broadcast over ``like``.
 
         Args:
-            t: (N,) or () timesteps.
+            t: (N,) or () timesteps; floats are interpolated on the CPU, so that a GPU that has them
+                is waited for.
             like: (N, ...) gives shape, device and dtype.
         """
+        if t.is_floating_point():
+            alpha_bar = self.alpha_bar(t)
+            return _broadcast(alpha_bar.sqrt(), like), _broadcast((1 - alpha_bar).sqrt(), like)
         alpha = self.gather(self.alphas_cumprod.sqrt(), t, like)
         sigma = self.gather((1 - self.alphas_cumprod).sqrt(), t, like)
         return alpha, sigma
@@ -147,6 +188,13 @@ class Schedule:
         return alpha * x0 + sigma * noise
 
 
+def _broadcast(rows: Tensor, like: Tensor) -> Tensor:
+    """(N,) or () -> (N or 1, 1, ...) beside ``like`` (N, ...), float32 at least."""
+    rows = rows.to(torch.promote_types(like.dtype, torch.float32))
+    rows = rows.reshape(-1, *[1] * (like.ndim - 1))
+    return rows.to(like.device, non_blocking=like.is_cuda)
+
+
 def _check_steps(timesteps: int, n: int, most: int) -> None:
     if not 1 <= n <= most:
         raise ValueError(
@@ -155,12 +203,13 @@ def _check_steps(timesteps: int, n: int, most: int) -> None:
         )
 
 
-def spacing_unclip(timesteps: int, n: int) -> Tensor:
+def spacing_unclip(schedule: Schedule, n: int) -> Tensor:
     """Karlo's timesteps, round(i (T - 1) / (n - 1)), descending from T - 1 to 0; (n,) long.
 
     One step starts from pure noise, [T - 1] (the formula divides by zero there). For n > 1 these
     are also what diffusers' DDPM and DDIM schedulers call "linspace".
     """
+    timesteps = len(schedule)
     _check_steps(timesteps, n, timesteps)
     if n == 1:
         return torch.tensor([timesteps - 1])
@@ -168,25 +217,28 @@ def spacing_unclip(timesteps: int, n: int) -> Tensor:
     return steps.round().long().flip(0)
 
 
-def spacing_leading(timesteps: int, n: int) -> Tensor:
+def spacing_leading(schedule: Schedule, n: int) -> Tensor:
     """i (T // n), descending to 0; (n,) long. Starts below T - 1: the noisiest part is skipped."""
+    timesteps = len(schedule)
     _check_steps(timesteps, n, timesteps)
     return (torch.arange(n) * (timesteps // n)).flip(0)
 
 
-def spacing_trailing(timesteps: int, n: int) -> Tensor:
+def spacing_trailing(schedule: Schedule, n: int) -> Tensor:
     """round(T - i T / n) - 1, descending from T - 1; (n,) long (arXiv 2305.08891, table 2)."""
+    timesteps = len(schedule)
     _check_steps(timesteps, n, timesteps)
     steps = timesteps - torch.arange(n, dtype=torch.float64) * (timesteps / n)
     return steps.round().long() - 1
 
 
-def spacing_linspace(timesteps: int, n: int) -> Tensor:
+def spacing_linspace(schedule: Schedule, n: int) -> Tensor:
     """n + 1 even points from T - 1 to 0 without the 0, as diffusers' DPM-Solver++; (n,) long.
 
     The last step then covers as much time as the others, where ``spacing_unclip`` ends with the
     tiny one from t = 0.
     """
+    timesteps = len(schedule)
     _check_steps(timesteps, n, max(timesteps - 1, 1))
     if timesteps == 1:
         return torch.tensor([0])
@@ -194,9 +246,15 @@ def spacing_linspace(timesteps: int, n: int) -> Tensor:
     return steps.round().long().flip(0)[:-1]
 
 
-SPACINGS: dict[str, Callable[[int, int], Tensor]] = {
-    "unclip": spacing_unclip,
-    "leading": spacing_leading,
-    "trailing": spacing_trailing,
-    "linspace": spacing_linspace,
-}
+def spacing_karras(schedule: Schedule, n: int) -> Tensor:
+    """σ^(1/7) even from 80, or T - 1's if that is less, to t = 0's; (n,) float64 timesteps.
+
+    Karras et al., arXiv 2206.00364, eq. 5 with ρ = 7. At σ = 80 the data, of deviation 1 at most,
+    are lost in the noise; a cosine schedule goes on to 20,000, where there is nothing to do.
+    """
+    timesteps = len(schedule)
+    _check_steps(timesteps, n, timesteps)
+    first = schedule.noise_level(timesteps - 1).clamp(max=80) ** (1 / 7)
+    last = schedule.noise_level(0) ** (1 / 7)
+    even = torch.arange(n, dtype=torch.float64) / max(n - 1, 1)
+    return schedule.timestep((first + even * (last - first)) ** 7).clamp(min=0)

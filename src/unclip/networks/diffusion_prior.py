@@ -186,7 +186,7 @@ class Continuation:
     keys: Tensor  # (layers, N, P + 3 M, W)
     values: Tensor  # (layers, N, P + 3 M, W)
     mask: Tensor  # (N, 1, 3 M, P + 3 M) True to attend
-    times: Mapping[int, Tensor]  # timestep -> its embedding (1, W)
+    times: Mapping[float, Tensor]  # planned timestep -> its embedding (1, W)
 
     def __getitem__(self, rows: slice) -> "Continuation":
         """Some of the captions, in the same memory."""
@@ -284,14 +284,15 @@ class DiffusionPrior(nn.Module):
 
     @torch.no_grad()
     def continuation(
-        self, prefixes: Sequence[Prefix], candidates: int, timesteps: Sequence[int]
+        self, prefixes: Sequence[Prefix], candidates: int, timesteps: Sequence[float]
     ) -> Continuation:
         """Everything of one request that its steps share, for `proceed`.
 
         Args:
             prefixes: one after another in the batch; shorter ones are padded, which is masked.
             candidates: M, samples in a row that share a prefix.
-            timesteps: those that will be asked for.
+            timesteps: those that are planned; any others may be asked for too, and are embedded
+                then.
         """
         count, length = sum(map(len, prefixes)), max(p.mask.shape[1] for p in prefixes)
         first, room = prefixes[0], STEP_TOKENS * candidates
@@ -307,20 +308,24 @@ class DiffusionPrior(nn.Module):
         for start in range(0, room, STEP_TOKENS):  # a candidate sees its own tokens, causally
             own = slice(start, start + STEP_TOKENS)
             mask[:, own, length:][:, :, own] = mask.new_ones(STEP_TOKENS, STEP_TOKENS).tril()
-        embeddings = self.time_embedding(torch.tensor(timesteps))
-        return Continuation(
-            keys, values, mask[:, None], dict(zip(timesteps, embeddings.split(1), strict=True))
-        )
+        return Continuation(keys, values, mask[:, None], self._times(timesteps))
 
     @torch.no_grad()
-    def proceed(self, x: Tensor, t: int, continuation: Continuation) -> Tensor:
-        """`forward` for the noisy `x` (N · M, D), a caption's candidates in a row, at timestep `t`.
+    def proceed(self, x: Tensor, t: float, continuation: Continuation) -> Tensor:
+        """`forward` for the noisy `x` (N · M, D), a caption's candidates in a row, at timestep `t`,
+        planned or not.
 
         Equal to it but for rounding, at three tokens instead of S. Not differentiable.
         """
-        return self._run(
-            x, continuation.times[t], continuation.keys, continuation.values, continuation.mask
-        )
+        time = continuation.times.get(t)
+        if time is None:
+            time = self._times([t])[t]
+        return self._run(x, time, continuation.keys, continuation.values, continuation.mask)
+
+    def _times(self, timesteps: Sequence[float]) -> dict[float, Tensor]:
+        """Of each timestep the embedding (1, W)."""
+        embeddings = self.time_embedding(torch.tensor(timesteps))
+        return dict(zip(timesteps, embeddings.split(1), strict=True))
 
     def _run(self, x: Tensor, time: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         tokens = self._step_tokens(x, time)

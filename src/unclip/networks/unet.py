@@ -98,11 +98,14 @@ class DeepFeatures:
     From step to step they change slowly (DeepCache: Ma et al., arXiv 2312.00858, section 3.2).
     """
 
-    fresh: frozenset[int]  # the timesteps at which they are computed
+    fresh: frozenset[float]  # the timesteps at which they are computed
     last: Tensor | None = None  # (N, C, H, W), what the finest level of the way up begins with
 
-    def kept(self, t: int, count: int) -> Tensor | None:
-        """Those of the first `count` samples; None where they must be computed."""
+    def kept(self, t: float, count: int) -> Tensor | None:
+        """Those of the first `count` samples; None where they must be computed.
+
+        At a timestep that was not planned, those of the planned one before it.
+        """
         if t in self.fresh or self.last is None or len(self.last) < count:
             return None
         return self.last[:count]
@@ -110,10 +113,13 @@ class DeepFeatures:
 
 @dataclass(frozen=True)
 class Conditions:
-    """All that the steps of one request share: its timesteps' embeddings, its context and, where
-    they are reused or kept, its deep features and transformed weights."""
+    """All that the steps of one request share: its timesteps' embeddings, what those of others are
+    made with, its context and, where they are reused or kept, its deep features and transformed
+    weights."""
 
-    times: Mapping[int, Tensor]  # timestep -> (N or 1, E), with the time condition, activated
+    times: Mapping[float, Tensor]  # planned timestep -> (N or 1, E), as `UNet._times` gives it
+    time_condition: Tensor | None  # (N, E)
+    guidance_scale: float | None
     context: Context | None
     deep: DeepFeatures | None = None
     kernels: Kernels | None = None  # of the network's convolutions, transformed
@@ -122,7 +128,9 @@ class Conditions:
         """Some of the samples, in the same memory; the first ones where features are reused."""
         assert self.deep is None or not rows.start
         times = {t: emb[rows] if len(emb) > 1 else emb for t, emb in self.times.items()}
-        return Conditions(times, self.context and self.context[rows], self.deep, self.kernels)
+        condition = None if self.time_condition is None else self.time_condition[rows]
+        context = self.context and self.context[rows]
+        return replace(self, times=times, time_condition=condition, context=context)
 
 
 class Attention(nn.Module):
@@ -310,43 +318,45 @@ class UNet(nn.Module):
     @torch.no_grad()
     def conditions(
         self,
-        timesteps: Sequence[int],
+        timesteps: Sequence[float],
         *,
         time_condition: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
-        guidance_scales: Sequence[float] | None = None,
+        guidance_scale: float | None = None,
         reuse: int = 1,
-        fresh: Iterable[int] = (),
+        fresh: Iterable[float] = (),
         keep_kernels: bool = False,
     ) -> Conditions:
         """What `forward` computes anew at every step, though it could once: for `proceed`.
 
-        `timesteps` are those that will be asked for, in their order; at every `reuse`-th of them,
-        and at those in `fresh`, all is computed, at the others the finest level alone, which is an
-        approximation.
-        `guidance_scales` has one for each timestep. With `keep_kernels`, weights that convolutions
-        transform are kept in that form too, see `networks/winograd.py`. The other arguments and the
-        errors are those of `forward`. Not differentiable.
+        `timesteps` are those that are planned, in their order; at every `reuse`-th of them, and at
+        those in `fresh`, all is computed, at the others the finest level alone, which is an
+        approximation. Any others may be asked for too: they are embedded then.
+        `guidance_scale` is one for all. With `keep_kernels`, weights that convolutions transform
+        are kept in that form too, see `networks/winograd.py`. The other arguments and the errors
+        are those of `forward`. Not differentiable.
         """
         self._check_conditions(time_condition, context)
-        scales = None if guidance_scales is None else torch.tensor(guidance_scales)
-        embeddings = self._embedded(torch.tensor(timesteps), scales)
-        times = zip(timesteps, embeddings.split(1), strict=True)  # type: ignore[no-untyped-call]
         return Conditions(
-            {t: _activated(embedding, time_condition) for t, embedding in times},
+            self._times(timesteps, time_condition, guidance_scale),
+            time_condition,
+            guidance_scale,
             self._attended(context, context_mask),
             DeepFeatures(frozenset([*timesteps[::reuse], *fresh])) if reuse > 1 else None,
             {} if keep_kernels else None,
         )
 
-    def proceed(self, x: Tensor, t: int, conditions: Conditions) -> Tensor:
-        """`forward` for `x` (N, in_channels, H, W) at the timestep `t`, equal but for rounding
-        where no features are reused."""
+    def proceed(self, x: Tensor, t: float, conditions: Conditions) -> Tensor:
+        """`forward` for `x` (N, in_channels, H, W) at the timestep `t`, planned or not, equal but
+        for rounding where no features are reused."""
+        emb = conditions.times.get(t)
+        if emb is None:
+            emb = self._times([t], conditions.time_condition, conditions.guidance_scale)[t]
         deep = conditions.deep
         kept = deep.kept(t, len(x)) if deep else None
         with winograd.kept(conditions.kernels):
-            out, below = self._run(x, conditions.times[t], conditions.context, kept)
+            out, below = self._run(x, emb, conditions.context, kept)
         if deep and kept is None:
             deep.last = below
         return out
@@ -377,6 +387,20 @@ class UNet(nn.Module):
         self.conv_in.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.conv_in.bias = old.bias
         self.config = replace(self.config, in_channels=in_channels)
+
+    def _times(
+        self,
+        timesteps: Sequence[float],
+        time_condition: Tensor | None,
+        guidance_scale: float | None,
+    ) -> dict[float, Tensor]:
+        """Of each timestep the embedding (N or 1, E), with the time condition and activated."""
+        scales = None
+        if guidance_scale is not None:
+            scales = torch.full((len(timesteps),), guidance_scale)
+        embeddings = self._embedded(torch.tensor(timesteps), scales)
+        times = zip(timesteps, embeddings.split(1), strict=True)  # type: ignore[no-untyped-call]
+        return {t: _activated(embedding, time_condition) for t, embedding in times}
 
     def _embedded(self, t: Tensor, guidance_scale: Tensor | None) -> Tensor:
         """The time embedding (N or 1, E)."""

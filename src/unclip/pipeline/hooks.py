@@ -18,7 +18,7 @@ from unclip.diffusion.prediction import Prediction
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
 
-Callback = Callable[["Pipeline", int, int, dict[str, Any]], Any]
+Callback = Callable[["Pipeline", int, float, dict[str, Any]], Any]
 _STATE = ("latents", "x")
 
 
@@ -35,7 +35,7 @@ class Hooks:
     def __call__(self, stage: str) -> samplers.Callback:
         """For "prior", "decoder", "super_res" or "inversion"."""
 
-        def hook(i: int, t: int, x: Tensor, prediction: Prediction) -> Tensor:
+        def hook(i: int, t: float, x: Tensor, prediction: Prediction) -> Tensor:
             changed = None
             if self.callback is not None:
                 state: dict[str, Any] = {"stage": stage, "x0": prediction.x0, "images": self.images}

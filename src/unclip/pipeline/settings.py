@@ -27,6 +27,7 @@ from unclip.config import (
     one_of,
     to_mapping,
 )
+from unclip.diffusion.registry import SAMPLERS
 from unclip.pipeline.knobs import (
     INVERSION,
     Knobs,
@@ -43,7 +44,7 @@ from unclip.pipeline.knobs import (
 Kind = TypeVar("Kind", bound="type[Settings]")
 Row = Mapping[str, Any]
 """How one stage is sampled, by `Sampling`'s names; what is not in it, the model says."""
-SAMPLERS = ("ddpm", "ddim", "dpm++")
+_NOISY = " and ".join(name for name, row in SAMPLERS.items() if row.takes_eta)
 PRIORS = ("diffusion", "autoregressive")
 GUIDANCE_KINDS = ("branches", "distilled")
 UPSAMPLING = ("super_res", "super_res_1024")
@@ -124,7 +125,7 @@ class Settings(Knobs):
         published="ddpm", inverted="ddim",
     )  # fmt: skip
     eta: Probability | None = knob(
-        "Noise that ddim and dpm++ add, η from 0 (none) to 1", *STAGES, preset=True, model=True,
+        f"Noise that {_NOISY} add, η from 0 (none) to 1", *STAGES, preset=True, model=True,
         beside="sampler", published=0.0, inverted=0.0,
     )  # fmt: skip
     size: Pixels | None = knob(

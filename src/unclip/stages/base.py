@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,9 +20,10 @@ from unclip.config import (
 )
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known, inpaint
-from unclip.diffusion.prediction import Denoiser, Noise
-from unclip.diffusion.samplers import SAMPLERS, WITH_ETA, Callback, Sampler, Stop
-from unclip.diffusion.schedules import SPACINGS, DiffusionConfig, Schedule
+from unclip.diffusion.prediction import Denoiser, Noise, shared_timestep
+from unclip.diffusion.registry import SAMPLERS, spacing_named
+from unclip.diffusion.samplers import Callback, Stop
+from unclip.diffusion.schedules import DiffusionConfig, Schedule
 from unclip.networks.unet_config import UNetConfig
 from unclip.storage.folder import ModelFolder
 
@@ -76,9 +76,9 @@ class Sampling(Checked):
 
     Args:
         steps: number of network evaluations (of both guidance branches together, where both are).
-        sampler: "ddpm", "ddim" or "dpm++".
+        sampler: a row of `SAMPLERS`.
         guidance: classifier-free guidance.
-        eta: the noise that DDIM and DPM-Solver++ add, from 0 (none) to 1; DDPM ignores it.
+        eta: the noise that DDIM and DPM-Solver++ add, from 0 (none) to 1; others ignore it.
         reuse: k: a U-Net computes its deep levels at every k-th step and reuses what they gave in
             between (DeepCache, arXiv 2312.00858), an approximation; 1 computes all. Priors have
             none and ignore it.
@@ -113,15 +113,13 @@ class Process:
 
     def timesteps(self, sampling: Sampling) -> Tensor:
         """The timesteps (steps,) that are visited, descending."""
-        # DPM-Solver++ takes its last step to the data itself, which from t = 0 would be a tiny one.
-        spacing = SPACINGS["linspace" if sampling.sampler == "dpm++" else "unclip"]
-        return spacing(len(self.schedule), sampling.steps)
+        return spacing_named(SAMPLERS[sampling.sampler].spacing)(self.schedule, sampling.steps)
 
-    def guided(self, sampling: Sampling) -> frozenset[int]:
+    def guided(self, sampling: Sampling) -> frozenset[float]:
         """The timesteps among them that need both branches: none where one can answer for both."""
         return frozenset() if sampling.guidance.distilled else self.active(sampling)
 
-    def active(self, sampling: Sampling) -> frozenset[int]:
+    def active(self, sampling: Sampling) -> frozenset[float]:
         """The timesteps among them at which guidance is active."""
         timesteps = self.timesteps(sampling)
         sigmas = self.schedule.snr(timesteps).rsqrt().tolist()
@@ -144,8 +142,7 @@ class Process:
         sampler, this is the data as far as it is known then.
         """
         timesteps = self.timesteps(sampling)
-        noisy: dict[str, Any] = {"eta": sampling.eta} if sampling.sampler in WITH_ETA else {}
-        sampler: Sampler = partial(SAMPLERS[sampling.sampler], **noisy)
+        sampler = SAMPLERS[sampling.sampler].sampler(sampling.eta)
         x = noise(like) if start is None else start.to(like.device)
         try:
             if known is None:
@@ -188,9 +185,9 @@ def check_channels(config: UNetConfig, inputs: int, process: DiffusionConfig, wh
 
 
 def guide(
-    network: Callable[[Tensor, int, bool], Tensor],
+    network: Callable[[Tensor, float, bool], Tensor],
     guidance: Guidance,
-    guided: Collection[int],
+    guided: Collection[float],
     channels: int,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Classifier-free guidance around a network that can answer both branches in one batch.
@@ -210,8 +207,3 @@ def guide(
         return guidance(cond, uncond, channels)
 
     return output
-
-
-def shared_timestep(t: Tensor) -> int:
-    """The timestep of all samples, from the tensor on the CPU that samplers give: no GPU waits."""
-    return int(t.reshape(-1)[0])

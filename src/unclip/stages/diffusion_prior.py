@@ -156,7 +156,7 @@ class PriorStage:
         both = self.network.continuation(prefixes, candidates, timesteps)
         conditional = both[: len(text)]
 
-        def network(x: Tensor, t: int, guided: bool) -> Tensor:
+        def network(x: Tensor, t: float, guided: bool) -> Tensor:
             return self.network.proceed(x, t, both if guided else conditional)
 
         width = self.network.config.embedding_dim

@@ -16,7 +16,7 @@ from unclip.config import Between, Checked, Dropout, Probability, Width, Widths
 from unclip.device.precision import full_precision
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.losses import LossConfig, diffusion_loss
-from unclip.diffusion.prediction import Noise, Prediction, to_prediction
+from unclip.diffusion.prediction import Noise, Prediction, shared_timestep, to_prediction
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.schedules import BetaSchedule, DiffusionConfig, PredictionType
 from unclip.networks.unet import UNet, UNetConfig
@@ -29,7 +29,6 @@ from unclip.stages.base import (
     check_channels,
     scheduler_from_json,
     scheduler_json,
-    shared_timestep,
 )
 from unclip.storage.folder import ModelFolder, together
 

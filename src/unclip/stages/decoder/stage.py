@@ -209,11 +209,10 @@ class DecoderStage:
         if taught:
             student = self.check_distilled(guidance.scale).network
             guided = [t for t in timesteps if t in taught]
-            scales = [guidance.scale] * len(guided)
-            learned = student.conditions(guided, **shared, guidance_scales=scales)
+            learned = student.conditions(guided, **shared, guidance_scale=guidance.scale)
         beside = self._beside(known, z_i.device)
 
-        def network(x: Tensor, t: int, guided: bool) -> Tensor:
+        def network(x: Tensor, t: float, guided: bool) -> Tensor:
             if beside is not None:
                 x = torch.cat([x, beside.to(x.dtype).repeat(len(x) // len(beside), 1, 1, 1)], dim=1)
             x = x.contiguous(memory_format=torch.channels_last)  # at every step alike
