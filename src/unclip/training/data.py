@@ -29,11 +29,20 @@ class TrainingData:
         batches: first step → this process's parts of the batches, `accumulation` parts a step.
         example: captioned images that previews are made for, if there are to be any.
         fingerprint: of the data, and of a teacher; a resumed run must share it.
+        images: how many different ones there are; 0 where they have no end.
     """
 
     batches: Callable[[int], Generator[Batch, None, None]]
     example: Batch | None = None
     fingerprint: str = ""
+    images: int = 0
+
+    def repeats(self, batch_size: int) -> str:
+        """What to say of a batch that is larger than the data; nothing of another."""
+        if not 0 < self.images < batch_size:
+            return ""
+        times = f"{batch_size / self.images:.3g}"
+        return f"  repeated: a step shows each of the {self.images:,} images {times} times"
 
 
 def open_data(data: Data, split: str = "train") -> Source:

@@ -110,6 +110,7 @@ def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel:
         lambda step: batches_of(source, recipe, step * accumulation, parallel),
         first_images(source, recipe),
         " ".join(fingerprints),
+        0 if source.endless else len(source),
     )
     clip = clip_of(stage)
     learned_from = clip.fingerprints() if clip else {}

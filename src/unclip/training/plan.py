@@ -49,8 +49,10 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = 
     for tensor in (*network.parameters(), *network.buffers()):  # kept too, but there once
         kept.pop(tensor.untyped_storage().data_ptr(), None)
     activations = sum(kept.values()) * part / _PROBE
+    repeats = job.data.repeats(recipe.training.batch_size)
     return "\n".join(
         [
+            *([repeats] if repeats else []),
             f"trained parameters   {parameters:,}",
             f"operations per step  {operations / 1e9:,.1f} GFLOP, backward included",
             f"operations in all    {operations * recipe.training.steps / 1e15:,.3f} PFLOP",

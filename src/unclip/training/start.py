@@ -34,6 +34,9 @@ def start(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str =
             hold.enter_context(held(folders.run))
         _check_folders(spec, folders)
         job = build_job(spec, recipe, folders, parallel)
+        repeats = job.data.repeats(recipe.training.batch_size)
+        if repeats and parallel.main:
+            print(repeats, flush=True)
         trainer = Trainer(job)
         parallel.barrier()  # all have looked at the folders before one writes into them
         if parallel.main:

@@ -71,6 +71,14 @@ def test_dry_run_trains_nothing(captioned: Path, tmp_path: Path, capsys: Capture
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_batch_larger_than_the_data_is_said_to_be(captioned: Path, capsys: Capture) -> None:
+    says = "  repeated: a step shows each of the 24 images 2.5 times\n"
+    larger = ["--training.batch-size", "60", "--training.steps", "1"]
+    for more, said in ((["--dry-run", *larger], True), (["--dry-run"], False), (larger, True)):
+        assert main(train("clip", *more, data=captioned)) == 0
+        assert (says in capsys.readouterr().out) == said
+
+
 def test_recipe_files_and_flags_over_them(captioned: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(
