@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import scenes, tiny_recipe
 from unclip.stages.clip import ClipStage
+from unclip.training import parallel
 from unclip.training.job import Folders
 from unclip.training.parallel import Alone, start_parallel
 from unclip.training.stages import STAGES
@@ -23,26 +24,26 @@ def work(rank: int, count: int, port: int, out: Path) -> None:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    parallel = start_parallel("cpu")
+    here = start_parallel("cpu")
     batch, share = scenes(16), 16 // count
     torch.manual_seed(rank)  # different weights at first
     stage = ClipStage.build(tiny_recipe("clip").network, batch["captions"])
-    stage.replicas = parallel
-    parallel.prepare(stage.network)
+    stage.replicas = here
+    here.prepare(stage.network)
     part = slice(rank * share, (rank + 1) * share)
     losses = stage.loss({key: value[part] for key, value in batch.items()}, torch.Generator())
     losses["loss"].backward()
-    parallel.average_gradients(stage.network)
+    here.average_gradients(stage.network)
     tensors = {name: p.grad for name, p in stage.network.named_parameters()}
     tensors["loss"] = losses["loss"].detach().clone()
     if count > 1:
         torch.distributed.all_reduce(tensors["loss"])
     tensors["loss"] /= count
-    assert parallel.agreed(15 * rank) == (15 if count > 1 else 0)
-    if parallel.main:
+    assert here.agreed(15 * rank) == (15 if count > 1 else 0)
+    if here.main:
         save_file(tensors, out / f"gradients-{count}.safetensors")
     mine = {"a": torch.tensor(float(rank)), "b": torch.tensor(4.0)}
-    assert parallel.averaged(mine) == {"a": (count - 1) / 2, "b": 4.0}
+    assert here.averaged(mine) == {"a": (count - 1) / 2, "b": 4.0}
     recipe = tiny_recipe("clip", training={"steps": 3, "log_every": 1})
     where = Folders(out / f"model-{count}", out / f"run-{count}")
     assert start(STAGES["clip"], recipe, where, "cpu") == 0
@@ -95,3 +96,9 @@ def test_alone_everything_is_what_it_is() -> None:
     assert alone.gather(network.weight) is alone.full(network.weight) is network.weight
     values = {"loss": torch.tensor(0.5), "accuracy": torch.tensor(1)}
     assert alone.averaged(values) == {"loss": 0.5, "accuracy": 1.0}
+
+
+def test_nothing_else_exchanges() -> None:
+    package = Path(parallel.__file__).parents[1]
+    calling = [f.name for f in package.rglob("*.py") if "torch.distributed" in f.read_text("utf-8")]
+    assert calling == ["parallel.py"]
