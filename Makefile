@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CORE := .venv/.core
 DEV := .venv/.dev
+DOCS := .venv/.docs
 
 COMPARED := bench-prior bench-decoder bench-upsampler bench-image bench-training
 SIZE ?= small
@@ -12,7 +13,7 @@ SEED ?= 0
 TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
-.PHONY: demo pictures test test-avx2 test-default test-without-font fuzz kill-test lint types \
+.PHONY: demo pictures test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
   bench bench-approximations plots $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
@@ -23,6 +24,10 @@ $(CORE): pyproject.toml constraints.txt
 $(DEV): $(CORE)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(DEV)
+
+$(DOCS): $(CORE)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $(DOCS)
 
 # A labelled sheet of 4 captions × 4 seeds by the bundled model.
 demo: $(CORE)
@@ -66,6 +71,10 @@ lint: $(DEV)
 
 types: $(DEV)
 	$(BIN)/mypy
+
+# The documents and the reference of the Python API as a site, strictly: out/docs/site/index.html.
+docs: $(DOCS)
+	$(BIN)/python docs/build.py
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py
