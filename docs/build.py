@@ -1,7 +1,7 @@
 """`make docs`: the documents as a site that needs no network, in out/docs/site.
 
     .venv/bin/python docs/build.py
-    .venv/bin/python -m http.server -d out/docs/site    # the search needs a server, the pages do not
+    .venv/bin/python -m http.server -d out/docs/site    # the search needs a server, pages do not
 
 The documents and what they link to are copied with the repository's tree, so that their links lead
 to the same things on GitHub and on the site. A warning (a link or an anchor that leads nowhere)

@@ -48,9 +48,10 @@ def test_links(file: Path) -> None:
             continue
         name, _, anchor = target.partition("#")
         linked = (file.parent / name).resolve() if name else file
-        if not linked.exists() or not linked.is_relative_to(ROOT):
-            dead.append(target)
-        elif anchor and linked.suffix == ".md" and anchor not in anchors(linked):
+        there = linked.exists() and linked.is_relative_to(ROOT)
+        if there and anchor and linked.suffix == ".md":
+            there = anchor in anchors(linked)
+        if not there:
             dead.append(target)
     if not bundled("model").is_dir():  # while another model is trained, its card and pictures go
         dead = [one for one in dead if not re.search(r"assets/model/|images/", one)]

@@ -50,6 +50,7 @@ def test_every_command_has_help(name: str, capsys: Capture) -> None:
         ("generate x --model", "Missing value for argument '--model'"),
         ("generate x --seeds 3", "Unrecognized options: --seeds, 3; perhaps you meant --seed INT"),
         ("generate x -n many", "-n/--n: 'many' is not a whole number"),
+        ("train decoder --model m --network.widths 16,32", "separate several by spaces"),
         ("generate x --steps quick", "invalid choice 'quick' for argument '--steps'"),
         ("generate x --device abacus", "abacus"),
         ("data emoji", "--preview PATH"),
@@ -77,7 +78,7 @@ def test_a_mistake_is_one_line(
 def test_doctor(capsys: Capture) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for word in ("torch", "would use", "emoji font", "bundled model", "GFLOP/s"):
+    for word in ("torch", "threads", "would use", "emoji font", "bundled model", "GFLOP/s"):
         assert word in said
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import captioned_folder
 from tests.interfaces.cli.test_cli import Capture, refused
 from unclip.evaluation.judge.network import Judge, JudgeConfig
 from unclip.evaluation.judge.training import JudgeStage
 from unclip.evaluation.metrics import composition
+from unclip.evaluation.metrics.composition import Rate
 from unclip.interfaces.cli import main
 from unclip.storage.folder import ModelFolder
 
@@ -35,6 +37,17 @@ def test_clip_on_the_world(tiny_model: Path, tmp_path: Path, capsys: Capture) ->
     assert numbers["retrieval"]["among"] == 8
     assert numbers["world"]["split"] == "held-out"
     assert numbers["model"] == str(tiny_model)
+
+
+def test_clip_on_a_small_folder(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    """256 pairs are a default, not a condition."""
+    data = captioned_folder(tmp_path / "few", 5)
+    assert main(["evaluate", "clip", "--model", str(tiny_model), "--data", str(data)]) == 0
+    said = capsys.readouterr().out
+    assert "5 pairs are all there are: each is held against these, not 256" in said
+    assert "text → image, among 5, first 1" in said
+    assert str(Rate(1, 1)).endswith(", 1 case)")
+    assert str(Rate(1, 2)).endswith(", 2 cases)")
 
 
 def test_composition(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -> None:

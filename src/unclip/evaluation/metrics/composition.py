@@ -63,7 +63,8 @@ class Rate:
         if not self.total:
             return "no case"
         low, high = self.interval
-        return f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}, {self.total} cases)"
+        cases = "1 case" if self.total == 1 else f"{self.total} cases"
+        return f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}, {cases})"
 
 
 class Rated:

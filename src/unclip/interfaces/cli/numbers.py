@@ -55,6 +55,8 @@ def _spec(
 def _int(word: str) -> int:
     """Python's own would take underscores and digits of other scripts, and no more than 4,300."""
     digits = word.strip().removeprefix("-").removeprefix("+")
+    if "," in word and all(part.strip().isdecimal() for part in word.split(",")):
+        raise ValueError(f"{shown(word)} is not one number; separate several by spaces")
     if not (digits.isascii() and digits.isdigit()):
         raise ValueError(f"{shown(word)} is not a whole number")
     if len(digits) > 40:

@@ -47,6 +47,7 @@ def diagnosis() -> dict[str, Any]:
     }
     for dtype, speed in matmul_speeds(1024).items():
         rows[f"{name_of(dtype)} product"] = f"{speed / 1e9:,.0f} GFLOP/s on the CPU"
+    rows["threads"] = _threads()
     rows["would use"] = f"{name_of(fastest_dtype(device))} on {device}"
     rows["emoji font"] = _font()
     for module, what in _OPTIONAL.items():
@@ -67,6 +68,17 @@ def _instructions() -> str:
     lacking = [name for name, there in has.items() if not there]
     said = f"{cpu.kernels}; products in {', '.join(name for name, there in has.items() if there)}"
     return f"{said}; without instructions for {', '.join(lacking)}" if lacking else said
+
+
+def _threads() -> str:
+    """Small layers on one thread and on two, and what follows."""
+    from unclip.device.threads import layer_seconds
+
+    if (os.cpu_count() or 1) < 2:
+        return "one core, one thread"
+    one, two = layer_seconds(1), layer_seconds(2)
+    said = f"a small layer takes {one * 1e6:,.0f} µs on one, {two * 1e6:,.0f} µs on two"
+    return f"{said}: with OMP_NUM_THREADS=1 small models are faster" if two > 1.5 * one else said
 
 
 def _version(module: str) -> str:

@@ -46,7 +46,7 @@ class EvaluateClip:
     split: Split | None = None
     """Of the folder's images; if left out, what training held out (data.held_out), else all."""
     n: Annotated[Pool, tyro.conf.arg(aliases=["-n"])] = 256
-    """Candidates that each query is held against."""
+    """Candidates that each query is held against; all pairs, where there are fewer."""
     size: Pixels | None = None
     """Pixels of the images' side; the decoder's if left out, or CLIP's own."""
     world: WorldConfig = field(default_factory=lambda: WORLD)
@@ -168,8 +168,11 @@ def run_clip(arguments: Sequence[str]) -> int:
     size = options.size or _native_size(folder, clip.image_encoder.config.image_size)
     source, split = _source(options, size, folder, "clip")
     world = replace(options.world, size=max(32, size), split="held-out")
-    pools = max(1, min(PAIRS, len(source) // max(1, options.n)))
-    found = clip_retrieval(clip, source, options.n, pools)
+    n = min(options.n, len(source))
+    if n < options.n:
+        print(f"{n} pairs are all there are: each is held against these, not {options.n}")
+    pools = max(1, min(PAIRS, len(source) // max(1, n)))
+    found = clip_retrieval(clip, source, n, pools)
     report = {**_origin(options), "split": split, "size": size, "retrieval": found.to_dict()}
     rows = [("task", "right")]
     for name, rates in (

@@ -54,6 +54,9 @@ def run(arguments: Sequence[str]) -> int:
     boxes = [box_of(words) for words in options.box]
     if len(files) == 1 and not boxes:
         raise ValueError("nothing says what to repaint: give a mask, or --box x0,y0,x1,y1")
+    for file in files:
+        if not Path(file).exists():
+            raise ValueError(f"{file} does not exist; the order is IMAGE [MASK] PROMPT")
     image, *masks = open_images([Path(file) for file in files])
     settings, pipe = options.settings(), options.open()
     with progress_bar(count * pipe.inpainting_steps(settings)) as bar:

@@ -1,0 +1,29 @@
+"""Threads: whether a second one helps, which on a busy machine it does not."""
+
+import time
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+
+_ROWS, _WIDTH = 64, 192  # a small network's layer
+_LAYERS: Final = 8
+
+
+def layer_seconds(threads: int, rounds: int = 40) -> float:
+    """Mean seconds of small layers, one after the other, on so many threads of this process.
+
+    A mean and not the best: threads that wait for each other at every kernel, because a core does
+    other work, are late now and then. The process has as many threads afterwards as before.
+    """
+    before = torch.get_num_threads()
+    x, weight = torch.randn(_ROWS, _WIDTH), torch.randn(_WIDTH, _WIDTH) / _WIDTH**0.5
+    torch.set_num_threads(threads)
+    try:
+        F.gelu(x @ weight)  # starts the threads
+        start = time.perf_counter()
+        for _ in range(rounds * _LAYERS):
+            F.gelu(x @ weight)
+        return (time.perf_counter() - start) / (rounds * _LAYERS)
+    finally:
+        torch.set_num_threads(before)
