@@ -36,6 +36,7 @@ from unclip.data.world.scene import Scene
 from unclip.data.world.world import World
 from unclip.device.precision import name_of
 from unclip.diffusion.registry import SAMPLERS
+from unclip.diffusion.sampling import Sampling
 from unclip.evaluation.judge.network import Detections, Judge, judge_images, load_judge
 from unclip.evaluation.metrics.composition import Composition, Rate, held_out, score
 from unclip.evaluation.metrics.fid import frechet_distance
@@ -44,7 +45,6 @@ from unclip.networks.pca import Moments
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import PRESETS, STAGES, Preset, Row, Settings
 from unclip.pixels import to_signed
-from unclip.stages.base import Sampling
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 
@@ -137,7 +137,8 @@ def evaluations(pipe: Pipeline, settings: Settings) -> dict[str, int]:
         network = {"prior": pipe.prior_for, "decoder": lambda _: pipe.decoder}.get(stage)
         guided = network(settings) if network else None
         if isinstance(guided, PriorStage | DecoderStage):
-            counts[stage] += each * len(guided.process.guided(sampling))
+            twice = [] if sampling.guidance.distilled else guided.process.plan(sampling).active
+            counts[stage] += each * len(twice)
     return counts
 
 

@@ -46,8 +46,8 @@ def write(folder: Path) -> None:
     from unclip.networks.diffusion_prior import PRIORS, DiffusionPrior
     from unclip.networks.unet import UNet
     from unclip.networks.upsampler import UPSAMPLERS
-    from unclip.stages.base import scheduler_json
     from unclip.storage.folder import ModelFolder
+    from unclip.storage.scheduler import save_scheduler
     from unclip.tokenizer import Tokenizer
 
     model = ModelFolder(folder)
@@ -85,8 +85,7 @@ def write(folder: Path) -> None:
         "super_res_scheduler": DiffusionConfig(),
     }
     for name, process in processes.items():
-        files = {"scheduler_config.json": scheduler_json(process)}
-        model.save(name, ("diffusers", "UnCLIPScheduler"), files)
+        save_scheduler(model, name, process)
     with model.replacing("tokenizer", ("transformers", "CLIPTokenizer")) as path:
         Tokenizer.train([PROMPT], 540, 77).save_pretrained(path)
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.samplers import noise_from
+from unclip.diffusion.sampling import Sampling
 from unclip.evaluation.metrics.composition import held_out
 from unclip.evaluation.metrics.retrieval import embed_images
 from unclip.interfaces.cli.commands.evaluate import WORLD
 from unclip.pipeline.pipeline import Pipeline
-from unclip.stages.base import Sampling
 
 VARIANTS = {
     "ddim, η 1, 25": Sampling(25, "ddim", Guidance(1.0), eta=1.0),

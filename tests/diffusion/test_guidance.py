@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unclip.diffusion.guidance import Guidance, guided
+from unclip.diffusion.guidance import Guidance, guide, guided
 
 COND, UNCOND = torch.randn(2, 4, 6, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -61,3 +61,19 @@ def test_bad_guidance(kwargs):
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="differ in shape"):
         guided(COND, UNCOND[:, :3], 2.0)
+
+
+def test_guidance_asks_for_both_branches_only_where_it_must() -> None:
+    asked: list[bool] = []
+
+    def network(x: torch.Tensor, t: float, both: bool) -> torch.Tensor:
+        asked.append(both)
+        return torch.cat([x[: len(x) // 2] + 1, x[len(x) // 2 :] - 1]) if both else x + 1
+
+    x = torch.zeros(2, 3)
+    t = torch.tensor([5, 5])
+    assert torch.equal(guide(network, Guidance(1.0), lambda _: False, 3)(x, t), x + 1)
+    assert torch.equal(guide(network, Guidance(0.0), {5}.__contains__, 3)(x, t), x - 1)
+    assert torch.equal(guide(network, Guidance(3.0), {5}.__contains__, 3)(x, t), x + 5)
+    assert torch.equal(guide(network, Guidance(3.0), {4, 6}.__contains__, 3)(x, t), x + 1)
+    assert asked == [False, True, True, False]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from unclip.diffusion.inversion import ending_in_data, invert
-from unclip.diffusion.prediction import Prediction, to_prediction
+from unclip.diffusion.prediction import Prediction
+from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import ddim
 from unclip.diffusion.schedules import DiffusionConfig, Schedule, spacing_unclip
 
@@ -17,11 +18,11 @@ def random_denoiser(kind: str, clip: bool, width: int = 24):
     g = torch.Generator().manual_seed(0)
     first = torch.randn(width, width, generator=g) / width**0.5
     second = 0.2 * torch.randn(width, width, generator=g) / width**0.5
-    config = DiffusionConfig(prediction_type=kind, clip_sample=clip)
+    process = Diffusion(DiffusionConfig(prediction_type=kind, clip_sample=clip))
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> Prediction:
         output = torch.tanh(x @ first + t[:, None] / 1000) @ second
-        return to_prediction(output, x, t, SCHEDULE, config)
+        return process.predict(output, x, t)
 
     return ending_in_data(denoise, SCHEDULE)
 

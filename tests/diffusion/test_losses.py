@@ -6,13 +6,12 @@ import torch
 
 from unclip.diffusion.losses import (
     LossConfig,
-    diffusion_loss,
     discretised_gaussian_nll,
     normal_kl,
     snr_weights,
     vlb_terms,
 )
-from unclip.diffusion.prediction import to_network_target, to_prediction
+from unclip.diffusion.process import Diffusion
 from unclip.diffusion.schedules import DiffusionConfig, PredictionType, Schedule
 
 SCHEDULE = Schedule.cosine(1000)
@@ -28,9 +27,8 @@ def batch(n=6, dtype=torch.float32):
 @pytest.mark.parametrize("kind", get_args(PredictionType))
 def test_mse(kind):
     x0, noise, t = batch()
-    config = DiffusionConfig(prediction_type=kind)
-    target = to_network_target(x0, noise, t, SCHEDULE, config)
-    losses = diffusion_loss(target + 0.5, x0, noise, t, SCHEDULE, config)
+    process = Diffusion(DiffusionConfig(prediction_type=kind))
+    losses = process.loss(process.target(x0, noise, t) + 0.5, x0, noise, t)
     assert set(losses) == {"loss", "mse"}
     assert float(losses["loss"]) == pytest.approx(0.25, rel=1e-5)
     assert float(losses["mse"]) == pytest.approx(0.25, rel=1e-5)
@@ -41,12 +39,12 @@ def test_truncated_weights_do_not_suit_epsilon():
     weights = LossConfig("truncated_snr")
     x0, noise, t = batch()
     for kind in get_args(PredictionType):
-        config = DiffusionConfig(prediction_type=kind)
+        process = Diffusion(DiffusionConfig(prediction_type=kind), weights)
         if kind == "epsilon":
             with pytest.raises(ValueError, match="truncated_snr does not suit networks that pred"):
-                diffusion_loss(noise, x0, noise, t, SCHEDULE, config, weights)
+                process.loss(noise, x0, noise, t)
         else:
-            diffusion_loss(noise, x0, noise, t, SCHEDULE, config, weights)
+            process.loss(noise, x0, noise, t)
 
 
 def test_min_snr_values():
@@ -73,8 +71,8 @@ def test_min_snr_loss_is_the_same_for_every_prediction_type():
     loss = LossConfig(weighting="min_snr", min_snr_gamma=3.0)
 
     def value(kind):
-        config = DiffusionConfig(prediction_type=kind)
-        return float(diffusion_loss(outputs[kind], x0, noise, t, SCHEDULE, config, loss)["loss"])
+        process = Diffusion(DiffusionConfig(prediction_type=kind), loss)
+        return float(process.loss(outputs[kind], x0, noise, t)["loss"])
 
     values = [value(kind) for kind in outputs]
     expected = 0.01 * SCHEDULE.snr(t).clamp(max=3).mean()
@@ -136,9 +134,8 @@ def test_hybrid_trains_the_variance_only_through_the_bound():
 
     def gradient(vlb_weight):
         raw = output.clone().requires_grad_()
-        losses = diffusion_loss(
-            raw, x0, noise, t, SCHEDULE, config, LossConfig(vlb_weight=vlb_weight)
-        )
+        process = Diffusion(config, LossConfig(vlb_weight=vlb_weight))
+        losses = process.loss(raw, x0, noise, t)
         losses["loss"].backward()
         return losses, raw.grad
 
@@ -150,7 +147,7 @@ def test_hybrid_trains_the_variance_only_through_the_bound():
     assert hybrid.isfinite().all()
     torch.testing.assert_close(losses["loss"], without["loss"] + 0.001 * losses["vlb"])
     unclipped = DiffusionConfig(variance_type="learned_range", clip_sample=False)
-    p = to_prediction(output, SCHEDULE.q_sample(x0, t, noise), t, SCHEDULE, unclipped)
+    p = Diffusion(unclipped).predict(output, SCHEDULE.q_sample(x0, t, noise), t)
     terms = vlb_terms(p.x0, p.variance, x0, t, SCHEDULE)
     torch.testing.assert_close(losses["vlb"], 1000 * terms.mean())
 
@@ -160,7 +157,7 @@ def test_wild_half_precision_outputs_give_finite_gradients(kind):
     x0, noise, t = batch()
     config = DiffusionConfig(variance_type="learned_range", prediction_type=kind)
     raw = (torch.randn(6, 6, 4, 4) * 3).bfloat16().requires_grad_()
-    losses = diffusion_loss(raw, x0.bfloat16(), noise.bfloat16(), t, SCHEDULE, config)
+    losses = Diffusion(config).loss(raw, x0.bfloat16(), noise.bfloat16(), t)
     losses["loss"].backward()
     assert losses["loss"].dtype == torch.float32
     assert raw.grad.isfinite().all()
@@ -186,4 +183,4 @@ def test_bad_loss_config(kwargs):
 def test_wrong_channels():
     x0, noise, t = batch()
     with pytest.raises(ValueError, match="channels"):
-        diffusion_loss(x0, x0, noise, t, SCHEDULE, DiffusionConfig(variance_type="learned_range"))
+        Diffusion(DiffusionConfig(variance_type="learned_range")).loss(x0, x0, noise, t)

@@ -3,7 +3,8 @@ from typing import get_args
 import pytest
 import torch
 
-from unclip.diffusion.prediction import dynamic_threshold, to_network_target, to_prediction
+from unclip.diffusion.prediction import dynamic_threshold
+from unclip.diffusion.process import Diffusion
 from unclip.diffusion.schedules import DiffusionConfig, PredictionType, Schedule
 
 SCHEDULE = Schedule.cosine(1000)
@@ -21,8 +22,8 @@ def data(shape=(4, 3, 5, 5), dtype=torch.float64):
 def test_target_and_prediction_are_inverse(kind, shape):
     x0, noise, t, x_t = data(shape)
     config = DiffusionConfig(prediction_type=kind, clip_sample=False)
-    target = to_network_target(x0, noise, t, SCHEDULE, config)
-    prediction = to_prediction(target, x_t, t, SCHEDULE, config)
+    target = Diffusion(config).target(x0, noise, t)
+    prediction = Diffusion(config).predict(target, x_t, t)
     torch.testing.assert_close(prediction.x0, x0, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(prediction.eps, noise, atol=1e-9, rtol=1e-9)
     assert prediction.variance is None
@@ -33,7 +34,7 @@ def test_target_and_prediction_are_inverse(kind, shape):
 def test_eps_agrees_with_clipped_x0(kind, threshold):
     _, noise, t, x_t = data()
     config = DiffusionConfig(prediction_type=kind, clip_sample_range=0.7)
-    p = to_prediction(noise, x_t, t, SCHEDULE, config, threshold)
+    p = Diffusion(config).predict(noise, x_t, t, threshold)
     assert p.x0.abs().max() <= 0.7 + 1e-12
     alpha, sigma = SCHEDULE.alpha_sigma(t, x_t)
     torch.testing.assert_close(alpha * p.x0 + sigma * p.eps, x_t, atol=1e-12, rtol=0)
@@ -42,16 +43,16 @@ def test_eps_agrees_with_clipped_x0(kind, threshold):
 def test_learned_variance_is_the_second_half():
     x0, noise, t, x_t = data()
     config = DiffusionConfig(variance_type="learned_range")
-    p = to_prediction(torch.cat([noise, 0 * noise - 1], 1), x_t, t, SCHEDULE, config)
+    p = Diffusion(config).predict(torch.cat([noise, 0 * noise - 1], 1), x_t, t)
     assert (p.variance == 0).all()
-    p = to_prediction(torch.cat([noise, 0 * noise + 1], 1), x_t, t, SCHEDULE, config)
+    p = Diffusion(config).predict(torch.cat([noise, 0 * noise + 1], 1), x_t, t)
     assert (p.variance == 1).all()
     torch.testing.assert_close(p.x0, x0.clamp(-1, 1), atol=1e-9, rtol=0)
 
 
 def test_half_precision_outputs_become_float32():
     _, noise, t, x_t = data(dtype=torch.float32)
-    p = to_prediction(noise.bfloat16(), x_t.bfloat16(), t, SCHEDULE, DiffusionConfig())
+    p = Diffusion(DiffusionConfig()).predict(noise.bfloat16(), x_t.bfloat16(), t)
     assert p.x0.dtype == p.eps.dtype == torch.float32
 
 
@@ -76,4 +77,4 @@ def test_wrong_channels(variance_type, channels):
     *_, t, x_t = data()
     config = DiffusionConfig(variance_type=variance_type)
     with pytest.raises(ValueError, match="channels"):
-        to_prediction(torch.zeros(4, channels, 5, 5), x_t, t, SCHEDULE, config)
+        Diffusion(config).predict(torch.zeros(4, channels, 5, 5), x_t, t)

@@ -33,9 +33,9 @@ def test_rows_say_what_functions_take(name: str) -> None:
 
 def test_a_row_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """One row, and requests and flags know it; what flags offer is read when they are parsed."""
+    from unclip.diffusion.sampling import Sampling
     from unclip.interfaces.cli.options import BatchOptions, parse
     from unclip.pipeline.settings import Settings
-    from unclip.stages.base import Sampling
 
     words = ["--sampler", "mine"]
     with pytest.raises(ValueError, match="no 'mine'"):

@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 import torch
 
-from unclip.diffusion.prediction import Prediction, to_network_target, to_prediction
+from unclip.diffusion.prediction import Prediction
+from unclip.diffusion.process import Diffusion
 from unclip.diffusion.registry import spacing_named
 from unclip.diffusion.samplers import ddim, ddpm, dpm_solver_pp_2m, heun, noise_from
 from unclip.diffusion.schedules import (
@@ -39,17 +40,22 @@ def use_float64_tables(scheduler, schedule: Schedule) -> None:
 
 def trace(sampler, config: DiffusionConfig, timesteps, threshold=None, shape=SHAPE):
     """Run our sampler; return its steps as (t, x before, raw output, x after)."""
-    schedule, before, after = Schedule.from_config(config), [], []
+    process, before, after = Diffusion(config), [], []
 
     def denoiser(x: torch.Tensor, t: torch.Tensor) -> Prediction:
         raw = network(x, t, config.variance_type == "learned_range")
         before.append((int(t[0]), x, raw))
-        return to_prediction(raw, x, t, schedule, config, threshold)
+        return process.predict(raw, x, t, threshold)
 
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     noise = noise_from(torch.Generator().manual_seed(1))
     sampler(
-        denoiser, x, schedule, timesteps, noise, callback=lambda i, t, x, p: after.append((t, x))
+        denoiser,
+        x,
+        process.schedule,
+        timesteps,
+        noise,
+        callback=lambda i, t, x, p: after.append((t, x)),
     )
     assert [t for t, *_ in before] == [t for t, _ in after] == timesteps.tolist()
     return [(t, x, raw, y) for (t, x, raw), (_, y) in zip(before, after, strict=True)]
@@ -206,9 +212,7 @@ def test_heun_equals_heun_scheduler(prediction_type):
         raw = network(scheduler.scale_model_input(theirs, t), t, False)
         theirs = scheduler.step(raw, t, theirs).prev_sample
 
-    def denoiser(x: torch.Tensor, t: torch.Tensor) -> Prediction:
-        return to_prediction(network(x, t, False), x, t, schedule, config)
-
+    denoiser = Diffusion(config).denoiser(partial(network, learned=False))
     ours = heun(denoiser, x, schedule, timesteps)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
@@ -224,7 +228,7 @@ def test_tables(beta_schedule):
     x0, noise = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 10, 500, 999])
     config = DiffusionConfig(prediction_type="v_prediction", beta_schedule=beta_schedule)
-    x_t, v = schedule.q_sample(x0, t, noise), to_network_target(x0, noise, t, schedule, config)
+    x_t, v = schedule.q_sample(x0, t, noise), Diffusion(config).target(x0, noise, t)
     torch.testing.assert_close(x_t, scheduler.add_noise(x0, noise, t), atol=1e-5, rtol=0)
     torch.testing.assert_close(v, scheduler.get_velocity(x0, noise, t), atol=1e-5, rtol=0)
 

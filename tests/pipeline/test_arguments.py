@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from unclip import CLIP, Latents, Pipeline, Settings, Tokenizer
+from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import noise_from
 from unclip.pipeline.opening import Parts
 from unclip.pipeline.requests import Drawing
-from unclip.stages.base import Process
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.encoders import load_image_encoder, load_text_encoder
 from unclip.storage.folder import ModelFolder
@@ -168,7 +168,7 @@ def test_a_wrong_value_is_one_sentence(
     monkeypatch.chdir(tmp_path)  # where what is a name may be written
     # What works takes no time either; networks are not what is tested.
     monkeypatch.setattr(
-        Process, "sample", lambda _, __, like, *rest, **more: torch.zeros_like(like)
+        Diffusion, "sample", lambda _, __, like, *rest, **more: torch.zeros_like(like)
     )
     monkeypatch.setattr(DecoderStage, "invert", lambda _, images, *rest: images)
     parts = Parts(pipe.clip, pipe.prior, pipe.decoder, pipe.upsamplers)

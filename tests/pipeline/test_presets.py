@@ -8,9 +8,9 @@ import pytest
 
 from unclip import Pipeline, Settings
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.sampling import Sampling
 from unclip.pipeline.inpainting import RESAMPLES
 from unclip.pipeline.settings import PRESETS, Preset
-from unclip.stages.base import Sampling
 from unclip.stages.decoder import Student
 
 ROW = Preset(

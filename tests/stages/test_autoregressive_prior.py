@@ -13,6 +13,7 @@ from tests.tiny import noise, scenes, tiny_recipe
 from unclip.batch import Batch
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.samplers import noise_from
+from unclip.diffusion.sampling import Sampling
 from unclip.files import read_safetensors
 from unclip.networks.autoregressive_prior import Prefix
 from unclip.stages.autoregressive_prior import (
@@ -21,7 +22,6 @@ from unclip.stages.autoregressive_prior import (
     draw,
     nucleus,
 )
-from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint

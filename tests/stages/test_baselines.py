@@ -12,8 +12,8 @@ from tests.interfaces.cli.test_cli import Capture
 from tests.tiny import _awaken, learns, noise, scenes
 from unclip import Pipeline
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.sampling import Sampling
 from unclip.interfaces.cli import main
-from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderSettings, DecoderStage
 from unclip.storage.folder import ModelFolder

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.tiny import learns, noise, scenes
-from unclip.diffusion.guidance import Guidance
-from unclip.diffusion.prediction import Prediction, to_prediction
-from unclip.stages.base import Sampling, guide
+from unclip.diffusion.guidance import Guidance, guide
+from unclip.diffusion.sampling import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.diffusion_prior import (
     PriorSettings,
@@ -113,7 +112,7 @@ def test_prefixes_change_nothing(
     many = text.repeat(candidates)
     both = many + clip.text([""]).expand(len(many))
 
-    def plain(x: Tensor, t: int, guided: bool) -> Tensor:
+    def plain(x: Tensor, t: float, guided: bool) -> Tensor:
         y = both if guided else many
         time = torch.tensor(t)
         return stage.network(
@@ -121,11 +120,7 @@ def test_prefixes_change_nothing(
         )
 
     process = stage.process
-    output = guide(plain, guidance, process.guided(sampling), clip.width)
-
-    def denoiser(x: Tensor, t: Tensor) -> Prediction:
-        return to_prediction(output(x, t), x, t, process.schedule, process.config)
-
+    denoiser = process.denoiser(guide(plain, guidance, process.plan(sampling).guided, clip.width))
     with torch.no_grad():
         draws = noise(1, 2, rows=candidates)
         x0 = process.sample(denoiser, torch.empty(len(many), clip.width), sampling, draws)

@@ -11,7 +11,7 @@ from tests.stages.decoder.test_stage import CAPTIONS, SETTINGS
 from tests.tiny import learns, noise, scenes
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
-from unclip.stages.base import Sampling
+from unclip.diffusion.sampling import Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.masks import mask_channels, random_masks

@@ -6,13 +6,15 @@ before x_0 is clipped; the learned variance is the conditional branch's.
 Shapes: N batch, C channels of the data, ... the remaining dimensions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from unclip.checks import check_interval
 from unclip.config import Checked, Interval, Probability, Scale
-from unclip.diffusion.prediction import at_least_float32
+from unclip.diffusion.prediction import at_least_float32, shared_timestep
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,28 @@ def guided(
     guided_output = cond.clone()
     guided_output[:, :channels] = result
     return guided_output
+
+
+def guide(
+    network: Callable[[Tensor, float, bool], Tensor],
+    guidance: Guidance,
+    both: Callable[[float], bool],
+    channels: int,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Classifier-free guidance around a network that can answer both branches in one batch.
+
+    Args:
+        network: (x, timestep, both) -> raw output; with ``both``, x is [x, x] and the output holds
+            the conditional answers before the unconditional ones.
+        both: whether a timestep needs both.
+        channels: C of the data, without learned variances.
+    """
+
+    def output(x: Tensor, t: Tensor) -> Tensor:
+        step = shared_timestep(t)
+        if not both(step):
+            return network(x, step, False)
+        cond, uncond = network(torch.cat([x, x]), step, True).chunk(2)
+        return guidance(cond, uncond, channels)
+
+    return output

@@ -1,4 +1,4 @@
-"""Training losses of diffusion models.
+"""Training losses of diffusion models: their terms and weights; `process.Diffusion` joins them.
 
     L_simple = E || output - target ||²                        (DDPM, arXiv 2006.11239, eq. 14)
     L_hybrid = L_simple + 0.001 L_vlb                          (Improved DDPM, 2102.09672, eq. 16)
@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from unclip.config import Between, Checked, Positive
-from unclip.diffusion.prediction import at_least_float32, split_variance, to_network_target, to_x0
-from unclip.diffusion.schedules import DiffusionConfig, Schedule
+from unclip.diffusion.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -114,82 +113,3 @@ def vlb_terms(
     first = (t == 0).reshape(-1, *[1] * (x0.ndim - 1))
     nll = discretised_gaussian_nll(x0, torch.where(first, x0_pred, x0), 0.5 * logvar)
     return torch.where(first, nll, kl).flatten(1).mean(1) / math.log(2)  # (N,)
-
-
-def prediction_errors(
-    predicted: Tensor,
-    x0: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    schedule: Schedule,
-    config: DiffusionConfig,
-    loss: LossConfig,
-) -> tuple[Tensor, Tensor]:
-    """Squared errors (N,) of a raw prediction (N, C, ...), as they are and weighted.
-
-    The other arguments are those of ``diffusion_loss``.
-    """
-    target = to_network_target(x0, noise, t, schedule, config)
-    mse = ((predicted - target) ** 2).flatten(1).mean(1)  # (N,)
-    if loss.weighting == "simple":
-        return mse, mse
-    snr = schedule.snr(torch.arange(len(schedule)))
-    least = 1.0 if loss.weighting == "truncated_snr" else 0.0
-    weights = snr_weights(snr, config.prediction_type, loss.min_snr_gamma, least)
-    return mse, schedule.gather(weights, t, mse) * mse
-
-
-def variance_loss(
-    predicted: Tensor,
-    fraction: Tensor,
-    x0: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    schedule: Schedule,
-    config: DiffusionConfig,
-) -> Tensor:
-    """L_vlb, which trains the variance only: the mean is detached (Improved DDPM, section 3.1).
-
-    Args:
-        predicted, fraction: (N, C, ...), see ``split_variance``; the others are those of
-            ``diffusion_loss``.
-    """
-    x_t = schedule.q_sample(x0, t, noise)
-    alpha, sigma = schedule.alpha_sigma(t, x0)
-    x0_pred = to_x0(predicted.detach(), x_t, alpha, sigma, config.prediction_type)
-    return len(schedule) * vlb_terms(x0_pred, fraction, x0, t, schedule).mean()
-
-
-def diffusion_loss(
-    output: Tensor,
-    x0: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    schedule: Schedule,
-    config: DiffusionConfig,
-    loss: LossConfig | None = None,
-) -> dict[str, Tensor]:
-    """Loss of a network that answered ``output`` to x_t = ``schedule.q_sample(x0, t, noise)``.
-
-    Args:
-        output: (N, C or 2C, ...) raw output.
-        x0, noise: (N, C, ...); with learned variance, x0 is images in [-1, 1].
-        t: (N,) timesteps, drawn uniformly.
-
-    Returns:
-        Scalars: ``loss``, to minimise; ``mse``, unweighted, and, where the variance is trained,
-        ``vlb``, the estimate T L_t of the bound in bits per dimension, both detached.
-
-    Raises:
-        ValueError: the output has the wrong number of channels.
-    """
-    loss = loss or LossConfig()
-    x0, noise = at_least_float32(x0), at_least_float32(noise)
-    predicted, fraction = split_variance(output.to(x0.dtype), x0.shape[1], config)
-    mse, weighted = prediction_errors(predicted, x0, noise, t, schedule, config, loss)
-    total = weighted.mean()
-    losses = {"loss": total, "mse": mse.mean().detach()}
-    if fraction is not None and config.trains_variance:
-        vlb = variance_loss(predicted, fraction, x0, noise, t, schedule, config)
-        losses |= {"loss": total + loss.vlb_weight * vlb, "vlb": vlb.detach()}
-    return losses

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unclip.diffusion.schedules import DiffusionConfig, Schedule
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -56,35 +54,6 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def split_variance(
-    output: Tensor, channels: int, config: DiffusionConfig
-) -> tuple[Tensor, Tensor | None]:
-    """Part a raw output into the prediction and the variance fraction.
-
-    Args:
-        output: (N, 2C, ...) with learned variance, where the second half holds 2 * fraction - 1;
-            otherwise (N, C, ...).
-        channels: C.
-
-    Returns:
-        (N, C, ...) the prediction, and (N, C, ...) the fraction or None.
-
-    Raises:
-        ValueError: the output has another number of channels.
-    """
-    learned = config.variance_type == "learned_range"
-    expected = 2 * channels if learned else channels
-    if output.shape[1] != expected:
-        raise ValueError(
-            f"The network returned {output.shape[1]} channels where variance_type "
-            f"{config.variance_type!r} needs {expected}; correct one or the other."
-        )
-    if not learned:
-        return output, None
-    output, variance = output.chunk(2, dim=1)
-    return output, (variance + 1) / 2
-
-
 def to_x0(output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, kind: str) -> Tensor:
     """The x_0 (N, C, ...) that a prediction of type ``kind`` stands for, unclipped."""
     if kind == "epsilon":
@@ -114,50 +83,3 @@ def dynamic_threshold(x0: Tensor, percentile: float, bound: float = 1.0) -> Tens
     s = torch.stack([sample.abs().flatten().quantile(percentile) for sample in x0])
     s = s.clamp(min=bound).reshape(-1, *[1] * (x0.ndim - 1))  # (N, 1, ...)
     return torch.clamp(x0, -s, s) * (bound / s)
-
-
-def to_prediction(
-    output: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    schedule: Schedule,
-    config: DiffusionConfig,
-    threshold: float | None = None,
-) -> Prediction:
-    """Turn a raw network output, guided or not, into x_0, ε and variance, in float32 at least.
-
-    Where x_0 is clipped or thresholded, ε is computed anew from it, as GLIDE does, so that both
-    describe the same x_t.
-
-    Args:
-        output: (N, C or 2C, ...) raw output for (x_t, t).
-        x_t: (N, C, ...) noised data.
-        t: (N,) or () timesteps.
-        threshold: percentile for dynamic thresholding, instead of plain clipping.
-
-    Raises:
-        ValueError: wrong number of output channels, or threshold outside (0, 1].
-    """
-    x_t = at_least_float32(x_t)
-    output, variance = split_variance(output.to(x_t.dtype), x_t.shape[1], config)
-    alpha, sigma = schedule.alpha_sigma(t, x_t)
-    x0 = to_x0(output, x_t, alpha, sigma, config.prediction_type)
-    if threshold is not None:
-        x0 = dynamic_threshold(x0, threshold, config.clip_sample_range)
-    elif config.clip_sample:
-        x0 = x0.clamp(-config.clip_sample_range, config.clip_sample_range)
-    elif config.prediction_type == "epsilon":
-        return Prediction(x0, output, variance)
-    return Prediction(x0, (x_t - alpha * x0) / sigma, variance)
-
-
-def to_network_target(
-    x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule, config: DiffusionConfig
-) -> Tensor:
-    """What the network is taught to output for x_t = α x_0 + σ ε: (N, C, ...), float32 at least."""
-    if config.prediction_type == "epsilon":
-        return at_least_float32(noise)
-    if config.prediction_type == "sample":
-        return at_least_float32(x0)
-    alpha, sigma = schedule.alpha_sigma(t, x0)
-    return alpha * noise - sigma * x0

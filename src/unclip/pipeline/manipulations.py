@@ -19,6 +19,7 @@ from unclip.config import one_of
 from unclip.data.transforms import ImageProcessor, square, to_tensor
 from unclip.device.memory import kept_memory
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.sampling import Sampling
 from unclip.networks.pca import Components, Moments
 from unclip.outputs.latents import Latents, check_embeddings
 from unclip.pipeline.hooks import Hooks
@@ -41,7 +42,6 @@ from unclip.pipeline.requests import (
     check_prompts,
 )
 from unclip.pipeline.settings import Settings
-from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
 from unclip.words import unknown_words

@@ -23,6 +23,8 @@ from unclip.device.precision import device_named, dtype_named
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise
+from unclip.diffusion.process import Diffusion
+from unclip.diffusion.sampling import Sampling
 from unclip.files import as_path, private_folder
 from unclip.networks.diffusion_prior import Prefix
 from unclip.outputs.latents import check_embeddings, check_noise
@@ -56,7 +58,6 @@ from unclip.pipeline.settings import (
 )
 from unclip.pipeline.upscaling import enlarge, enlarged, plan_passes
 from unclip.stages.autoregressive_prior import AutoregressivePriorStage
-from unclip.stages.base import Process, Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
@@ -643,7 +644,7 @@ class Pipeline(Manipulations):
         process = prior.process if isinstance(prior, PriorStage) else None
         return steps + self._steps("prior", process, settings)
 
-    def _steps(self, stage: str, process: Process | None, settings: Settings) -> int:
+    def _steps(self, stage: str, process: Diffusion | None, settings: Settings) -> int:
         """Of a stage; `ValueError` for more than its process has, if it has one."""
         sampling = self.sampling(stage, settings)
         return sampling.steps if process is None else len(process.timesteps(sampling))

@@ -23,8 +23,8 @@ from unclip.data.transforms import to_tensor
 from unclip.device.precision import full_precision
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import Callback
+from unclip.diffusion.sampling import Sampling
 from unclip.networks.upsampler import upsample_bicubic
-from unclip.stages.base import Sampling
 from unclip.stages.upsampler import UpsamplerStage
 
 MOST_PIXELS = 2**24  # of a result: 200 MB for each image that a sampler keeps, and hours on a CPU

@@ -17,6 +17,7 @@ from unclip.batch import Batch
 from unclip.config import Between, Checked, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.diffusion.samplers import Callback, Stop
+from unclip.diffusion.sampling import Sampling
 from unclip.networks.autoregressive_prior import (
     AutoregressivePrior,
     AutoregressivePriorConfig,
@@ -24,7 +25,6 @@ from unclip.networks.autoregressive_prior import (
     Prefix,
 )
 from unclip.networks.pca import Buckets, Components, Moments, Spacing
-from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.diffusion_prior import Measured, best_candidates
 from unclip.storage.folder import ModelFolder

@@ -14,14 +14,17 @@ from torch.nn import functional as F
 from unclip.batch import Batch
 from unclip.checks import whole_number
 from unclip.config import Between, Candidates, Checked, Dropout, Heads, Layers, Probability, Width
-from unclip.diffusion.losses import LossConfig, diffusion_loss
-from unclip.diffusion.prediction import Noise, Prediction, to_prediction
+from unclip.diffusion.guidance import guide
+from unclip.diffusion.losses import LossConfig
+from unclip.diffusion.prediction import Noise
+from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import Callback
+from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig, Prefix
-from unclip.stages.base import Process, Sampling, guide, scheduler_from_json, scheduler_json
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.storage.folder import ModelFolder, together
+from unclip.storage.scheduler import load_scheduler, save_scheduler
 
 MAX_CANDIDATES = 1024  # as `Candidates` says
 Measured = Annotated[int, Between(1, 2**22)]
@@ -52,7 +55,7 @@ class PriorStage:
         settings: PriorSettings,
     ) -> None:
         self.network, self.clip, self.settings = network, clip, settings
-        self.process = Process(process)
+        self.process = Diffusion(process, settings.loss)
 
     @classmethod
     def build(cls, settings: PriorSettings, clip: FrozenCLIP, batches: Iterable[Batch]) -> Self:
@@ -101,7 +104,7 @@ class PriorStage:
             config.dropout,
             candidates=candidates,
         )
-        return cls(network, clip, scheduler_from_json(folder, "prior_scheduler"), settings)
+        return cls(network, clip, load_scheduler(folder, "prior_scheduler"), settings)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """L_prior = E || f(z_i^(t), t, y) - z_i ||² (equation 2), on normalised embeddings."""
@@ -112,10 +115,7 @@ class PriorStage:
         output = self.network(
             x_t, t, text_embeddings=text.z_t, text_hidden_states=text.hidden, text_mask=text.mask
         )
-        process = self.process
-        return diffusion_loss(
-            output, x0, noise, t, process.schedule, process.config, self.settings.loss
-        )
+        return self.process.loss(output, x0, noise, t)
 
     @torch.no_grad()
     def prefix(self, text: TextCondition) -> Prefix:
@@ -147,24 +147,20 @@ class PriorStage:
         candidates = self.settings.candidates if candidates is None else candidates
         if candidates < 1:
             raise ValueError(f"the prior was asked for {candidates} candidates; ask for at least 1")
-        timesteps = self.process.timesteps(sampling).tolist()
+        plan, guidance = self.process.plan(sampling), sampling.guidance
         prefixes = [self.prefix(text)]
-        at = self.process.guided(sampling)
-        if at:
+        if plan.active:
             null = null or self.prefix(self.clip.text([""]))
             prefixes.append(null.expand(len(text)))
-        both = self.network.continuation(prefixes, candidates, timesteps)
+        both = self.network.continuation(prefixes, candidates, plan.timesteps)
         conditional = both[: len(text)]
 
         def network(x: Tensor, t: float, guided: bool) -> Tensor:
             return self.network.proceed(x, t, both if guided else conditional)
 
         width = self.network.config.embedding_dim
-        output = guide(network, sampling.guidance, at, width)
-
-        def denoiser(x: Tensor, t: Tensor) -> Prediction:
-            return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)
-
+        output = guide(network, guidance, plan.guided, width)
+        denoiser = self.process.denoiser(output, sampling.threshold)
         like = torch.empty(len(text) * candidates, width, device=text.z_t.device)
         x0 = self.process.sample(denoiser, like, sampling, noise, callback)
         return best_candidates(self.network.denormalise(x0), text.z_t)
@@ -182,11 +178,7 @@ class PriorStage:
             {"config.json": config.to_json()},
             self.network.state_dict(),
         )
-        folder.save(
-            "prior_scheduler",
-            ("diffusers", "UnCLIPScheduler"),
-            {"scheduler_config.json": scheduler_json(self.process.config)},
-        )
+        save_scheduler(folder, "prior_scheduler", self.process.config)
         folder.update_index({"_prior_num_candidates": self.settings.candidates})
 
 

@@ -15,22 +15,19 @@ from unclip.batch import Batch
 from unclip.config import Between, Checked, Dropout, Probability, Width, Widths
 from unclip.device.precision import full_precision
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.losses import LossConfig, diffusion_loss
-from unclip.diffusion.prediction import Noise, Prediction, shared_timestep, to_prediction
+from unclip.diffusion.losses import LossConfig
+from unclip.diffusion.prediction import Noise, shared_timestep
+from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import Callback, noise_from
+from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import BetaSchedule, DiffusionConfig, PredictionType
 from unclip.networks.unet import UNet, UNetConfig
 from unclip.networks.unet_config import adm_config
 from unclip.networks.upsampler import upsample_bicubic, upsampler_input
 from unclip.pixels import to_signed
-from unclip.stages.base import (
-    Process,
-    Sampling,
-    check_channels,
-    scheduler_from_json,
-    scheduler_json,
-)
+from unclip.stages.base import check_channels
 from unclip.storage.folder import ModelFolder, together
+from unclip.storage.scheduler import load_scheduler, save_scheduler
 
 FIRST, LAST, SECOND = "super_res_first", "super_res_last", "super_res_1024"
 SCHEDULERS = {FIRST: "super_res_scheduler", SECOND: "super_res_1024_scheduler"}
@@ -84,7 +81,7 @@ class UpsamplerStage:
         self.network: UNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.last: UNet | None = last and last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.settings = settings
-        self.process = Process(process)
+        self.process = Diffusion(process, settings.loss)
         self.component = component
 
     @classmethod
@@ -112,7 +109,7 @@ class UpsamplerStage:
 
         Beside `super_res_first`, `super_res_last` is read where its weights are others.
         """
-        process = scheduler_from_json(folder, SCHEDULERS[component])
+        process = load_scheduler(folder, SCHEDULERS[component])
         network = _load(folder, component, process, dtype)
         last = None
         if component == FIRST and folder.has(LAST) and not folder.same(FIRST, LAST):
@@ -170,10 +167,7 @@ class UpsamplerStage:
                 x0, condition = crops.chunk(2, dim=1)
         x_t, t, noise = self.process.draw(x0, generator)
         output = self.network(_channels_last(upsampler_input(x_t, condition)), t)
-        process = self.process
-        return diffusion_loss(
-            output, x0, noise, t, process.schedule, process.config, self.settings.loss
-        )
+        return self.process.loss(output, x0, noise, t)
 
     @torch.no_grad()
     def sample(
@@ -198,25 +192,25 @@ class UpsamplerStage:
         size = size or (self.size, self.size)
         with full_precision(small.device):
             upsampled = upsample_bicubic(small.float(), size)
-        timesteps = self.process.timesteps(sampling).tolist()
+        timesteps = self.process.plan(sampling).timesteps
         config = self.network.config
         tile = tile or tile_side(config, *size)
         # Tiles would each need features of their own, the memory that they are there to save.
         conditions = self.network.conditions(timesteps, reuse=1 if tile else sampling.reuse)
 
-        def denoiser(x: Tensor, t: Tensor) -> Prediction:
+        def output(x: Tensor, t: Tensor) -> Tensor:
             step = shared_timestep(t)
             network, known = self.network, conditions
-            if self.last is not None and step == timesteps[-1]:
+            if self.last is not None and step <= timesteps[-1]:
                 network, known = self.last, self.last.conditions([step])
 
             def whole(x: Tensor) -> Tensor:
                 return network.proceed(_channels_last(x), step, known)
 
             both = upsampler_input(x, upsampled)
-            output = tiled(whole, both, tile, config.downsampling) if tile else whole(both)
-            return to_prediction(output, x, t, self.process.schedule, self.process.config)
+            return tiled(whole, both, tile, config.downsampling) if tile else whole(both)
 
+        denoiser = self.process.denoiser(output, sampling.threshold)
         like = torch.empty_like(upsampled)
         return self.process.sample(denoiser, like, sampling, noise, callback, known=known)
 
@@ -253,11 +247,7 @@ class UpsamplerStage:
             _save(folder, LAST, self.last)
         elif self.component == FIRST:
             folder.duplicate(FIRST, LAST)
-        folder.save(
-            SCHEDULERS[self.component],
-            ("diffusers", "UnCLIPScheduler"),
-            {"scheduler_config.json": scheduler_json(self.process.config)},
-        )
+        save_scheduler(folder, SCHEDULERS[self.component], self.process.config)
 
 
 def _save(folder: ModelFolder, component: str, network: UNet) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tests.tiny import learns, noise, scenes
 from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.sampling import Sampling
 from unclip.networks.decoder import TextProjection
-from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
 from unclip.storage.folder import ModelFolder

@@ -17,9 +17,8 @@ from unclip import Pipeline
 from unclip.batch import Batch
 from unclip.diffusion.guidance import Guidance, guided
 from unclip.diffusion.losses import LossConfig
-from unclip.diffusion.prediction import to_prediction
+from unclip.diffusion.sampling import Sampling
 from unclip.networks.unet import UNet
-from unclip.stages.base import Sampling
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, DecoderStage
 from unclip.stages.students.guidance import DistillationSettings, DistillationStage
@@ -318,7 +317,7 @@ def test_the_bundled_student_has_learned_it() -> None:
             scales = torch.full((8,), scale)
             learned = stage.student.network(x_t, t, **condition, guidance_scale=scales)
         x0, plain, target = (
-            to_prediction(output, x_t, t, process.schedule, process.config).x0
+            process.predict(output, x_t, t).x0
             for output in (learned, cond, guided(cond, uncond, scale, channels=3))
         )
         assert (x0 - target).square().mean() < 0.75 * (plain - target).square().mean()

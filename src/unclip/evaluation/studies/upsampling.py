@@ -17,9 +17,9 @@ from unclip.data.degradations import bsr
 from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
 from unclip.diffusion.samplers import noise_from
+from unclip.diffusion.sampling import Sampling
 from unclip.networks.upsampler import upsample_bicubic
 from unclip.pixels import to_signed
-from unclip.stages.base import Sampling
 from unclip.stages.upsampler import UpsamplerStage
 
 _RANGE = 2.0  # between the darkest and the brightest value

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from unclip.batch import Batch
-from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.guidance import Guidance, guide
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.inversion import ending_in_data, invert
-from unclip.diffusion.losses import diffusion_loss
-from unclip.diffusion.prediction import Denoiser, Noise, Prediction, to_prediction
-from unclip.diffusion.samplers import Callback, Stop, noise_from
+from unclip.diffusion.prediction import Denoiser, Noise
+from unclip.diffusion.process import Diffusion
+from unclip.diffusion.samplers import Callback, noise_from
+from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import DiffusionConfig
-from unclip.stages.base import Process, Sampling, guide, scheduler_from_json, scheduler_json
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.decoder.network import (
     TEXT_ENCODER,
@@ -31,6 +30,7 @@ from unclip.stages.decoder.settings import NOTE, DecoderSettings
 from unclip.stages.decoder.student import STUDENT, Student, load_student, save_student
 from unclip.stages.masks import CHANNELS, mask_channels, random_masks
 from unclip.storage.folder import ModelFolder, together
+from unclip.storage.scheduler import load_scheduler, save_scheduler
 from unclip.storage.weights import fingerprint_of
 
 TEACHER = ("decoder", "text_proj", TEXT_ENCODER)  # what a student belongs to
@@ -52,7 +52,7 @@ class DecoderStage:
         self.clip, self.settings, self.student = clip, settings, student
         if student is not None:
             student.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.process = Process(process)
+        self.process = Diffusion(process, settings.loss)
 
     @classmethod
     def build(cls, settings: DecoderSettings, clip: FrozenCLIP, size: int) -> Self:
@@ -66,7 +66,7 @@ class DecoderStage:
     def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:
         """Read `decoder`, `text_proj`, `decoder_scheduler` and, where the folder notes that there
         is one, `decoder_text_encoder` of a model folder; `decoder_distilled` where it is there."""
-        process = scheduler_from_json(folder, "decoder_scheduler")
+        process = load_scheduler(folder, "decoder_scheduler")
         settings = DecoderSettings.noted(folder)
         network = load_network(folder, clip, settings, process, dtype)
         student = None
@@ -100,10 +100,7 @@ class DecoderStage:
             unknown = random_masks(len(images), self.size, generator)
             x_t = torch.cat([x_t, mask_channels(images, unknown)], dim=1)
         output = self.network.decoder(x_t, t, **condition)
-        process = self.process
-        return diffusion_loss(
-            output, images, noise, t, process.schedule, process.config, self.settings.loss
-        )
+        return self.process.loss(output, images, noise, t)
 
     @torch.no_grad()
     def sample(
@@ -127,8 +124,6 @@ class DecoderStage:
             known: what is known of the images, on their device, and kept.
         """
         denoiser = self._denoiser(z_i, text, sampling, null, known)
-        if start is not None:
-            denoiser = ending_in_data(denoiser, self.process.schedule)
         like = torch.empty(len(z_i), 3, self.size, self.size, device=z_i.device)
         like = like.contiguous(memory_format=torch.channels_last)
         return self.process.sample(denoiser, like, sampling, noise, callback, start, known)
@@ -146,14 +141,8 @@ class DecoderStage:
 
         Where the callback stops it, this is the x_t that was reached, which leads nowhere.
         """
-        process = self.process
         denoiser = self._denoiser(z_i, text, sampling, None)
-        denoiser = ending_in_data(denoiser, process.schedule)
-        timesteps = process.timesteps(sampling)
-        try:
-            return invert(denoiser, images, process.schedule, timesteps, callback=callback)
-        except Stop as stop:
-            return stop.x
+        return self.process.invert(denoiser, images, sampling, callback)
 
     def distils(self, scale: float) -> bool:
         """Whether one evaluation can give what guidance at this scale gives with two."""
@@ -191,41 +180,44 @@ class DecoderStage:
     ) -> Denoiser:
         """The network, conditioned and guided, as samplers see it."""
         count, decoder, guidance = len(z_i), self.network.decoder, sampling.guidance
-        timesteps = self.process.timesteps(sampling).tolist()
-        at = self.process.guided(sampling)
+        plan = self.process.plan(sampling)
+
+        def branches(t: float) -> bool:
+            return plan.guided(t) and not guidance.distilled
+
+        def taught(t: float) -> bool:
+            return plan.guided(t) and guidance.distilled
+
         condition = (
-            self.both_conditions(z_i, text, null) if at else self._condition(z_i, text, None)
+            self.both_conditions(z_i, text, null)
+            if any(map(branches, plan.timesteps))
+            else self._condition(z_i, text, None)
         )
         reuse = sampling.reuse if known is None else 1  # inpainting goes back and forth
         shared: dict[str, Any] = {**condition, "reuse": reuse, "keep_kernels": True}
         # With distilled guidance the student computes what is guided, the decoder the rest.
-        taught = self.process.active(sampling) if guidance.distilled else frozenset()
-        own = [t for t in timesteps if t not in taught]
+        own = [t for t in plan.timesteps if not taught(t)]
+        guided = [t for t in plan.timesteps if taught(t)]
         # Where one takes over from the other, its last features are of steps that lie far back.
-        shared["fresh"] = [t for s, t in pairwise(timesteps) if (s in taught) != (t in taught)]
+        shared["fresh"] = [t for s, t in pairwise(plan.timesteps) if taught(s) != taught(t)]
         if own:
             both = decoder.conditions(own, **shared)
             conditional = both[:count]
-        if taught:
+        if guided:
             student = self.check_distilled(guidance.scale).network
-            guided = [t for t in timesteps if t in taught]
             learned = student.conditions(guided, **shared, guidance_scale=guidance.scale)
         beside = self._beside(known, z_i.device)
 
-        def network(x: Tensor, t: float, guided: bool) -> Tensor:
+        def network(x: Tensor, t: float, twice: bool) -> Tensor:
             if beside is not None:
                 x = torch.cat([x, beside.to(x.dtype).repeat(len(x) // len(beside), 1, 1, 1)], dim=1)
             x = x.contiguous(memory_format=torch.channels_last)  # at every step alike
-            if t in taught:
+            if taught(t):
                 return student.proceed(x, t, learned)
-            return decoder.proceed(x, t, both if guided else conditional)
+            return decoder.proceed(x, t, both if twice else conditional)
 
-        output = guide(network, guidance, at, 3)
-
-        def denoiser(x: Tensor, t: Tensor) -> Prediction:
-            return to_prediction(output(x, t), x, t, self.process.schedule, self.process.config)
-
-        return denoiser
+        output = guide(network, guidance, branches, 3)
+        return self.process.denoiser(output, sampling.threshold)
 
     def _beside(self, known: Known | None, device: torch.device) -> Tensor | None:
         """What the mask channels, if it has them, hold in sampling: (N or 1, 4, H, W)."""
@@ -300,11 +292,7 @@ class DecoderStage:
         if folder.has(STUDENT) and not self.is_in(folder):
             folder.remove(STUDENT)
         save_network(folder, self.network, self.process.config)
-        folder.save(
-            "decoder_scheduler",
-            ("diffusers", "UnCLIPScheduler"),
-            {"scheduler_config.json": scheduler_json(self.process.config)},
-        )
+        save_scheduler(folder, "decoder_scheduler", self.process.config)
         if self.settings.note != DecoderSettings().note or NOTE in folder.index():
             folder.update_index({NOTE: self.settings.note})
         if self.student is not None:

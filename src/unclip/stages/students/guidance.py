@@ -22,11 +22,11 @@ from torch import Tensor
 from unclip.batch import Batch
 from unclip.config import Between, Checked, Probability
 from unclip.diffusion.guidance import Guidance, guided
-from unclip.diffusion.losses import LossConfig, prediction_errors, variance_loss
-from unclip.diffusion.prediction import split_variance, to_prediction
+from unclip.diffusion.losses import LossConfig
+from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import noise_from
+from unclip.diffusion.sampling import Sampling
 from unclip.networks.unet import UNet
-from unclip.stages.base import Sampling
 from unclip.stages.conditioning import dropped
 from unclip.stages.decoder import DecoderStage, Student, save_student
 from unclip.stages.masks import mask_channels, random_masks
@@ -65,6 +65,7 @@ class DistillationStage:
         scales = settings.guidance_scales
         self.clip = teacher.clip
         self.teacher, self.settings = teacher.with_student(Student(network, scales)), settings
+        self.process = Diffusion(teacher.process.config, settings.loss)
 
     @classmethod
     def build(cls, settings: DistillationSettings, teacher: DecoderStage) -> Self:
@@ -76,8 +77,7 @@ class DistillationStage:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """How far the student's predictions are from the guided ones, with captions dropped."""
-        teacher, process, weights = self.teacher, self.teacher.process, self.settings.loss
-        schedule, config = process.schedule, process.config
+        teacher, process = self.teacher, self.process
         images = batch["images"].contiguous(memory_format=torch.channels_last)
         count = len(images)
         text = teacher.clip.text(dropped(batch["captions"], self.settings.drop_text, generator))
@@ -93,19 +93,13 @@ class DistillationStage:
             answers = teacher.network.decoder(torch.cat([seen, seen]), torch.cat([t, t]), **both)
             cond, uncond = answers.chunk(2)
             target = guided(cond, uncond, scale[:, None, None, None], channels=3)
-            lesson = to_prediction(target, x_t, t, schedule, config)
+            lesson = process.predict(target, x_t, t)
         condition = {name: value[:count] for name, value in both.items()}
         output = self.network(seen, t, **condition, guidance_scale=scale)
-        predicted, fraction = split_variance(output.float(), 3, config)
-        mse, errors = prediction_errors(
-            predicted, lesson.x0, lesson.eps, t, schedule, config, weights
-        )
+        predicted, fraction = process.split(output.float(), 3)
+        mse, errors = process.errors(predicted, lesson.x0, lesson.eps, t)
         losses = {"loss": errors.mean(), "mse": mse.mean().detach()}
-        if fraction is not None and config.trains_variance:
-            branch = cond[:, :3].float()
-            vlb = variance_loss(branch, fraction, images, noise, t, schedule, config)
-            losses |= {"loss": losses["loss"] + weights.vlb_weight * vlb, "vlb": vlb.detach()}
-        return losses
+        return process.with_bound(losses, cond[:, :3].float(), fraction, images, noise, t)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, what both branches make of them, and the student from the same noise."""
