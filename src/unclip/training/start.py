@@ -44,12 +44,12 @@ def start(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str =
             if not early:
                 hold.enter_context(held(folders.run))
                 _check_folders(spec, folders)
-            _begin(job)
+            _claim(job)
             _say_what_will_not_fit(spec, job.model)
         return trainer.run()
 
 
-def _begin(job: Job) -> None:
+def _claim(job: Job) -> None:
     """Make the run's folder this job's, and give the model folder the CLIP that it needs."""
     run = job.folders.run
     if job.folders.overwrite and not job.folders.resume:

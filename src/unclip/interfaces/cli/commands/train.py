@@ -68,12 +68,12 @@ def run(arguments: Sequence[str]) -> int:
     check_utf8(folder)  # of checkpoints
     check_folder(options.model)  # now, not after hours of training
     check_folder(folder)
-    where = Folders(options.model, folder, options.resume, options.overwrite)
+    folders = Folders(options.model, folder, options.resume, options.overwrite)
     if options.dry_run:
         print(dump_toml({"stage": name, **to_mapping(recipe)}), end="\n\n")
-        print(plan(spec, recipe, where, options.device))
+        print(plan(spec, recipe, folders, options.device))
         return 0
-    stopped = start(spec, recipe, where, options.device)
+    stopped = start(spec, recipe, folders, options.device)
     if stopped:
         print(f"stopped by {signal.Signals(stopped).name}; add --resume to continue", flush=True)
         return 128 + stopped
