@@ -235,3 +235,17 @@ def test_a_preview_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match=r"cannot write .*step-00000002\.png: .*No space left"):
         run(Regression(), tmp_path, steps(2, preview_every=2), example=next(data()(0)))
     assert not list((tmp_path / "previews").iterdir())
+
+
+class Half(Regression):
+    """Saves a component and then fails at the next."""
+
+    def save(self, folder: ModelFolder) -> None:
+        super().save(folder)
+        raise ValueError("the other one is broken")
+
+
+def test_what_a_stage_saves_is_published_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the other one is broken"):
+        run(Half(), tmp_path, steps(1))
+    assert not ModelFolder(tmp_path / "model").has("regression")

@@ -62,20 +62,16 @@ class Job:
     learned_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def model(self) -> ModelFolder:
-        return ModelFolder(self.folders.model)
-
-    @property
     def reported(self) -> Path | None:
         """Where metrics and pictures go; None in all processes but the main one."""
         return self.folders.run if self.parallel.main else None
 
     def publish(self) -> None:
-        """Write the stage's weights, as they are now, into the model folder."""
-        data = self.recipe.data
-        with self.model.publishing(learned_from=self.learned_from):
-            self.stage.save(self.model)
-            note(self.model, self.name, None if data.is_world else data.held_out)
+        """Write the stage's weights, as they are now, into the model folder, all together."""
+        folder, data = ModelFolder(self.folders.model), self.recipe.data
+        with folder.publishing(learned_from=self.learned_from):
+            self.stage.save(folder)
+            note(folder, self.name, None if data.is_world else data.held_out)
 
 
 def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel: Parallel) -> Job:

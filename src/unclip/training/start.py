@@ -45,20 +45,20 @@ def start(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str =
                 hold.enter_context(held(folders.run))
                 _check_folders(spec, folders)
             _claim(job)
-            _say_what_will_not_fit(spec, job.model)
+            _say_what_will_not_fit(spec, ModelFolder(folders.model))
         return trainer.run()
 
 
 def _claim(job: Job) -> None:
     """Make the run's folder this job's, and give the model folder the CLIP that it needs."""
-    run = job.folders.run
+    run, model = job.folders.run, ModelFolder(job.folders.model)
     if job.folders.overwrite and not job.folders.resume:
         forget(run)
     sign(run, job.name, job.folders.model)
     write_text(run / RECIPE, dump_toml({"stage": job.name, **to_mapping(job.recipe)}) + "\n")
     clip = clip_of(job.stage)
-    if clip and not job.model.has("text_encoder"):
-        clip.save(job.model)  # that of `training.init`, to which the stage belongs
+    if clip and not model.has("text_encoder"):
+        clip.save(model)  # that of `training.init`, to which the stage belongs
 
 
 def _check_folders(spec: StageSpec[S], folders: Folders) -> None:
