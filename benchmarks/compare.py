@@ -49,7 +49,7 @@ from unclip.networks.decoder import DECODERS
 from unclip.networks.diffusion_prior import PRIORS, DiffusionPrior
 from unclip.networks.unet import UNet
 from unclip.networks.upsampler import UPSAMPLERS
-from unclip.pipeline.opening import compile_steps
+from unclip.pipeline.loading import compile_steps
 
 SIZES = {"tiny": "tiny", "small": "small", "full": "karlo"}
 IMAGES = {

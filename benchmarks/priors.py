@@ -23,7 +23,7 @@ from unclip.data.world.world import World
 from unclip.evaluation.judge.network import load_judge
 from unclip.evaluation.metrics.composition import Composition, evaluate_model, held_out
 from unclip.interfaces.cli.commands.evaluate import WORLD, generator
-from unclip.pipeline.opening import Parts
+from unclip.pipeline.loading import LoadedModel
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.requests import noise_for
 from unclip.pipeline.settings import PRIORS, Settings
@@ -101,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     pipe = Pipeline.from_pretrained(options.model, dtype="fp32", device=options.device)
     folder = ModelFolder(Path(options.model) if options.model else bundled("model"))
-    trained = Parts.open(folder, torch.float32, pipe.device)
+    trained = LoadedModel.load(folder, torch.float32, pipe.device)
     judge = load_judge(None).to(pipe.device)
     world = held_out(replace(WORLD, size=max(32, pipe.decoder.size)))
     batch = scenes(world, max(options.n, _PROBE), pipe.decoder.size)

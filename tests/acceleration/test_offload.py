@@ -42,7 +42,7 @@ def test_images_are_the_same_bit_for_bit(
     tiny_model: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Where everything is in memory, the prior's packed weights round otherwise.
-    monkeypatch.setattr("unclip.pipeline.opening.pack", lambda network: None)
+    monkeypatch.setattr("unclip.pipeline.loading.pack", lambda network: None)
     options = {"device": "cpu", "dtype": dtype}
     plain = Pipeline.from_pretrained(tiny_model, **options)
     slim = Pipeline.from_pretrained(tiny_model, offload=True, **options)

@@ -107,10 +107,10 @@ def test_commands(elsewhere: Path, tiny_model: Path, capsys: pytest.CaptureFixtu
 
 
 def test_python(elsewhere: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import unclip.pipeline.pipeline as pipeline
+    import unclip.pipeline.loading as loading
 
     if not bundled("model").is_dir():
-        monkeypatch.setattr(pipeline, "bundled", lambda name: tiny_model)
+        monkeypatch.setattr(loading, "bundled", lambda name: tiny_model)
     programs = list(blocks("python"))
     assert programs
     for program in programs:

@@ -19,8 +19,8 @@ from PIL import Image
 from unclip import CLIP, Latents, Pipeline, Settings, Tokenizer
 from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import noise_from
-from unclip.pipeline.opening import Parts
-from unclip.pipeline.requests import Drawing
+from unclip.pipeline.loading import LoadedModel
+from unclip.pipeline.requests import Request
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.encoders import load_image_encoder, load_text_encoder
 from unclip.storage.folder import ModelFolder
@@ -171,8 +171,8 @@ def test_a_wrong_value_is_one_sentence(
         Diffusion, "sample", lambda _, __, like, *rest, **more: torch.zeros_like(like)
     )
     monkeypatch.setattr(DecoderStage, "invert", lambda _, images, *rest: images)
-    parts = Parts(pipe.clip, pipe.prior, pipe.decoder, pipe.upsamplers)
-    monkeypatch.setattr(Parts, "open", lambda *_: parts)
+    parts = LoadedModel(pipe.clip, pipe.prior, pipe.decoder, pipe.upsamplers)
+    monkeypatch.setattr(LoadedModel, "load", lambda *_: parts)
     table = of_pipelines(pipe, tiny_model) | of_others(pipe, clip, tiny_model, tmp_path)
     wrong, slow = [], []
     for name, (function, arguments) in table.items():
@@ -230,10 +230,10 @@ def test_seeds_are_torchs(pipe: Pipeline) -> None:
     largest = 2**64 - 1
     made = [pipe("a", seed=s, output_type="pt", **quick).images for s in (-1, largest)]
     assert torch.equal(*made)
-    assert Drawing(seed=-(2**63)).seeds(1, 2) == [-(2**63), 1 - 2**63]
+    assert Request(seed=-(2**63)).seeds(1, 2) == [-(2**63), 1 - 2**63]
     for seed in (2**64, -(2**63) - 1, 3.0, "3", True, None):
         with pytest.raises(ValueError, match="seed is"):
-            Drawing(seed=seed)  # type: ignore[arg-type]
+            Request(seed=seed)  # type: ignore[arg-type]
 
 
 def test_nothing_is_computed_for_what_is_refused(

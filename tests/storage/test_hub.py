@@ -14,7 +14,7 @@ from huggingface_hub import constants, errors
 from unclip import CLIP, Pipeline
 from unclip.files import write_json, write_safetensors
 from unclip.networks.clip_config import CLIPConfig
-from unclip.pipeline.opening import CLASSES
+from unclip.pipeline.loading import CLASSES
 from unclip.storage import hub
 
 NAME = "somebody/unclip-1.0"

@@ -17,7 +17,7 @@ Shapes: N images, H × W pixels of the image, s of a side of the square, n of a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ from unclip.data.transforms import to_rgb, to_tensor
 from unclip.device.precision import full_precision
 from unclip.diffusion.inpainting import Known
 from unclip.networks.upsampler import upsample_bicubic
+from unclip.pipeline.hooks import Callback
+from unclip.pipeline.inputs import check_count, check_image, check_prompt
+from unclip.pipeline.requests import Output, Part, Request
+from unclip.pipeline.settings import Settings, check_settings
+
+if TYPE_CHECKING:
+    from unclip.pipeline.pipeline import Pipeline
 
 RESAMPLES = 5
 """RePaint's r where the decoder has no mask channels; RePaint's own is 10."""
@@ -37,6 +44,69 @@ MOST_SIDE = 4096  # pixels of the square: 200 MB as floats, of which a handful a
 _NARROWEST = 8  # times the image's shorter side that the square may measure
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels from the image's upper left corner; x1 and y1 are just outside."""
+
+
+@torch.no_grad()
+def inpaint(
+    pipe: "Pipeline",
+    image: Image.Image,
+    prompt: str,
+    mask: Image.Image | None = None,
+    num_images_per_prompt: int = 1,
+    *,
+    boxes: Sequence[Box] = (),
+    seed: int = 0,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    output_type: Literal["pil", "np", "pt"] = "pil",
+    callback_on_step_end: Callback | None = None,
+    batch_size: int | None = None,
+    settings: Settings | None = None,
+    **overrides: Any,
+) -> Output:
+    """Repaint a part of an image for a caption, and keep the rest bit for bit.
+
+    z_i is the prior's for the caption. A decoder with mask channels sees what is known (GLIDE,
+    section 2.4); any other one is led to it by RePaint's resampling. See
+    `pipeline/inpainting.py` for sizes, and `diffusion/inpainting.py` for the algorithm.
+
+    Args:
+        image: a Pillow image of any mode, size and aspect; the results are of its size.
+        prompt: what it should show then.
+        mask: of the image's size; what is white (128 of 255 or brighter) is repainted.
+        boxes: (x0, y0, x1, y1) in pixels, repainted too; x1 and y1 are just outside.
+        settings, overrides: see `Settings`, `resamples` among them; the other arguments are
+            those of a call.
+
+    Raises:
+        ValueError: image, mask or boxes as in `plan_hole`; a prompt, number or setting that
+            makes no sense; a model without a prior.
+    """
+    request = Request.of(
+        settings, overrides, seed=seed, generator=generator, output_type=output_type,
+        callback_on_step_end=callback_on_step_end, batch_size=batch_size,
+    )  # fmt: skip
+    caption = check_prompt(prompt)
+    count = check_count(num_images_per_prompt, 1)
+    image = check_image(image)
+    mask = None if mask is None else check_image(mask, "a mask")
+    pipe.inpainting_steps(request.settings)
+    hole = plan_hole(image, mask, boxes, request.settings.size or pipe.sizes[-1])
+    pipe.captions(caption)
+
+    def draw(part: Part) -> Tensor:
+        text = pipe.clip.text([caption] * len(part.of))
+        z_i = pipe.embed(text, part.noise, part.settings, part.hook("prior"))
+        images = pipe.decoded(z_i, text, part, known=hole)
+        return hole.filled(pipe.upsampled(images, part, known=hole))
+
+    return request.made(pipe, [caption], count, draw)
+
+
+def inpainting_steps(pipe: "Pipeline", settings: Settings) -> int:
+    """Sampling steps of an image of `inpaint`, for progress bars; `ValueError` as there."""
+    check_settings(settings)
+    decoder = pipe.sampling("decoder", settings)
+    return pipe.evaluations(settings) + (decoder.resamples - 1) * decoder.steps
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,30 @@
-"""What a call asks for and gives, checked and converted: prompts, noise, images."""
+"""What calls that make images have in common: a request, its parts that are computed at once, and
+what it gives.
 
-import re
-from collections.abc import Mapping, Sequence
+Shapes: N images, H × W pixels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from unclip.checks import listed, of_kind, seed_after, shown, whole_number
+from unclip.checks import listed, of_kind, seed_after
 from unclip.config import Between, Checked, Count
-from unclip.data.transforms import to_pil, upright
+from unclip.data.transforms import to_pil
+from unclip.device.memory import kept_memory
+from unclip.diffusion import samplers
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import noise_from
-from unclip.pipeline.settings import joined
+from unclip.pipeline.hooks import Hooks
+from unclip.pipeline.inputs import check_count
+from unclip.pipeline.settings import Settings, joined
 
-MOST_IMAGES = 1000  # of one call: more is a mistake, or a loop that should write as it goes
-MOST_CHARACTERS = 10_000
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+if TYPE_CHECKING:
+    from unclip.pipeline.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,16 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Drawing(Checked):
-    """What all calls that draw images have in common; see `Pipeline.__call__`.
+class Request(Checked):
+    """What a call asks for beside what the images are of; see `Pipeline.__call__`.
 
     Seeds are those that torch takes: a negative one is that plus 2**64.
+
+    Raises:
+        ValueError: an argument makes no sense.
     """
 
+    settings: Settings = field(default_factory=Settings)
     seed: Annotated[int, Between(-(2**63), 2**64 - 1)] = 0
     generator: Any = None
     output_type: Literal["pil", "np", "pt"] = "pil"
@@ -54,9 +63,65 @@ class Drawing(Checked):
                 f"{type(self.callback_on_step_end).__name__}"
             )
 
+    @classmethod
+    def of(cls, settings: Settings | None, overrides: dict[str, Any], **common: Any) -> "Request":
+        """The request of a call: its settings, knobs by name, and the arguments of all calls."""
+        return cls(joined(settings, overrides), **common)
+
     def seeds(self, prompts: int, count: int) -> list[int]:
         """Of `count` images for each prompt."""
         return [seed_after(self.seed, k) for _ in range(prompts) for k in range(count)]
+
+    def made(
+        self, pipe: "Pipeline", prompts: list[str], count: int, draw: Callable[["Part"], Tensor]
+    ) -> Output:
+        """`count` images for each prompt, some at a time; when it is interrupted, those begun.
+
+        Args:
+            prompts: texts for the output, one for each thing that images are made of.
+            draw: makes the images (N, 3, H, W) of a part.
+        """
+        seeds = self.seeds(len(prompts), count)
+        pipe._interrupt = False
+        batch = pipe.batch_size_for(self.batch_size)
+        if isinstance(self.generator, torch.Generator):
+            batch = len(seeds)
+        images: list[Tensor] = []
+        with kept_memory(pipe.device):
+            for first in range(0, len(seeds), batch):
+                rows = slice(first, first + batch)
+                of = [k // count for k in range(len(seeds))[rows]]
+                part = Part(pipe, self, of, noise_for(self.generator, seeds, rows))
+                if pipe.interrupt:
+                    break
+                images.append(draw(part))
+        made = torch.cat(images)
+        known: list[int | None] = [*seeds] if self.generator is None else [None] * len(seeds)
+        repeated = [text for text in prompts for _ in range(count)]
+        return Output(convert(made, self.output_type), repeated[: len(made)], known[: len(made)])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of a request that are computed at once.
+
+    Args:
+        of: for each of them, the number of the prompt, image or embedding that it is made of.
+        noise: draws theirs, from the stream of each.
+    """
+
+    pipe: "Pipeline"
+    request: Request
+    of: list[int]
+    noise: Noise
+
+    @property
+    def settings(self) -> Settings:
+        return self.request.settings
+
+    def hook(self, stage: str) -> samplers.Callback:
+        """What a stage's sampler calls after each step: for the caller, and to interrupt."""
+        return Hooks(self.pipe, self.request.callback_on_step_end, len(self.of))(stage)
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,70 +132,14 @@ def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: one is unknown, or makes no sense.
     """
-    drawing = {field.name for field in fields(Drawing)}
-    common = {name: value for name, value in arguments.items() if name in drawing}
-    Drawing(**common)
+    shared = {field.name for field in fields(Request)} - {"settings"}
+    common = {name: value for name, value in arguments.items() if name in shared}
+    Request(**common)
     if "num_images_per_prompt" in arguments:
         common["num_images_per_prompt"] = check_count(arguments["num_images_per_prompt"], 1)
     rest = {name: value for name, value in arguments.items() if name not in common}
     settings = joined(rest.pop("settings", None), rest)
     return common | {"settings": settings}
-
-
-def check_prompts(prompt: str | Sequence[str]) -> list[str]:
-    """A list of usable prompts, or a ValueError that says what is wrong with one."""
-    prompts: list[str] = listed(prompt)
-    if not prompts:
-        raise ValueError("there is no prompt: say what the image should show")
-    for text in prompts:
-        of_kind(text, str, "a prompt", "a string")
-        if not text.strip():
-            raise ValueError("the prompt is empty: say what the image should show")
-        if len(text) > MOST_CHARACTERS:
-            raise ValueError(
-                f"the prompt has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}"
-            )
-        control = _CONTROL.search(text)
-        if control:
-            raise ValueError(
-                f"the prompt holds the control character U+{ord(control[0]):04X}; remove it"
-            )
-        if any("\ud800" <= c <= "\udfff" for c in text):
-            raise ValueError("the prompt is not valid Unicode text")
-    return list(map(str, prompts))
-
-
-def check_prompt(prompt: str) -> str:
-    """The prompt of a call that takes a single one."""
-    return check_prompts([prompt])[0]
-
-
-def check_images(
-    image: Image.Image | Sequence[Image.Image], name: str = "an image"
-) -> list[Image.Image]:
-    """A list of Pillow images, read and upright, or a ValueError that says what came instead."""
-    images: list[Image.Image] = [image] if isinstance(image, np.ndarray | Tensor) else listed(image)
-    if not images:
-        raise ValueError("there is no image: give the one to vary")
-    for one in images:
-        of_kind(one, Image.Image, name, "a Pillow image")
-    return [upright(one) for one in images]
-
-
-def check_image(image: Image.Image, name: str = "an image") -> Image.Image:
-    """The image of a call that takes a single one."""
-    return check_images([image], name)[0]
-
-
-def check_count(per_prompt: int, prompts: int) -> int:
-    """The number of images per prompt, if it is sensible."""
-    per_prompt = whole_number(per_prompt, "the number of images")
-    if per_prompt < 1:
-        raise ValueError(f"{shown(per_prompt)} images were asked for; ask for at least 1")
-    if per_prompt * prompts > MOST_IMAGES:
-        wanted = f"{per_prompt * prompts:,}" if per_prompt < 10**15 else shown(per_prompt)
-        raise ValueError(f"{wanted} images were asked for at once; the limit is {MOST_IMAGES:,}")
-    return per_prompt
 
 
 def noise_for(

@@ -13,6 +13,7 @@ Shapes: h × w pixels of the image, H × W of the result.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +26,67 @@ from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.sampling import Sampling
 from unclip.networks.upsampler import upsample_bicubic
+from unclip.pipeline import hooks
+from unclip.pipeline.inputs import check_image
+from unclip.pipeline.requests import Output, Part, Request
+from unclip.pipeline.sampling import stage_name, steps_of
+from unclip.pipeline.settings import Settings, check_settings
 from unclip.stages.upsampler import UpsamplerStage
 
+if TYPE_CHECKING:
+    from unclip.pipeline.pipeline import Pipeline
+
 MOST_PIXELS = 2**24  # of a result: 200 MB for each image that a sampler keeps, and hours on a CPU
+
+
+@torch.no_grad()
+def upscale(
+    pipe: "Pipeline",
+    image: Image.Image,
+    *,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+    output_type: Literal["pil", "np", "pt"] = "pil",
+    callback_on_step_end: hooks.Callback | None = None,
+    settings: Settings | None = None,
+    **overrides: Any,
+) -> Output:
+    """Enlarge an image with the upsamplers alone (section 2.1); see `pipeline/upscaling.py`.
+
+    Args:
+        image: a Pillow image of any mode, size and aspect.
+        settings, overrides: `size` is the longer side of the result; if left out, the nearest
+            upsampler is applied once. The other arguments are those of a call.
+
+    Raises:
+        ValueError: no image; a size that cannot be reached; a setting that makes no sense.
+    """
+    request = Request.of(
+        settings, overrides, seed=seed, generator=generator, output_type=output_type,
+        callback_on_step_end=callback_on_step_end,
+    )  # fmt: skip
+    image, size = check_image(image), request.settings.size
+    passes = plan_passes(pipe.decoder.size, pipe.upsamplers, image, size)
+    pipe.upscaling_steps(image, request.settings)  # what cannot be done is refused before the work
+
+    def draw(part: Part) -> Tensor:
+        def sampling(stage: UpsamplerStage) -> Sampling:
+            return pipe.sampling(stage_name(stage), part.settings)
+
+        def hook() -> Callback | None:
+            return None if pipe.interrupt else part.hook("super_res")
+
+        return enlarge(image, passes, size, sampling, part.noise, hook, pipe.device)
+
+    return request.made(pipe, [""], 1, draw)
+
+
+def upscaling_steps(pipe: "Pipeline", image: Image.Image, settings: Settings) -> int:
+    """Sampling steps of `upscale`, for progress bars; `ValueError` as there."""
+    image = check_image(image)
+    size = check_settings(settings).size
+    stages = [p.stage for p in plan_passes(pipe.decoder.size, pipe.upsamplers, image, size)]
+    return sum(steps_of(pipe, stage_name(stage), stage.process, settings) for stage in stages)
 
 
 @dataclass(frozen=True)

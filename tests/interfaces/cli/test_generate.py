@@ -62,7 +62,7 @@ def test_offloaded_weights_make_the_same_image(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Where everything is in memory, the prior's packed weights round otherwise.
-    monkeypatch.setattr("unclip.pipeline.opening.pack", lambda network: None)
+    monkeypatch.setattr("unclip.pipeline.loading.pack", lambda network: None)
     files = [tmp_path / "plain.png", tmp_path / "offloaded.png"]
     assert generate("a red circle", "-o", str(files[0]), model=tiny_model) == 0
     assert generate("a red circle", "--offload", "-o", str(files[1]), model=tiny_model) == 0

@@ -32,8 +32,8 @@ class Blend(InversionOptions):
 def run(arguments: Sequence[str]) -> int:
     options = parse(Blend, "blend", arguments)
     started = time.perf_counter()
+    from unclip.pipeline.inputs import check_count
     from unclip.pipeline.latent_space import check_frames, check_weights
-    from unclip.pipeline.requests import check_count
 
     options.check(animated=True)
     count = 1 if options.weights is not None else check_count(options.frames, 1)

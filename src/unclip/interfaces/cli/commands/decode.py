@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Decode, "decode", arguments)
     started = time.perf_counter()
     from unclip.outputs.latents import read_embeddings
-    from unclip.pipeline.requests import check_count
+    from unclip.pipeline.inputs import check_count
 
     options.check()
     check_count(options.n, 1)

@@ -36,8 +36,8 @@ class Edit(InversionOptions):
 def run(arguments: Sequence[str]) -> int:
     options = parse(Edit, "edit", arguments)
     started = time.perf_counter()
+    from unclip.pipeline.inputs import check_count, check_prompts
     from unclip.pipeline.latent_space import check_thetas
-    from unclip.pipeline.requests import check_count, check_prompts
 
     options.check(animated=True)
     count = check_count(options.frames, max(1, len(options.images)))

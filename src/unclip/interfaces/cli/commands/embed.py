@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from unclip.data.transforms import SUFFIXES, image_size, open_image
     from unclip.outputs.latents import write_embeddings
-    from unclip.pipeline.requests import check_prompts
+    from unclip.pipeline.inputs import check_prompts
 
     if not options.what:
         raise ValueError("there is nothing to embed: give images, folders or texts")

@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Generate, "generate", arguments)
     started = time.perf_counter()
     from unclip.device.precision import name_of
-    from unclip.pipeline.requests import check_count, check_prompts
+    from unclip.pipeline.inputs import check_count, check_prompts
 
     prompts = check_prompts(options.prompts)
     count = check_count(options.n, len(prompts))

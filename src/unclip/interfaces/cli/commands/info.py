@@ -25,7 +25,7 @@ class Info:
 
 def run(arguments: Sequence[str]) -> int:
     options = parse(Info, "info", arguments)
-    from unclip.pipeline.opening import CLASSES
+    from unclip.pipeline.loading import CLASSES
     from unclip.storage.hub import absent, hub_name, resolve_model
 
     if options.path is None:
@@ -62,7 +62,7 @@ def describe_image(path: Path) -> str:
 
 def describe_model(path: Path | None) -> str:
     """Components with their parameters and precisions, sizes, CLIP, and what is missing."""
-    from unclip.pipeline.opening import NEEDED, TEXT_TO_IMAGE, UPSAMPLING, needed_components
+    from unclip.pipeline.loading import NEEDED, TEXT_TO_IMAGE, UPSAMPLING, needed_components
     from unclip.storage.folder import ModelFolder, bundled, check_links
 
     folder = ModelFolder(bundled("model") if path is None else path)

@@ -40,7 +40,7 @@ class Inpaint(ImageOptions, PromptOptions):
 def run(arguments: Sequence[str]) -> int:
     options = parse(Inpaint, "inpaint", arguments)
     started = time.perf_counter()
-    from unclip.pipeline.requests import check_count, check_prompts
+    from unclip.pipeline.inputs import check_count, check_prompts
 
     options.check()
     count = check_count(options.n, 1)

@@ -25,7 +25,7 @@ class Vary(InversionOptions):
 def run(arguments: Sequence[str]) -> int:
     options = parse(Vary, "vary", arguments)
     started = time.perf_counter()
-    from unclip.pipeline.requests import check_count
+    from unclip.pipeline.inputs import check_count
 
     options.check()
     check_count(options.n, max(1, len(options.images)))

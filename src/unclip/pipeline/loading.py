@@ -1,15 +1,17 @@
 """A model folder of either published kind becomes stages; what does not fit is refused first."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 
 from unclip.acceleration.int8 import to_int8
+from unclip.acceleration.offload import Offload
 from unclip.acceleration.packing import pack
-from unclip.checks import shown
+from unclip.checks import shown, true_or_false
 from unclip.device.memory import give_back
-from unclip.device.precision import fastest_dtype
+from unclip.device.precision import device_named, dtype_named, fastest_dtype
 from unclip.networks.diffusion_prior import DiffusionPrior
 from unclip.networks.unet import UNet
 from unclip.pipeline.settings import model_says
@@ -19,7 +21,8 @@ from unclip.stages.decoder import STUDENT, TEXT_ENCODER, DecoderSettings, Decode
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import FIRST, SCHEDULERS, SECOND, UpsamplerStage
 from unclip.storage.belonging import check_belonging
-from unclip.storage.folder import ModelFolder
+from unclip.storage.folder import ModelFolder, bundled
+from unclip.storage.hub import commit_of, resolve_model
 from unclip.storage.weights import variants
 
 TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
@@ -58,7 +61,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Parts:
+class LoadedModel:
     """The stages of a model; without a prior it makes variations of images only."""
 
     clip: FrozenCLIP
@@ -68,7 +71,7 @@ class Parts:
     autoregressive_prior: AutoregressivePriorStage | None = None
 
     @classmethod
-    def open(cls, model: ModelFolder, dtype: torch.dtype, device: torch.device) -> Self:
+    def load(cls, model: ModelFolder, dtype: torch.dtype, device: torch.device) -> Self:
         """Read every component of a model folder.
 
         Args:
@@ -98,14 +101,14 @@ class Parts:
                 f"{model.path}: decoder and upsamplers make {', '.join(map(str, sizes))} pixels, "
                 "which do not grow: they are not of one model"
             )
-        parts = cls(clip, prior, decoder, upsamplers, codes)
-        for network in parts.networks:
+        loaded = cls(clip, prior, decoder, upsamplers, codes)
+        for network in loaded.networks:
             network.requires_grad_(False).eval()
             if model.offload is None:
                 network.to(device)
-        for network in parts.denoisers if in_int8 else []:
+        for network in loaded.denoisers if in_int8 else []:
             to_int8(network)
-        return parts
+        return loaded
 
     @property
     def denoisers(self) -> list[torch.nn.Module]:
@@ -143,6 +146,41 @@ class Parts:
         upsamplers = [network for stage in self.upsamplers for network in stage.networks]
         student = [self.decoder.student.network] if self.decoder.student else []
         return [*priors, self.decoder.network, *student, *upsamplers]
+
+
+def load(
+    folder: str | Path | None,
+    revision: str | None,
+    variant: str | None,
+    dtype: str | torch.dtype,
+    device: str,
+    offload: bool,
+    compile: bool,
+) -> dict[str, Any]:
+    """The arguments of a `Pipeline` for a model folder; see `Pipeline.from_pretrained`."""
+    offload, compile = true_or_false(offload, "offload"), true_or_false(compile, "compile")
+    place = device_named(device)
+    precision = dtype_named(dtype, place)
+    if compile and (offload or precision == torch.int8):
+        other = "offload" if offload else "int8"
+        raise ValueError(f"{other} and compile do not go together: open without one of them")
+    choice = revision, variant, CLASSES
+    path = bundled("model") if folder is None else resolve_model(folder, *choice)
+    model = ModelFolder(path, variant, Offload(place) if offload else None)
+    with model.steady():
+        loaded, defaults = LoadedModel.load(model, precision, place), read_defaults(model)
+        print_ = model.fingerprint("decoder", "text_proj", "text_encoder", "image_encoder")
+    if compile:
+        loaded.compile()
+    else:
+        loaded.pack()
+    return {
+        **vars(loaded),
+        "defaults": defaults,
+        "name": str(folder or "bundled"),
+        "revision": commit_of(path) or "",
+        "fingerprint": print_,
+    }
 
 
 def compile_steps(network: UNet | DiffusionPrior) -> None:

@@ -1,0 +1,82 @@
+"""Prompts, images and numbers of them as callers give them, checked before anything is computed."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from unclip.checks import listed, of_kind, shown, whole_number
+from unclip.data.transforms import upright
+from unclip.diffusion.prediction import Noise
+from unclip.stages.conditioning import TextCondition
+
+MOST_IMAGES = 1000  # of one call: more is a mistake, or a loop that should write as it goes
+MOST_CHARACTERS = 10_000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def check_prompts(prompt: str | Sequence[str]) -> list[str]:
+    """A list of usable prompts, or a ValueError that says what is wrong with one."""
+    prompts: list[str] = listed(prompt)
+    if not prompts:
+        raise ValueError("there is no prompt: say what the image should show")
+    for text in prompts:
+        of_kind(text, str, "a prompt", "a string")
+        if not text.strip():
+            raise ValueError("the prompt is empty: say what the image should show")
+        if len(text) > MOST_CHARACTERS:
+            raise ValueError(
+                f"the prompt has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}"
+            )
+        control = _CONTROL.search(text)
+        if control:
+            raise ValueError(
+                f"the prompt holds the control character U+{ord(control[0]):04X}; remove it"
+            )
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError("the prompt is not valid Unicode text")
+    return list(map(str, prompts))
+
+
+def check_prompt(prompt: str) -> str:
+    """The prompt of a call that takes a single one."""
+    return check_prompts([prompt])[0]
+
+
+def check_images(
+    image: Image.Image | Sequence[Image.Image], name: str = "an image"
+) -> list[Image.Image]:
+    """A list of Pillow images, read and upright, or a ValueError that says what came instead."""
+    images: list[Image.Image] = [image] if isinstance(image, np.ndarray | Tensor) else listed(image)
+    if not images:
+        raise ValueError("there is no image: give the one to vary")
+    for one in images:
+        of_kind(one, Image.Image, name, "a Pillow image")
+    return [upright(one) for one in images]
+
+
+def check_image(image: Image.Image, name: str = "an image") -> Image.Image:
+    """The image of a call that takes a single one."""
+    return check_images([image], name)[0]
+
+
+def check_count(per_prompt: int, prompts: int) -> int:
+    """The number of images per prompt, if it is sensible."""
+    per_prompt = whole_number(per_prompt, "the number of images")
+    if per_prompt < 1:
+        raise ValueError(f"{shown(per_prompt)} images were asked for; ask for at least 1")
+    if per_prompt * prompts > MOST_IMAGES:
+        wanted = f"{per_prompt * prompts:,}" if per_prompt < 10**15 else shown(per_prompt)
+        raise ValueError(f"{wanted} images were asked for at once; the limit is {MOST_IMAGES:,}")
+    return per_prompt
+
+
+def check_stage(text: TextCondition, noise: Noise, callback: Any) -> None:
+    """Refuse what no stage can be sampled with."""
+    of_kind(text, TextCondition, "text", "encoded captions")
+    for function, name in ((noise, "noise"), (callback, "callback")):
+        if not callable(function) and not (function is None and name == "callback"):
+            raise ValueError(f"{name} must be a function, not {type(function).__name__}")

@@ -1,0 +1,136 @@
+"""How each stage is sampled for a request: functions of a pipeline, which has them as methods."""
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from unclip.config import one_of
+from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.process import Diffusion
+from unclip.diffusion.sampling import Sampling
+from unclip.pipeline.inpainting import RESAMPLES
+from unclip.pipeline.settings import (
+    INPAINTING,
+    STAGES,
+    Preset,
+    Row,
+    Settings,
+    check_settings,
+    of_prior,
+    preset,
+    resolve,
+)
+from unclip.stages.autoregressive_prior import AutoregressivePriorStage
+from unclip.stages.diffusion_prior import PriorStage
+from unclip.stages.upsampler import SECOND, UpsamplerStage
+
+if TYPE_CHECKING:
+    from unclip.pipeline.pipeline import Pipeline
+
+_NO_PRIOR = "this model has no prior: it makes variations of images, not images for captions"
+
+
+def sampling(pipe: "Pipeline", stage: str, settings: Settings) -> Sampling:
+    """How a stage is sampled: what the request says, else its row of the preset, else the model.
+
+    Args:
+        stage: "prior", "decoder", "super_res" or "super_res_1024".
+
+    Raises:
+        ValueError: no such stage; the settings ask for what this model does not have.
+    """
+    one_of(stage, "stage", STAGES)
+    rows, model = preset(check_settings(settings).steps), pipe.defaults
+    prior = pipe.prior_for(settings) if stage == "prior" else None
+    if prior is not None:
+        model = of_prior(model, _kind(pipe, settings))
+
+    def said(row: Row) -> dict[str, Any]:
+        steps = max(row["steps"], _least_steps(pipe, stage))
+        return resolve(stage, settings, {**row, "steps": steps}, model)
+
+    values = said(getattr(rows, stage))
+    if stage == "decoder":
+        distilled = _distilled(pipe, settings, values["guidance_scale"], rows)
+        values = said(rows.decoder_distilled or rows.decoder) if distilled else values
+        values["guidance_distilled"] = distilled
+        resamples = 1 if pipe.decoder.settings.inpainting else RESAMPLES
+        values |= resolve(INPAINTING, settings, {"resamples": resamples}, {})
+    if isinstance(prior, AutoregressivePriorStage):
+        values["steps"] = prior.steps
+    return _sampling_of(values)
+
+
+def _sampling_of(values: dict[str, Any]) -> Sampling:
+    """What `resolve` found, of which `Sampling` and, with the prefix, `Guidance` take their own."""
+    own = {field.name for field in fields(Sampling)}
+    guiding = {f"guidance_{field.name}": field.name for field in fields(Guidance)}
+    guidance = Guidance(**{guiding[key]: values[key] for key in values if key in guiding})
+    return Sampling(guidance=guidance, **{key: values[key] for key in values if key in own})
+
+
+def _distilled(pipe: "Pipeline", settings: Settings, scale: float, rows: Preset) -> bool:
+    """Whether the decoder's student gives guided predictions; ValueError if it cannot."""
+    if settings.guidance_kind == "distilled":
+        pipe.decoder.check_distilled(scale)
+    elif settings.guidance_kind is not None or rows.decoder_distilled is None:
+        return False
+    return pipe.decoder.distils(scale)
+
+
+def _least_steps(pipe: "Pipeline", stage: str) -> int:
+    """Of a preset: see `Preset`."""
+    named = (one for one in pipe.upsamplers if stage_name(one) == stage)
+    predicts_noise = any(one.process.config.prediction_type == "epsilon" for one in named)
+    return 2 if predicts_noise else 1
+
+
+def prior_for(pipe: "Pipeline", settings: Settings) -> PriorStage | AutoregressivePriorStage:
+    """The prior that these settings ask for, or the model's own.
+
+    Raises:
+        ValueError: the model has no such prior, or none at all.
+    """
+    return pipe.priors[_kind(pipe, settings)]
+
+
+def _kind(pipe: "Pipeline", settings: Settings) -> str:
+    kinds = list(pipe.priors)
+    if not kinds:
+        raise ValueError(_NO_PRIOR)
+    kind: str = check_settings(settings).prior or pipe.defaults.get("prior") or kinds[0]
+    if kind not in kinds:
+        raise ValueError(f"this model has no {kind} prior, only the {kinds[0]} one")
+    return kind
+
+
+def evaluations(
+    pipe: "Pipeline", settings: Settings, start: Literal["prior", "decoder"] = "prior"
+) -> int:
+    """Sampling steps of an image over all stages, for progress bars.
+
+    Args:
+        start: the first stage: the prior for captions, the decoder for variations.
+
+    Raises:
+        ValueError: the settings name what this model or package does not have.
+    """
+    one_of(start, "start", ("prior", "decoder"))
+    upsamplers = pipe.upsamplers_to(check_settings(settings).size)
+    steps = steps_of(pipe, "decoder", pipe.decoder.process, settings)
+    steps += sum(steps_of(pipe, stage_name(one), one.process, settings) for one in upsamplers)
+    if start == "decoder" or not pipe.decoder.needs_prior:
+        return steps
+    prior = pipe.prior_for(settings)
+    process = prior.process if isinstance(prior, PriorStage) else None
+    return steps + steps_of(pipe, "prior", process, settings)
+
+
+def steps_of(pipe: "Pipeline", stage: str, process: Diffusion | None, settings: Settings) -> int:
+    """Of a stage; `ValueError` for more than its process has, if it has one."""
+    sampling = pipe.sampling(stage, settings)
+    return sampling.steps if process is None else len(process.timesteps(sampling))
+
+
+def stage_name(upsampler: UpsamplerStage) -> str:
+    """What settings and presets call an upsampler."""
+    return SECOND if upsampler.component == SECOND else "super_res"
