@@ -13,7 +13,7 @@ SEED ?= 0
 TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
-.PHONY: demo pictures test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
+.PHONY: demo pictures knobs test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
   bench bench-approximations plots $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
@@ -40,6 +40,10 @@ demo: $(CORE)
 # The pictures of docs/manipulations.md, by the bundled model.
 pictures: $(CORE)
 	$(BIN)/python recipes/pictures.py
+
+# The table of docs/sampling.md, of the knobs as they are.
+knobs: $(CORE)
+	$(BIN)/python -m unclip.pipeline.settings docs/sampling.md
 
 test: $(DEV)
 	$(PYTEST) $(TESTS)

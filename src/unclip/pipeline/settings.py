@@ -284,9 +284,9 @@ def of_prior(model: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """What a model says of one of its priors: of any but the first, what names its kind."""
     if kind == PRIORS[0]:
         return dict(model)
-    own = {key.removeprefix(f"{kind}_"): value for key, value in model.items()
-           if key.startswith(f"{kind}_")}  # fmt: skip
-    return {key: value for key, value in model.items() if not key.startswith("prior_")} | own
+    prefix = f"{kind}_"
+    own = {name.removeprefix(prefix): said for name, said in model.items() if prefix in name}
+    return {name: said for name, said in model.items() if "prior_" not in name} | own
 
 
 def schema() -> dict[str, Any]:
