@@ -76,7 +76,7 @@ class Knobs(Checked):
         for name, one in knobs_of(type(self)).items():
             value = getattr(self, name)
             if one.choices and value is not None:
-                one_of(value, name.replace("_", " "), one.choices)
+                one_of(value, (one.row or name).replace("_", " "), one.choices)
 
 
 def knobs_of(kind: Any) -> dict[str, Knob]:
