@@ -19,14 +19,13 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise
 from unclip.networks.diffusion_prior import Prefix
 from unclip.outputs.latents import check_embeddings, check_noise
-from unclip.pipeline import embedding, inpainting, manipulations, saving, upscaling
-from unclip.pipeline import sampling as sampling_
+from unclip.pipeline import embedding, inpainting, manipulations, requests, saving, upscaling
+from unclip.pipeline import sampling as how
 from unclip.pipeline.hooks import Callback
 from unclip.pipeline.inpainting import Hole
 from unclip.pipeline.inputs import check_count, check_prompts, check_stage
 from unclip.pipeline.loading import load
 from unclip.pipeline.requests import Output, Part, Request
-from unclip.pipeline.sampling import stage_name
 from unclip.pipeline.settings import Settings, published
 from unclip.pipeline.upscaling import enlarged
 from unclip.stages.autoregressive_prior import AutoregressivePriorStage
@@ -34,8 +33,6 @@ from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.upsampler import UpsamplerStage
-
-GPU_BATCH = 16
 
 
 class Pipeline:
@@ -195,24 +192,6 @@ class Pipeline:
 
         return request.made(self, prompts, count, draw)
 
-    # The rest of what a pipeline can do: a file for each, a function for each.
-    embed_images, embed_texts = embedding.embed_images, embedding.embed_texts
-    captions, text_direction = embedding.captions, embedding.text_direction
-    squares = embedding.squares
-    decode_embeddings = manipulations.decode_embeddings
-    invert, reconstruct, psnr = (
-        manipulations.invert,
-        manipulations.reconstruct,
-        manipulations.psnr,
-    )
-    vary, blend = manipulations.vary, manipulations.blend
-    edit, probe = manipulations.edit, manipulations.probe
-    inpaint, inpainting_steps = inpainting.inpaint, inpainting.inpainting_steps
-    upscale, upscaling_steps = upscaling.upscale, upscaling.upscaling_steps
-    save_pretrained = saving.save_pretrained
-    prior_for, sampling = sampling_.prior_for, sampling_.sampling
-    evaluations = sampling_.evaluations
-
     @property
     def interrupt(self) -> bool:
         """Whether the last call was, or the one that is running is to be interrupted.
@@ -242,7 +221,7 @@ class Pipeline:
     def upsampled(self, images: Tensor, part: Part, known: Hole | None = None) -> Tensor:
         """A part's images (N, 3, H, W) from the decoder's; without a network once the call has been
         interrupted."""
-        upsamplers = self.upsamplers_to(part.settings.size)
+        upsamplers = how.upsamplers_to(self, part.settings.size)
         if upsamplers and self.device.type == "cpu":
             give_back()  # above all the decoder's transformed weights, which are of no use any more
         for one in upsamplers:
@@ -251,7 +230,7 @@ class Pipeline:
             if self.interrupt:
                 images = enlarged(images, (one.size, one.size))
                 continue
-            sampling = self.sampling(stage_name(one), part.settings)
+            sampling = self.sampling(how.stage_name(one), part.settings)
             images = one.sample(images, sampling, part.noise, part.hook("super_res"), known=there)
         return images
 
@@ -298,23 +277,26 @@ class Pipeline:
             self._null = self.clip.text([""])
         return self._null
 
-    def batch_size_for(self, batch_size: int | None = None) -> int:
-        """How many images are computed at once where `batch_size` is asked for.
-
-        Left out, it is 16 on a GPU and 1 on a CPU: computing images together gains little there,
-        and sums in another order, which changes images by a rounding error.
-        """
-        if batch_size is None:
-            return 1 if self.device.type == "cpu" else GPU_BATCH
-        checked = Request(batch_size=batch_size).batch_size
-        assert checked is not None
-        return checked
-
-    def upsamplers_to(self, size: int | None) -> list[UpsamplerStage]:
-        """Those that make images of this size, or of the largest."""
-        if size is None:
-            return self.upsamplers
-        if size not in self.sizes:
-            made = ", ".join(map(str, self.sizes))
-            raise ValueError(f"this model makes images of {made} pixels a side, not {size}")
-        return self.upsamplers[: self.sizes.index(size)]
+    # The rest of what a pipeline does: functions of it, in a file for each subject.
+    embed_images = embedding.embed_images
+    embed_texts = embedding.embed_texts
+    captions = embedding.captions
+    text_direction = embedding.text_direction
+    squares = embedding.squares
+    decode_embeddings = manipulations.decode_embeddings
+    invert = manipulations.invert
+    reconstruct = manipulations.reconstruct
+    psnr = manipulations.psnr
+    vary = manipulations.vary
+    blend = manipulations.blend
+    edit = manipulations.edit
+    probe = manipulations.probe
+    inpaint = inpainting.inpaint
+    inpainting_steps = inpainting.inpainting_steps
+    upscale = upscaling.upscale
+    upscaling_steps = upscaling.upscaling_steps
+    sampling = how.sampling
+    evaluations = how.evaluations
+    prior_for = how.prior_for
+    batch_size_for = requests.batch_size_for
+    save_pretrained = saving.save_pretrained

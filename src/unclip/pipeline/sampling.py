@@ -115,7 +115,7 @@ def evaluations(
         ValueError: the settings name what this model or package does not have.
     """
     one_of(start, "start", ("prior", "decoder"))
-    upsamplers = pipe.upsamplers_to(check_settings(settings).size)
+    upsamplers = upsamplers_to(pipe, check_settings(settings).size)
     steps = steps_of(pipe, "decoder", pipe.decoder.process, settings)
     steps += sum(steps_of(pipe, stage_name(one), one.process, settings) for one in upsamplers)
     if start == "decoder" or not pipe.decoder.needs_prior:
@@ -134,3 +134,13 @@ def steps_of(pipe: "Pipeline", stage: str, process: Diffusion | None, settings: 
 def stage_name(upsampler: UpsamplerStage) -> str:
     """What settings and presets call an upsampler."""
     return SECOND if upsampler.component == SECOND else "super_res"
+
+
+def upsamplers_to(pipe: "Pipeline", size: int | None) -> list[UpsamplerStage]:
+    """Those that make images of this size, or of the largest; ValueError if none does."""
+    if size is None:
+        return pipe.upsamplers
+    if size not in pipe.sizes:
+        made = ", ".join(map(str, pipe.sizes))
+        raise ValueError(f"this model makes images of {made} pixels a side, not {size}")
+    return pipe.upsamplers[: pipe.sizes.index(size)]
