@@ -33,8 +33,10 @@ class ModelOptions:
     model: str | None = None
     """A model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """The faster of fp32 and bf16 if left out; int8, for CPUs only, is an approximation."""
+    """Data type of the networks; auto is the faster of fp32 and bf16. int8, for CPUs only, is an
+    approximation."""
     device: str = "auto"
+    """Device that computes; auto is a GPU if there is one."""
     offload: bool = False
     """Keep one component's weights in memory at a time, for small machines; slower."""
     compile: bool = False
