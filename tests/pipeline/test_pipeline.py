@@ -318,7 +318,7 @@ def test_any_script_works(pipe: Pipeline, prompt: str) -> None:
         ({"guidance_interval": (5.0, 0.3)}, "the lower one first"),
         (
             {"guidance_kind": "brances"},
-            "unknown kind of guidance 'brances'; did you mean 'branches'",
+            "unknown guidance kind 'brances'; did you mean 'branches'",
         ),
         ({"guidance_kind": "distilled"}, "this model has no decoder_distilled"),
         ({"reuse": 0}, "reuse is 0"),
