@@ -1,10 +1,12 @@
 """The stages that `unclip train` knows, and their default recipes."""
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from unclip.checks import printable
 from unclip.data.degradations import DegradedSource
 from unclip.data.sources import Source
 from unclip.stages.autoregressive_prior import (
@@ -76,6 +78,12 @@ def _frozen_clip(m: BuildContext, origin: ModelFolder | None = None) -> FrozenCL
     """The model folder's CLIP, or the origin's for a folder that has none yet, in fp32: autocast
     decides what is computed in less."""
     folder = m.folder if origin is None or m.folder.has("text_encoder") else origin
+    if not folder.has("text_encoder"):
+        name = printable(str(folder.path))
+        raise ValueError(
+            f"{name} has no CLIP, which this stage learns from; train clip first: "
+            f"unclip train clip --model {shlex.quote(name)}"
+        )
     with folder.steady():
         return FrozenCLIP.load(folder, torch.float32).to(m.device)
 

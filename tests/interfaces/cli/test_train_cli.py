@@ -163,7 +163,10 @@ def test_an_image_that_is_a_text_file_is_skipped(captioned: Path, capsys: Captur
 
 
 def test_a_prior_needs_a_clip(captioned: Path, capsys: Capture) -> None:
-    assert "no model folder" in refused(train("prior", data=captioned), capsys)
+    for stage in ("prior", "decoder"):
+        said = refused(train(stage, data=captioned, model="my model"), capsys)
+        assert "train clip first: unclip train clip --model 'my model'" in said
+        assert not Path("my model").exists()
 
 
 def test_a_model_folder_that_is_a_file(captioned: Path, tmp_path: Path, capsys: Capture) -> None:
