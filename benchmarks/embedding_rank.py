@@ -8,12 +8,13 @@ section 2.2). Prints a Markdown table with a row for each model, the bundled one
 """
 
 import argparse
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from unclip.config import to_mapping
-from unclip.data.sources import open_source
+from unclip.data.registry import format_of, open_source
+from unclip.data.sources import length, read
 from unclip.device.precision import device_named
 from unclip.interfaces.cli.commands.evaluate import WORLD
 from unclip.networks.pca import Components, Moments
@@ -31,16 +32,11 @@ def moments_of(model: Path, data: str, count: int, device: torch.device) -> Mome
     if clip.image_encoder is None:
         raise SystemExit(f"{model} has no image_encoder")
     size = max(32, clip.image_encoder.config.image_size)
-    if data.split(":")[0] == "emoji":
-        given = ("size", "seed", "split", *(["kinds"] if ":" in data else []))
-        world = {key: value for key, value in to_mapping(WORLD).items() if key not in given}
-        source = open_source(data, size=size, world=world)
-    else:
-        source = open_source(data, size=size, split="all")
-    count = min(count, len(source))
+    split = "train" if format_of(data).holds_out == "itself" else "all"
+    source = open_source(data, size=size, split=split, options={"emoji": WORLD})
+    samples = read(source, range(min(count, length(source))))
     moments = Moments(clip.width)
-    for first in range(0, count, _BATCH):
-        images = [source[i]["image"] for i in range(first, min(first + _BATCH, count))]
+    while images := [sample["image"] for sample in islice(samples, _BATCH)]:
         moments.add(clip.image(to_signed(torch.stack(images).to(device))))
     return moments
 

@@ -82,7 +82,7 @@ def test_generate_says_it_once(tiny_model: Path, tmp_path: Path, capsys: Capture
 
 
 def test_the_bundled_model_knows_its_world() -> None:
-    from unclip.data.sources import open_source
+    from unclip.data.registry import open_source
     from unclip.storage.folder import bundled
 
     tokenizer = Tokenizer.from_pretrained(bundled("model") / "tokenizer")
@@ -92,7 +92,7 @@ def test_the_bundled_model_knows_its_world() -> None:
         "styles": ["plain"],
         "sizes": ["medium", "large"],
     }
-    held_out = open_source("emoji:shapes", size=32, split="held-out", world=world)
+    held_out = open_source("emoji:shapes", size=32, split="held-out", options={"emoji": world})
     for index in range(200):
         assert not tokenizer.unseen(held_out.caption(index)), held_out.caption(index)
     assert tokenizer.unseen("a photo of a dragon") == ["photo", "dragon"]

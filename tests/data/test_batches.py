@@ -22,7 +22,9 @@ from PIL import Image
 from unclip.batch import Batch
 from unclip.data.batches import Order, batches
 from unclip.data.captions import Report
-from unclip.data.sources import FolderSource, Sample, open_source
+from unclip.data.folder import FolderSource
+from unclip.data.registry import open_source
+from unclip.data.sources import Sample
 
 
 class Numbers:
@@ -190,7 +192,7 @@ import multiprocessing, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from unclip.data import batches as module
 from unclip.data.batches import Order, batches
-from unclip.data.sources import open_source
+from unclip.data.registry import open_source
 source = open_source("emoji:shapes", size=32)
 obey = module._start_worker
 def late(parent, worker):
@@ -274,7 +276,7 @@ def test_a_program_that_ends_in_the_middle_ends() -> None:
 CHILD = """
 import multiprocessing, sys
 from unclip.data.batches import Order, batches
-from unclip.data.sources import open_source
+from unclip.data.registry import open_source
 KEPT = []
 def use():
     source = open_source("emoji:shapes", size=32)
@@ -297,7 +299,7 @@ def test_a_child_process_that_ends_in_the_middle_ends() -> None:
 
 TEMPORARY = """
 from unclip.data.batches import Order, batches
-from unclip.data.sources import open_source
+from unclip.data.registry import open_source
 if __name__ == "__main__":
     source = open_source("emoji:shapes", size=32)
     print(next(batches(source, Order.of(source), 4, num_workers=1))["captions"][0])

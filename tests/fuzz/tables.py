@@ -9,7 +9,7 @@ from random import Random
 
 from tests.fuzz.case import Case, Good
 from tests.fuzz.hostile import JSON, WORDS, document, replace, spoil_bytes
-from unclip.data.sources import FolderSource
+from unclip.data.folder import FolderSource
 
 _CAPTIONS = (
     *(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.tiny import learns, noise, scenes
 from unclip.data.degradations import DegradedSource
-from unclip.data.sources import open_source
+from unclip.data.registry import open_source
 from unclip.diffusion.sampling import Sampling
 from unclip.stages.upsampler import (
     SECOND,

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,11 +24,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unclip.batch import Batch
-from unclip.data.sources import Source
-from unclip.randomness import Stream, mix
+from unclip.data.captions import ENDLESS
+from unclip.data.sources import Sample, Source, Stream, read
+from unclip.randomness import Stream as Draws
+from unclip.randomness import mix
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 8
@@ -57,8 +59,10 @@ class Order:
             raise ValueError("there are no images to put in order")
 
     @classmethod
-    def of(cls, source: Source, seed: int = 0) -> "Order":
-        """The order that suits the source: shuffled, or the identity for endless ones."""
+    def of(cls, source: Source | Stream, seed: int = 0) -> "Order":
+        """The order that suits the data: shuffled, or the identity for endless ones and streams."""
+        if isinstance(source, Stream):
+            return cls(ENDLESS, seed, shuffle=False)
         return cls(len(source), seed, shuffle=not source.endless)
 
     def __call__(self, position: int) -> int:
@@ -66,7 +70,7 @@ class Order:
         if not self.shuffle:
             return position
         epoch, place = divmod(position, self.length)
-        return epoch * self.length + self._permuted(place, Stream(self.seed, epoch).state)
+        return epoch * self.length + self._permuted(place, Draws(self.seed, epoch).state)
 
     def _permuted(self, place: int, key: int) -> int:
         half = max(1, ((self.length - 1).bit_length() + 1) // 2)  # bits
@@ -81,7 +85,7 @@ class Order:
 
 
 def batches(
-    source: Source,
+    source: Source | Stream,
     order: Order,
     batch_size: int,
     start_step: int = 0,
@@ -89,7 +93,11 @@ def batches(
     world_size: int = 1,
     num_workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """The batches of step `start_step`, `start_step` + 1, ..., without end.
+    """The batches of step `start_step`, `start_step` + 1, ..., without end, images as uint8.
+
+    Step k holds the samples at positions k * batch_size, ... of the order, so that the step alone
+    resumes a run. A stream is read from the first of them, by every rank and worker, each of which
+    passes over what is not its own.
 
     batch_size: images per step over all ranks; rank r gets the r-th contiguous slice of them.
     num_workers: processes that load ahead; the batches are the same for any number. Workers compute
@@ -109,13 +117,16 @@ def batches(
         )
     if num_workers < 0 or start_step < 0:
         raise ValueError("num_workers and start_step must be 0 or more")
-    steps = _Steps(source, order, batch_size, rank, world_size)
-    return _finished(steps, start_step, num_workers)
+    if isinstance(source, Stream) and order.shuffle:
+        raise ValueError("a stream is read in its own order; take Order.of(source)")
+    share = batch_size // world_size
+    steps = _Steps(source, order, start_step * batch_size + rank * share, share, batch_size)
+    return _finished(steps, num_workers)
 
 
-def _finished(steps: "_Steps", start_step: int, num_workers: int) -> Generator[Batch, None, None]:
+def _finished(steps: "_Steps", num_workers: int) -> Generator[Batch, None, None]:
     warned: set[str] = set()
-    for raw in _raw(steps, start_step, num_workers):
+    for raw in _raw(steps, num_workers):
         if "error" in raw:  # a worker's ValueError, without the traceback of another process
             raise ValueError(raw["error"])
         for name in raw["unreadable"]:
@@ -127,9 +138,9 @@ def _finished(steps: "_Steps", start_step: int, num_workers: int) -> Generator[B
         yield {**tensors, "images": images, "captions": raw["captions"]}
 
 
-def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[str, Any]]:
+def _raw(steps: "_Steps", num_workers: int) -> Iterator[dict[str, Any]]:
     if num_workers == 0:
-        yield from map(steps.__getitem__, itertools.count(start_step))
+        yield from steps
         return
     parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
     with warnings.catch_warnings():
@@ -138,7 +149,6 @@ def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[st
         loader = DataLoader(
             steps,
             batch_size=None,  # a step is a whole batch already
-            sampler=_From(start_step),
             num_workers=num_workers,
             collate_fn=_packed,
             worker_init_fn=partial(_start_worker, parent),
@@ -166,47 +176,54 @@ def _raw(steps: "_Steps", start_step: int, num_workers: int) -> Iterator[dict[st
         atexit.unregister(drop)
 
 
-class _Steps(Dataset[dict[str, Any]]):
-    """Step -> this rank's part of the batch, uint8."""
+class _Steps(IterableDataset[dict[str, Any]]):
+    """This rank's parts of the batches, or every n-th of them in one of n workers.
+
+    Args:
+        first: position of the rank's first sample.
+        share: samples of a part.
+        stride: positions from one part to the next.
+    """
 
     def __init__(
-        self, source: Source, order: Order, batch_size: int, rank: int, world_size: int
+        self, source: Source | Stream, order: Order, first: int, share: int, stride: int
     ) -> None:
-        self.source = source
-        self.order = order
-        self.batch_size = batch_size
-        self.share = batch_size // world_size
-        self.offset = rank * self.share
+        self.source, self.order = source, order
+        self.first, self.share, self.stride = first, share, stride
 
-    def __getitem__(self, step: int) -> dict[str, Any]:
-        first = step * self.batch_size + self.offset
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()  # batches are taken from the workers in turn
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        starts = itertools.count(self.first + number * self.stride, workers * self.stride)
+        positions = (self.order(start + i) for start in starts for i in range(self.share))
+        samples = read(self.source, positions)
         try:
-            samples = [self.source[self.order(first + i)] for i in range(self.share)]
+            while part := list(itertools.islice(samples, self.share)):
+                if len(part) < self.share:
+                    break
+                yield _stacked(part)
         except ValueError as error:
-            return {"error": str(error)}
-        tensors = [name for name, value in samples[0].items() if isinstance(value, Tensor)]
-        return {
-            "tensors": {  # as arrays, (N, …)
-                name: torch.stack([cast(dict[str, Tensor], one)[name] for one in samples]).numpy()
-                for name in tensors
-            },
-            "captions": [sample["caption"] for sample in samples],
-            "unreadable": [name for sample in samples for name in sample.get("unreadable", ())],
-        }
+            yield {"error": str(error)}
+            return
+        yield {"error": "the stream of images has ended, though it should go on without end"}
+
+
+def _stacked(samples: Sequence[Sample]) -> dict[str, Any]:
+    names = [name for name, value in samples[0].items() if isinstance(value, Tensor)]
+    return {
+        "tensors": {  # as arrays, (N, …)
+            name: torch.stack([cast(dict[str, Tensor], one)[name] for one in samples]).numpy()
+            for name in names
+        },
+        "captions": [sample["caption"] for sample in samples],
+        "unreadable": [name for sample in samples for name in sample.get("unreadable", ())],
+    }
 
 
 def _packed(raw: Any) -> bytes:
     """What a worker hands over. As bytes it goes through a pipe; tensors would go through shared
     memory, which containers keep small, and a socket below TMPDIR, whose path may be too long."""
     return pickle.dumps(raw, protocol=5)  # arrays are copied once
-
-
-class _From(Sampler[int]):
-    def __init__(self, start: int) -> None:
-        self.start = start
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.start)
 
 
 @contextmanager

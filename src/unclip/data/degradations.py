@@ -24,6 +24,7 @@ from torch import Tensor
 
 from unclip.data.captions import Report
 from unclip.data.sources import Sample, Source
+from unclip.data.sources import Stream as InOrder
 from unclip.randomness import Stream
 
 _FILTERS = ("bilinear", "bicubic", "area")
@@ -202,7 +203,7 @@ class DegradedSource:
 
     def __init__(
         self,
-        source: Source,
+        source: Source | InOrder,
         side: int,
         factor: int,
         seed: int = 0,
@@ -213,6 +214,11 @@ class DegradedSource:
             raise ValueError(f"crops of {side} pixels cannot be made smaller by {factor}")
         if not 0 <= strength <= 1:
             raise ValueError(f"the degradation's strength is {strength}; it must be in [0, 1]")
+        if isinstance(source, InOrder):
+            raise ValueError(
+                "images are degraded by their number, which data that is read in order cannot be "
+                "asked for; give a folder"
+            )
         self.source, self.side, self.factor = source, side, factor
         self.seed, self.strength, self.probability = seed, strength, probability
         self.endless = source.endless

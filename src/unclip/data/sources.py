@@ -1,54 +1,54 @@
-"""Data sources: what the one training loop reads, and one class for each kind of data.
+"""What data is to those who use it: samples by number, or samples in order.
 
-A source is deterministic: the same index gives the same sample on any machine and in any process.
-Indices at and beyond `len(source)` are later epochs: the same images, with a fresh crop and, where
-there are several, a fresh choice of caption.
+A `Source` gives any sample at once; a `Stream` can only be read forward (an archive without an
+index, a generator). Both are deterministic: the same number gives the same sample on any machine
+and in any process, so that the whole state of a run's data is one integer.
 Shapes: C = 3 channels, H = W = size in pixels.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, NotRequired, Protocol, TypedDict
+from collections.abc import Iterable, Iterator
+from itertools import chain, count, islice, tee
+from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from unclip.checks import printable, shown
-from unclip.config import from_mapping
-from unclip.data.captions import (
-    ENDLESS,
-    FORMATS,
-    UNREADABLE,
-    Captioned,
-    Report,
-    counted,
-    find,
-)
-from unclip.data.held_out import is_held_out
-from unclip.data.transforms import open_image, square, to_bytes
-from unclip.data.world.compose import EDITION
-from unclip.data.world.scene import SPLITS, WorldConfig
-from unclip.randomness import Stream
-
-_TRIES = 16
+from unclip.data.captions import ENDLESS, Report
 
 
 class Sample(TypedDict):
-    """image: (3, H, W) uint8. unreadable: why other images were passed over, if any were."""
+    """image: (3, H, W) uint8. unreadable: why other images were passed over, if any were.
+
+    Further tensors (labels) come through to the batch, stacked, under their own names.
+    """
 
     image: Tensor
     caption: str
     unreadable: NotRequired[list[str]]
 
 
-class Source(Protocol):
-    """What the training loop needs of data."""
+class Described(Protocol):
+    """What data of every kind says of itself."""
 
     endless: bool
-    """Whether indices are independent draws: no epochs, and read in order, without shuffling."""
+    """Whether no sample comes twice: there are no epochs, and it is read without shuffling."""
+
+    def captions(self) -> Iterator[str]:
+        """Every caption that a sample can have; endless data's and a stream's in order, without
+        end if it has none."""
+        ...
+
+    def check(self, decode: bool = False) -> Report:
+        """What it holds and what is wrong with it; `decode` reads every pixel."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when a number may give another sample than before: compare it on resume."""
+        ...
+
+
+class Source(Described, Protocol):
+    """Random access. Indices at and beyond the length are later epochs: the same images, with a
+    fresh crop and, where there are several, a fresh choice of caption."""
 
     def __len__(self) -> int: ...
 
@@ -58,257 +58,38 @@ class Source(Protocol):
         """The caption of a sample whose image can be read, without reading it."""
         ...
 
-    def captions(self) -> Iterator[str]:
-        """Every caption that a sample can have; an endless source's without end, in order."""
-        ...
 
-    def check(self, decode: bool = False) -> Report:
-        """What the source holds and what is wrong with it; `decode` reads every pixel."""
-        ...
+@runtime_checkable
+class Stream(Described, Protocol):
+    """Samples 0, 1, 2, …, without end, that are read forward only.
 
-    def fingerprint(self) -> str:
-        """Changes when an index may give another sample than before: compare it on resume."""
-        ...
-
-
-def open_source(
-    spec: str,
-    *,
-    size: int,
-    seed: int = 0,
-    split: str = "train",
-    held_out: float = 0.0,
-    world: Mapping[str, Any] | None = None,
-) -> Source:
-    """Open training data by its name on the command line.
-
-    Args:
-        spec: "emoji:shapes" or "emoji:emoji" for the built-in world with shapes or emoji, "emoji"
-            for both; anything else is the path of a folder ("./emoji" for one of that name).
-        size: side of the square images, pixels.
-        seed: of the scenes, crops and choices of caption.
-        split: "train", "held-out" or "all".
-        held_out: fraction of a folder's images kept out of "train"; the world has its own rule.
-        world: further fields of `WorldConfig`.
-
-    Raises:
-        ValueError: unknown names, a folder without usable captioned images, a missing font.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
-    name, _, kind = spec.partition(":")
-    if name == "emoji":
-        if kind not in ("", "shapes", "emoji"):
-            raise ValueError(f"unknown data {spec!r}; choose emoji, emoji:shapes or emoji:emoji")
-        kinds = (kind,) if kind else ("shapes", "emoji")
-        options = {"kinds": kinds, **(world or {}), "size": size, "seed": seed, "split": split}
-        return WorldSource(from_mapping(WorldConfig, options, "world"))
-    if world:
-        raise ValueError(f"the options {', '.join(world)} belong to emoji data, not to {spec!r}")
-    if "://" in spec:
-        raise ValueError(f"{spec!r} is an address; download the data and give the folder")
-    return FolderSource(
-        spec,
-        size,
-        seed=seed,
-        split=split,
-        held_out=held_out,
-        crop="random" if split == "train" else "centre",
-    )
-
-
-class FolderSource:
-    """A folder of images with captions: a .txt beside each, metadata.jsonl, or captions.csv.
-
-    Opening it finds all images and reads their headers and captions, in threads; what cannot be
-    used is skipped and reported by `check()`. Images whose shorter side is below `min_side` (half
-    of `size` by default) are skipped, since enlarging them would teach blur; those between that
-    and `size` are enlarged and counted. An image that turns out undecodable later is replaced by
-    another, chosen by seed and index, and named in the sample.
-
-    Args:
-        path: the folder.
-        size: side of the square images, pixels.
-        seed: of crops, choice of captions and replacements.
-        crop: "random" along the longer side, anew in each epoch, or "centre".
-        split: "train", "held-out" or "all". An image's split follows from its name, so that it
-            stays when images are added.
-        held_out: fraction of the images that are held out.
-        min_side: shorter sides below this many pixels are skipped.
-
-    Raises:
-        ValueError: no folder, no usable image in it, or a malformed table.
+    What lies between the positions that are asked for is passed over, best without decoding it. So
+    the one integer resumes a run (the first position), and ranks and workers share the work: each
+    asks for its own positions, and all of them see the same stream.
     """
 
-    endless = False
-
-    def __init__(
-        self,
-        path: str | Path,
-        size: int,
-        *,
-        seed: int = 0,
-        crop: Literal["centre", "random"] = "random",
-        split: str = "all",
-        held_out: float = 0.0,
-        min_side: int | None = None,
-    ) -> None:
-        if not 1 <= size <= 4096:
-            raise ValueError(f"the image size must be 1 to 4096 pixels, not {size}")
-        if not 0.0 <= held_out < 1.0 or (split == "held-out" and held_out == 0.0):
-            raise ValueError(
-                f"held_out is {shown(held_out)}; give the fraction of images to hold out, such as "
-                "0.05"
-            )
-        self.root = Path(path)
-        self.size = size
-        self.seed = seed
-        self.crop: Literal["centre", "random"] = crop
-        self.split = split
-        self.held_out = held_out
-        self.min_side = (size + 1) // 2 if min_side is None else min_side
-        self.items, self.report = self._find()
-
-    def _find(self) -> tuple[list[Captioned], Report]:
-        where = printable(str(self.root))
-        if not self.root.is_dir():
-            what = "is not a folder" if self.root.exists() else "does not exist"
-            raise ValueError(
-                f"the data folder {where} {what}; give a folder of images with captions: "
-                f"{FORMATS}, or emoji for the built-in world"
-            )
-        items, report = find(self.root, self.size, self.min_side)
-        if not items:
-            what = "usable image with a caption" if report.images else "images"
-            there = "; ".join(counted(report.problems)[:3])
-            raise ValueError(
-                f"{where} holds no {what}{f', but {there}' if there else ''}; expected images with "
-                f"{FORMATS}"
-            )
-        held_out = [one for one in items if is_held_out(one.name, self.held_out)]
-        report.held_out = len(held_out)
-        if self.split == "all":
-            return items, report
-        out = {one.name for one in held_out}
-        items = held_out if self.split == "held-out" else [o for o in items if o.name not in out]
-        if not items:
-            raise ValueError(
-                f"the split {self.split!r} of {where} is empty: {len(held_out)} of "
-                f"{report.usable} images are held out, by their names; change the fraction"
-            )
-        return items, report
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Sample:
-        if index < 0:
-            raise IndexError(index)
-        draw = Stream(self.seed, index)
-        passed_over: list[str] = []
-        number = index % len(self.items)
-        for _ in range(_TRIES):
-            item = self.items[number]
-            try:
-                image = open_image(self.root / item.name, size=self.size)
-            except ValueError as error:
-                passed_over.append(str(error))
-                number = draw.below(len(self.items))
-                continue
-            generator = torch.Generator().manual_seed(draw.state)
-            image = square(image, self.size, self.crop, generator)
-            sample: Sample = {"image": to_bytes(image), "caption": draw.pick(item.captions)}
-            if passed_over:
-                sample["unreadable"] = passed_over
-            return sample
-        raise ValueError(
-            f"{_TRIES} images in a row cannot be decoded, the last because {passed_over[-1]}; "
-            f"is {self.root} still there?"
-        )
-
-    def caption(self, index: int) -> str:
-        """The caption of a sample whose image can be read, without reading it."""
-        return Stream(self.seed, index).pick(self.items[index % len(self.items)].captions)
-
-    def captions(self) -> Iterator[str]:
-        """Every caption of every image."""
-        return (caption for item in self.items for caption in item.captions)
-
-    def check(self, decode: bool = False) -> Report:
-        """The report on the whole folder; `decode` also decodes every usable image, in threads.
-
-        What only decoding finds is reported, but keeps its index: it is replaced when it is read.
-        """
-        report = replace(
-            self.report,
-            problems={kind: list(names) for kind, names in self.report.problems.items()},
-            notes={kind: list(names) for kind, names in self.report.notes.items()},
-        )
-        if decode:
-            with ThreadPoolExecutor() as pool:
-                for error in filter(None, pool.map(self._decode_error, self.items)):
-                    report.problem(UNREADABLE, error)
-                    report.usable -= 1
-        return report
-
-    def _decode_error(self, item: Captioned) -> str | None:
-        try:
-            open_image(self.root / item.name, size=self.size)
-        except ValueError as error:
-            return str(error)
-        return None
-
-    def fingerprint(self) -> str:
-        """Of the names, captions and settings, not of the pixels."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"folder {self.size} {self.seed} {self.crop}\n".encode())
-        for item in self.items:
-            digest.update("\t".join((item.name, *item.captions, "\n")).encode("utf-8", "replace"))
-        return digest.hexdigest()
+    def read(self, positions: Iterator[int]) -> Iterator[Sample]:
+        """The samples at ascending positions, of which there is always a next one. A sample follows
+        from its position and the stream's seed alone, whatever was read before it."""
+        ...
 
 
-class WorldSource:
-    """The built-in world: scene i is sample i, `ENDLESS` of them, each seen once.
+def read(data: Source | Stream, positions: Iterable[int]) -> Iterator[Sample]:
+    """The samples at these positions, which a stream needs ascending."""
+    if not isinstance(data, Stream):
+        return (data[position] for position in positions)
+    asked, given = tee(positions)
+    samples = data.read(chain(given, count(ENDLESS)))
+    return (sample for _, sample in zip(asked, samples, strict=False))
 
-    ValueError if the configuration needs a font that is not there.
-    """
 
-    endless = True
+def length(data: Source | Stream) -> int:
+    """How many samples there are before they come again; `ENDLESS` of a stream."""
+    return ENDLESS if isinstance(data, Stream) else len(data)
 
-    def __init__(self, config: WorldConfig) -> None:
-        from unclip.data.world.world import World  # fonts and drawing, which folders do not need
 
-        self.config = config
-        self.world = World(config)
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < ENDLESS:
-            raise IndexError(index)
-        scene = self.world.scene(index)
-        pixels = self.world.render(scene, self.config.size)  # (H, W, 3) uint8
-        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-        return {"image": image, "caption": scene.caption}
-
-    def caption(self, index: int) -> str:
-        """The scene's caption, without drawing it."""
-        return self.world.scene(index).caption
-
-    def captions(self) -> Iterator[str]:
-        """Those of scenes 0, 1, 2, …"""
-        return map(self.caption, range(ENDLESS))
-
-    def check(self, decode: bool = False) -> Report:
-        """Draws one scene, so that whatever is missing shows before training."""
-        self[0]
-        name = f"built-in world ({' and '.join(self.config.kinds)}, {self.config.split})"
-        return Report(name, images=ENDLESS, usable=ENDLESS, captions=ENDLESS)
-
-    def fingerprint(self) -> str:
-        """Of the configuration, and of the rule that contrast groups are made by."""
-        text = repr(self.config)
-        if self.config.contrast > 1:
-            text += f" groups {EDITION}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def first_captions(data: Source | Stream, most: int) -> list[str]:
+    """Of the first samples, at most `most`, without reading images."""
+    if isinstance(data, Stream):
+        return list(islice(data.captions(), most))
+    return [data.caption(index) for index in range(min(most, len(data)))]

@@ -8,9 +8,9 @@ from itertools import islice
 from typing import TypeVar
 
 from unclip.batch import Batch
-from unclip.config import to_mapping
 from unclip.data.batches import Order, batches
-from unclip.data.sources import Source, open_source
+from unclip.data.registry import open_source
+from unclip.data.sources import Source, Stream
 from unclip.stages.base import Stage
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP
@@ -45,17 +45,16 @@ class TrainingData:
         return f"  repeated: a step shows each of the {self.images:,} images {times} times"
 
 
-def open_data(data: Data, split: str = "train") -> Source:
+def open_data(data: Data, split: str = "train") -> Source | Stream:
     """The recipe's data source."""
-    if not data.is_world:
-        return open_source(data.source, size=data.size, split=split, held_out=data.held_out)
-    given = ("size", "seed", "split", *(["kinds"] if ":" in data.source else []))
-    world = {key: value for key, value in to_mapping(data.world).items() if key not in given}
-    return open_source(data.source, size=data.size, seed=data.world.seed, split=split, world=world)
+    return open_source(
+        data.source, size=data.size, split=split, held_out=data.held_out,
+        options={"emoji": data.world},
+    )  # fmt: skip
 
 
 def batches_of(
-    source: Source, recipe: Recipe[S], first: int, parallel: Parallel | None = None
+    source: Source | Stream, recipe: Recipe[S], first: int, parallel: Parallel | None = None
 ) -> Generator[Batch, None, None]:
     """Parts of the batches from part `first` on, `accumulation` of them a step: whole ones, or what
     this process has of them."""
@@ -67,7 +66,7 @@ def batches_of(
     return batches(source, order, size, first, rank, world_size, workers)
 
 
-def first_images(source: Source, recipe: Recipe[S]) -> Batch:
+def first_images(source: Source | Stream, recipe: Recipe[S]) -> Batch:
     """At most 8 captioned images for previews, alone and without workers: a whole batch can take
     long to draw."""
     size = min(8, recipe.training.batch_size // recipe.training.accumulation)
@@ -75,7 +74,7 @@ def first_images(source: Source, recipe: Recipe[S]) -> Batch:
         return dict(next(few))
 
 
-def say_what_is_cut(stage: Stage, source: Source, fresh: bool) -> None:
+def say_what_is_cut(stage: Stage, source: Source | Stream, fresh: bool) -> None:
     """Captions of which the stage reads only the beginning, the last lines of the data's report."""
     reader = stage if isinstance(stage, ClipStage) else getattr(stage, "clip", None)
     if not isinstance(reader, ClipStage | FrozenCLIP):

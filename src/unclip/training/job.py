@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 import torch
 
 from unclip.batch import on_device
+from unclip.data.captions import ENDLESS
 from unclip.data.held_out import note
+from unclip.data.registry import format_of
+from unclip.data.sources import first_captions, length
 from unclip.stages.base import Stage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.storage.folder import ModelFolder
@@ -71,7 +74,8 @@ class Job:
         folder, data = ModelFolder(self.folders.model), self.recipe.data
         with folder.publishing(learned_from=self.learned_from):
             self.stage.save(folder)
-            note(folder, self.name, None if data.is_world else data.held_out)
+            by_fraction = format_of(data.source).holds_out != "itself"
+            note(folder, self.name, data.held_out if by_fraction else None)
 
 
 def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel: Parallel) -> Job:
@@ -90,7 +94,7 @@ def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel:
         source=source,
         data=recipe.data,
         device=parallel.device,
-        captions=lambda n: [source.caption(i) for i in range(min(n, len(source)))],
+        captions=lambda n: first_captions(source, n),
         batches=lambda: (on_device(one, parallel.device) for one in batches_of(source, recipe, 0)),
         replicas=parallel,
     )
@@ -106,7 +110,7 @@ def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel:
         lambda step: batches_of(source, recipe, step * accumulation, parallel),
         first_images(source, recipe),
         " ".join(fingerprints),
-        0 if source.endless else len(source),
+        length(source) if length(source) < ENDLESS else 0,
     )
     clip = clip_of(stage)
     learned_from = clip.fingerprints() if clip else {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, TypeVar
 
 from unclip.config import Between, Checked, Count, Positive, Probability, Seed
+from unclip.data.registry import FORMATS, parse
 from unclip.data.world.scene import WorldConfig
 from unclip.device.precision import PRECISIONS
 
@@ -20,7 +21,7 @@ BatchSize = Annotated[int, Between(1, 2**20)]
 class Data(Checked):
     """Where the captioned images come from."""
 
-    source: str = "emoji"  # the built-in world, or a folder of captioned images
+    source: str = "emoji"  # the built-in world, or a folder of captioned images; data/registry.py
     size: Annotated[int, Between(8, 4096)] = 64  # pixels of a side
     workers: Annotated[int, Between(0, 256)] = 1  # processes that load and render
     # Fraction of a folder's images kept for evaluation, by their names.
@@ -29,10 +30,12 @@ class Data(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.held_out and self.is_world:
+        kind, _ = parse(self.source)
+        if self.held_out and FORMATS[kind].holds_out != "fraction":
+            what = {"itself": "a part of its own", "nothing": "nothing"}
             raise ValueError(
-                "data.held_out is for folders of images; the built-in world holds out combinations "
-                "of its own"
+                "data.held_out is for data such as a folder of images; "
+                f"{kind} data holds out {what[FORMATS[kind].holds_out]}"
             )
         known = WorldConfig()
         if (self.world.size, self.world.split) != (known.size, known.split):
@@ -40,11 +43,6 @@ class Data(Checked):
                 "data.world.size and data.world.split decide nothing here: data.size is the "
                 "images' size, and training takes the training split"
             )
-
-    @property
-    def is_world(self) -> bool:
-        """Whether the source is the built-in world, and no folder."""
-        return self.source.partition(":")[0] == "emoji"
 
 
 @dataclass(frozen=True)

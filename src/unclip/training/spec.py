@@ -10,7 +10,7 @@ import torch
 from unclip.batch import Batch
 from unclip.checks import shown
 from unclip.config import from_mapping, merge, read_toml, to_mapping
-from unclip.data.sources import Source
+from unclip.data.sources import Source, Stream
 from unclip.stages.base import Replicas, Stage
 from unclip.storage.folder import ModelFolder
 from unclip.training.recipe import Data, Optimiser, Recipe, Training
@@ -23,7 +23,7 @@ class BuildContext:
     """What a stage may look at when it is built."""
 
     folder: ModelFolder
-    source: Source
+    source: Source | Stream
     data: Data
     device: torch.device
     captions: Callable[[int], list[str]]  # the first n captions
@@ -44,7 +44,7 @@ class StageSpec(Generic[S]):
     warm_start_components: tuple[str, ...] = ()  # that it may read beside its own and CLIP's
     teacher: tuple[str, ...] = ()  # components that the whole run learns from
     # Data with more than images and captions; else `open_data`.
-    source: Callable[[Recipe[S]], Source] | None = None
+    source: Callable[[Recipe[S]], Source | Stream] | None = None
 
 
 def load_recipe(spec: StageSpec[S], recipe_file: Path | None) -> Recipe[S]:

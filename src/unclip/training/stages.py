@@ -8,7 +8,7 @@ import torch
 
 from unclip.checks import printable
 from unclip.data.degradations import DegradedSource
-from unclip.data.sources import Source
+from unclip.data.sources import Source, Stream
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
     AutoregressivePriorStage,
@@ -235,7 +235,7 @@ def _upsampler(
     )
 
 
-def _upsampler_data(recipe: Recipe[UpsamplerSettings]) -> Source:
+def _upsampler_data(recipe: Recipe[UpsamplerSettings]) -> Source | Stream:
     """The images, or with BSR their crops and degraded small images."""
     source, settings, data = open_data(recipe.data), recipe.network, recipe.data
     if settings.degradation == "blur":

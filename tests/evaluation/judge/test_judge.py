@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.batch import on_device
 from unclip.data.batches import Order, batches
 from unclip.data.world.scene import BACKGROUNDS, COLOURS, SHAPES, WorldConfig
 from unclip.data.world.world import World
@@ -104,7 +105,7 @@ def test_scenes_with_one_object_inside_another_are_not_rare() -> None:
 def test_a_few_steps_reduce_the_loss_and_repeat_exactly() -> None:
     torch.manual_seed(0)
     source = LabelledScenes.open(Data(source="emoji:shapes", world=WorldConfig(max_objects=2)))
-    batch = next(batches(source, Order.of(source), 16))
+    batch = on_device(next(batches(source, Order.of(source), 16)), torch.device("cpu"))
     stage = JudgeStage(Judge(TINY).initialise())
     optimiser = torch.optim.Adam(stage.network.parameters(), lr=1e-2)
     history = []

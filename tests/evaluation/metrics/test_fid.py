@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unclip.data.sources import open_source
+from unclip.data.registry import open_source
 from unclip.evaluation.metrics.fid import (
     evaluate_fid,
     fid,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unclip.data.sources import open_source
+from unclip.data.registry import open_source
 from unclip.data.world.scene import WorldConfig
 from unclip.evaluation.metrics.composition import Rate
 from unclip.evaluation.metrics.retrieval import (
@@ -101,7 +101,7 @@ def test_classification() -> None:
 
 
 def test_with_a_clip_and_the_world(clip: FrozenCLIP) -> None:
-    source = open_source("emoji:shapes", size=32, split="held-out", world=PLAIN)
+    source = open_source("emoji:shapes", size=32, split="held-out", options={"emoji": PLAIN})
     result = clip_retrieval(clip, source, n=24, pools=2)
     assert result.among == 24
     assert result.text_to_image[1].total == 48

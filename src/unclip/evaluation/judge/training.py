@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.batch import Batch
-from unclip.data.sources import Sample, WorldSource
+from unclip.data.registry import FORMATS, parse
+from unclip.data.sources import Sample
 from unclip.data.world.scene import BACKGROUNDS, COLOURS, Scene, WorldConfig
+from unclip.data.world.source import WorldSource
 from unclip.data.world.world import World
 from unclip.evaluation.judge.network import (
     COLOURS_OF,
@@ -82,13 +84,13 @@ class LabelledScenes(WorldSource):
     @classmethod
     def open(cls, data: Data) -> "LabelledScenes":
         """The recipe's scenes, of all combinations. ValueError for data without ground truth."""
-        world, _, kind = data.source.partition(":")
-        if world != "emoji":
+        kind, place = parse(data.source)
+        if not FORMATS[kind].ground_truth:
             raise ValueError(
                 "the judge learns from ground truth, which only the built-in world has; "
                 f'set data.source to "emoji:shapes", not to {data.source!r}'
             )
-        if ((kind,) if kind else data.world.kinds) != ("shapes",):
+        if ((place,) if place else data.world.kinds) != ("shapes",):
             raise ValueError(_SHAPES_ONLY)  # before emoji are looked for, which need a font
         # All combinations: a judge that has learned that some do not exist sees other shapes in
         # their place, and would mark down the very images that generalise.

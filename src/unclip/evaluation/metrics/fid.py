@@ -11,12 +11,13 @@ Shapes: N images, D embedding width, H × W pixels.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from unclip.data.sources import Source
+from unclip.data.sources import Source, Stream, first_captions, length, read
 from unclip.evaluation.metrics.composition import Generate
 from unclip.networks.pca import Moments
 from unclip.pixels import to_signed
@@ -96,7 +97,7 @@ def fid(clip: FrozenCLIP, images: Iterable[Tensor], others: Iterable[Tensor]) ->
 def evaluate_fid(
     clip: FrozenCLIP,
     generate: Generate,
-    source: Source,
+    source: Source | Stream,
     n: int = 1000,
     batch: int = _BATCH,
     seed: int = 0,
@@ -116,24 +117,24 @@ def evaluate_fid(
         raise ValueError(
             f"n is {n} and batch is {batch}; take 2 images or more, in batches of 1 or more"
         )
-    if len(source) < 2 * n:
+    if length(source) < 2 * n:
         raise ValueError(
             f"{n} generated images are compared with the real ones of as many other captions, but "
-            f"the data has only {len(source)}: ask for {len(source) // 2} or fewer"
+            f"the data has only {length(source)}: ask for {length(source) // 2} or fewer"
         )
 
     def real(first: int, last: int) -> Moments:
         return image_moments(clip, real_images(source, range(first, last), batch))
 
     starts = range(0, n, batch)
-    captions = [source.caption(i) for i in range(n)]
+    captions = first_captions(source, n)
     made = image_moments(clip, (generate(captions[i : i + batch], seed + i) for i in starts))
     others = real(n, 2 * n)
     return Fid(n, frechet_distance(made, others), frechet_distance(real(0, n), others))
 
 
-def real_images(source: Source, indices: range, batch: int = _BATCH) -> Iterator[Tensor]:
+def real_images(source: Source | Stream, indices: range, batch: int = _BATCH) -> Iterator[Tensor]:
     """Batches (N, 3, H, W) in [-1, 1] of a source's images."""
-    for start in range(0, len(indices), batch):
-        part = [source[i]["image"] for i in indices[start : start + batch]]
+    samples = read(source, indices)
+    while part := [sample["image"] for sample in islice(samples, batch)]:
         yield to_signed(torch.stack(part))

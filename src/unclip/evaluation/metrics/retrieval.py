@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.data.sources import Source
+from unclip.data.sources import Source, Stream, length, read
 from unclip.data.world.scene import COLOURS, SHAPES, Scene, WorldConfig
 from unclip.evaluation.metrics.composition import Rate, held_out
 from unclip.pixels import to_signed
@@ -174,7 +174,7 @@ def embed_images(clip: FrozenCLIP, images: Sequence[Tensor]) -> Tensor:
 
 
 def clip_retrieval(
-    clip: FrozenCLIP, source: Source, n: int = 256, pools: int = 4, ks: Sequence[int] = KS
+    clip: FrozenCLIP, source: Source | Stream, n: int = 256, pools: int = 4, ks: Sequence[int] = KS
 ) -> Retrieval:
     """Retrieval among `n` pairs of a (held-out) source, over `pools` disjoint sets of them.
 
@@ -185,11 +185,11 @@ def clip_retrieval(
     """
     if n < 2 or pools < 1:
         raise ValueError(f"n is {n} and pools is {pools}; take at least 2 pairs and 1 pool")
-    if len(source) < n * pools:
+    if length(source) < n * pools:
         raise ValueError(
-            f"{pools} × {n} pairs were asked for, but there are only {len(source)}; ask for less"
+            f"{pools} × {n} pairs were asked for, but there are only {length(source)}; ask for less"
         )
-    samples = [source[i] for i in range(n * pools)]
+    samples = list(read(source, range(n * pools)))
     captions = [sample["caption"] for sample in samples]
     z_t = embed_captions(clip, captions)
     z_i = embed_images(clip, [sample["image"] for sample in samples])

@@ -107,23 +107,31 @@ def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
     """At most `samples` embeddings (M, D): of the built-in world, of a folder, or from a file."""
     import torch
 
-    from unclip.data.sources import open_source
+    from unclip.checks import printable
+    from unclip.data.registry import FOLDER, open_source, parse
+    from unclip.data.sources import length, read
     from unclip.data.transforms import from_bytes, open_image
     from unclip.outputs.latents import read_embeddings
 
     if samples < 2:
         raise ValueError(f"{samples} samples were asked for; components need at least 2")
-    if data.partition(":")[0] == "emoji":
-        world = open_source(data, size=pipe.sizes[-1])
+    kind, place = parse(data)
+    if kind != FOLDER:
+        source = open_source(data, size=pipe.sizes[-1])
+        count = min(samples, length(source))
+        drawn = read(source, range(count))
 
-        def scene(index: int) -> "Image.Image":
-            return from_bytes(world[index]["image"])
+        def pixels(_: int) -> "Image.Image":
+            sample = next(drawn, None)
+            if sample is None:  # an error has ended it
+                raise ValueError(f"{printable(data)} gives no more images")
+            return from_bytes(sample["image"])
 
-        _, rows = _embedded(pipe, range(samples), scene)
-    elif Path(data).is_dir():
-        _, rows = _embedded(pipe, images_in(Path(data))[:samples], open_image)
+        _, rows = _embedded(pipe, range(count), pixels)
+    elif Path(place).is_dir():  # without captions, too
+        _, rows = _embedded(pipe, images_in(Path(place))[:samples], open_image)
     else:
-        return read_embeddings(Path(data), pipe.clip.width, pipe.clip.print)[:samples]
+        return read_embeddings(Path(place), pipe.clip.width, pipe.clip.print)[:samples]
     return torch.cat(rows).cpu()
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from unclip.interfaces.cli.streams import progress_bar
 from unclip.pipeline.settings import INPAINTING, STAGES
 
 if TYPE_CHECKING:
-    from unclip.data.sources import Source
+    from unclip.data.sources import Source, Stream
     from unclip.evaluation.judge.network import Judge
     from unclip.evaluation.metrics.composition import Composition, Generate
     from unclip.pipeline.pipeline import Pipeline
@@ -152,6 +152,8 @@ def run(arguments: Sequence[str]) -> int:
 def run_clip(arguments: Sequence[str]) -> int:
     options = parse(EvaluateClip, "evaluate clip", arguments)
     _check_output(options.output)
+    from unclip.data.sources import length
+    from unclip.data.world.source import WorldSource
     from unclip.device.precision import device_named
     from unclip.evaluation.metrics.retrieval import (
         clip_retrieval,
@@ -167,11 +169,10 @@ def run_clip(arguments: Sequence[str]) -> int:
         raise ValueError(f"{folder.path} has no image_encoder, so there is nothing to retrieve")
     size = options.size or _native_size(folder, clip.image_encoder.config.image_size)
     source, split = _source(options, size, folder, "clip")
-    world = replace(options.world, size=max(32, size), split="held-out")
-    n = min(options.n, len(source))
+    n = min(options.n, length(source))
     if n < options.n:
         print(f"{n} pairs are all there are: each is held against these, not {options.n}")
-    pools = max(1, min(PAIRS, len(source) // max(1, n)))
+    pools = max(1, min(PAIRS, length(source) // max(1, n)))
     found = clip_retrieval(clip, source, n, pools)
     report = {**_origin(options), "split": split, "size": size, "retrieval": found.to_dict()}
     rows = [("task", "right")]
@@ -180,14 +181,14 @@ def run_clip(arguments: Sequence[str]) -> int:
         ("image → text", found.image_to_text),
     ):
         rows += [(f"{name}, among {found.among}, first {k}", str(r)) for k, r in rates.items()]
-    if options.data == "emoji:shapes":
-        classes = world_zero_shot(clip, world)
+    if isinstance(source, WorldSource) and source.config.kinds == ("shapes",):
+        classes = world_zero_shot(clip, source.config)
         report["zero_shot"] = {name: one.to_dict() for name, one in classes.items()}
         rows += [
             (f"zero-shot {name}, of {one.classes}", str(one.accuracy))
             for name, one in classes.items()
         ]
-        preferences = world_preferences(clip, world)
+        preferences = world_preferences(clip, source.config)
         report["preferences"] = {name: rate.to_dict() for name, rate in preferences.items()}
         rows += [
             (f"true caption, not with {wrong}", str(preferences[name]))
@@ -265,7 +266,7 @@ def _folder(
 
 def _source(
     options: EvaluateClip | EvaluateFid, size: int, model: "ModelFolder", *stages: str
-) -> "tuple[Source, str]":
+) -> "tuple[Source | Stream, str]":
     """Held-out scenes of the built-in world (of 32 pixels or more), or a folder's images, at `size`
     pixels; and their split.
 
@@ -275,31 +276,39 @@ def _source(
     Raises:
         ValueError: see `open_source`; or a split is wanted that training did not make.
     """
+    from unclip.data.captions import ENDLESS
     from unclip.data.held_out import fraction_of
-    from unclip.data.sources import open_source
+    from unclip.data.registry import format_of, open_source
+    from unclip.data.sources import length
 
-    data, world = options.data, options.world
-    if data.split(":")[0] == "emoji":
+    data = options.data
+    format_ = format_of(data)
+
+    def opened(split: str, fraction: float = 0.0) -> "Source | Stream":
+        more = {"emoji": options.world}
+        side = max(size, format_.smallest)
+        return open_source(data, size=side, split=split, held_out=fraction, options=more)
+
+    if format_.holds_out == "itself":
         if options.split not in (None, "held-out"):
-            raise ValueError("--split is for folders; the world is measured on held-out scenes")
-        given = ("size", "seed", "split", *(["kinds"] if ":" in data else []))
-        more = {key: value for key, value in to_mapping(world).items() if key not in given}
-        size = max(32, size)
-        source = open_source(data, size=size, seed=world.seed, split="held-out", world=more)
-        return source, "held-out"
-    fraction = fraction_of(model, *stages)
+            raise ValueError(
+                "--split is for folders; this data is measured on what it holds out itself"
+            )
+        return opened("held-out"), "held-out"
+    fraction = fraction_of(model, *stages) if format_.holds_out == "fraction" else 0.0
     split = options.split or ("held-out" if fraction else "all")
     if split != "all" and not fraction:
         raise ValueError(
             f"the model {model.path} notes no images that its training held out (data.held_out), "
             f"so there is no split {split!r}; leave --split out, to measure all"
         )
-    source = open_source(data, size=size, split=split, held_out=fraction)
+    source = opened(split, fraction)
     if split == "held-out":
         said = f"the {100 * fraction:g} % that the model's training on this folder held out"
     else:
         said = "the model may have been trained on them"
-    print(f"{len(source):,} images of {printable(data)}: {said}", file=sys.stderr)
+    known = f"{length(source):,} " if length(source) < ENDLESS else ""
+    print(f"{known}images of {printable(data)}: {said}", file=sys.stderr)
     return source, split
 
 

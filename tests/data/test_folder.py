@@ -1,4 +1,4 @@
-"""Folders of captioned images and the built-in world as sources; every kind of broken folder."""
+"""Folders of captioned images as sources; every kind of broken folder."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from unclip.data import captions
-from unclip.data.sources import ENDLESS, FolderSource, WorldSource, open_source
+from unclip.data.folder import FolderSource
 
 
 def put(path: Path, width: int = 40, height: int = 32, seed: int = 0) -> Path:
@@ -425,57 +425,6 @@ def test_held_out_images_stay_held_out(tmp_path: Path) -> None:
         FolderSource(tmp_path, 16, split="held-out", held_out=1e-9)
 
 
-def test_open_source_knows_the_world_and_folders(tmp_path: Path) -> None:
-    world = open_source("emoji:shapes", size=32, seed=3, world={"max_objects": 1})
-    assert isinstance(world, WorldSource)
-    assert world.config.max_objects == 1
-    assert world.endless
-    held_out = open_source("emoji:shapes", size=32, split="held-out")
-    assert isinstance(held_out, WorldSource)
-    assert held_out.config.split == "held-out"
-    opened = open_source(str(folder(tmp_path / "data")), size=16)
-    assert isinstance(opened, FolderSource)
-    assert opened.crop == "random"
-    validation = open_source(str(tmp_path / "data"), size=16, split="all")
-    assert isinstance(validation, FolderSource)
-    assert validation.crop == "centre"
-
-
-@pytest.mark.parametrize(
-    ("spec", "options", "reason"),
-    [
-        ("emoji:cats", {}, "choose emoji, emoji:shapes"),
-        ("emoji:shapes", {"split": "test"}, "choose one of train"),
-        ("emoji:shapes", {"world": {"max_object": 1}}, "max_objects"),
-        ("emoji:shapes", {"world": {"max_objects": 99}}, "max_objects"),
-        ("emoji:shapes", {"size": 5}, "size"),
-        ("https://example.org/data.tar", {}, "is an address"),
-        ("nowhere", {"world": {"language": "de"}}, "belong to emoji data"),
-        ("nowhere", {}, "does not exist"),
-        (".", {"size": 0}, "1 to 4096"),
-    ],
-)
-def test_open_source_refuses(spec: str, options: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        open_source(spec, **{"size": 32, **options})
-
-
-def test_world_source_is_the_world() -> None:
-    source = open_source("emoji:shapes", size=32, seed=3)
-    assert isinstance(source, WorldSource)
-    assert len(source) == ENDLESS
-    sample = source[17]
-    scene = source.world.scene(17)
-    assert sample["caption"] == scene.caption
-    pixels = torch.from_numpy(source.world.render(scene)).permute(2, 0, 1)
-    assert torch.equal(sample["image"], pixels)
-    assert sample["image"].is_contiguous()
-    assert "without end" in str(source.check())
-    assert source.fingerprint() != open_source("emoji:shapes", size=32, seed=4).fingerprint()
-    with pytest.raises(IndexError):
-        source[-1]
-
-
 def test_opening_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a folder reads headers only: no pixel is decoded."""
     folder(tmp_path, 3)
@@ -486,8 +435,6 @@ def test_opening_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_captions_can_be_had_without_images(tmp_path: Path) -> None:
-    world = open_source("emoji:shapes", size=32)
-    assert [world.caption(i) for i in range(5)] == [world[i]["caption"] for i in range(5)]
     for number in range(3):
         Image.new("RGB", (20, 20)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(f"one {number}\ntwo {number}\nthree {number}")

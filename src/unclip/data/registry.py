@@ -1,0 +1,142 @@
+"""The kinds of data: a name on the command line → what opens it. A new format is a file and a row.
+
+A name is "KIND:PLACE", a KIND that needs no place, or the path of a folder. Nothing but this file
+takes such a name apart.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from unclip.checks import shown
+from unclip.config import to_mapping
+from unclip.data.world.scene import SPLITS
+
+if TYPE_CHECKING:
+    from unclip.data.sources import Source, Stream
+
+FOLDER: Final = "folder"  # the kind of a name that says none
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a format.
+
+    Args:
+        place: what follows the kind's colon; "" where nothing does.
+        size: side of the square images, pixels.
+        seed: of everything that is drawn; None leaves it to the options, or is 0.
+        split: "train", "held-out" or "all".
+        held_out: fraction of the images that "train" leaves out.
+        options: the format's own, by name.
+    """
+
+    place: str
+    size: int
+    seed: int | None
+    split: str
+    held_out: float
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of data, and what can be known of it before it is opened.
+
+    Args:
+        open: the source or stream that is asked for; ValueError for what cannot be opened.
+        names: how it is named, for a user who named something else.
+        holds_out: what it keeps from training: a "fraction" that is asked for (data.held_out), a
+            part that it chooses "itself", or "nothing".
+        alone: whether the kind is a name without a place.
+        ground_truth: whether it knows what its images show, as `WorldSource` does.
+        smallest: smallest side of its images, pixels.
+    """
+
+    open: "Callable[[Request], Source | Stream]"
+    names: str
+    holds_out: Literal["fraction", "itself", "nothing"] = "nothing"
+    alone: bool = False
+    ground_truth: bool = False
+    smallest: int = 1
+
+
+def _of(module: str) -> "Callable[[Request], Source | Stream]":
+    """The module's `open_format`; it is imported when it is used, as drawing and decoding need
+    more than a list of flags does."""
+
+    def open_format(request: Request) -> "Source | Stream":
+        source: Source | Stream = import_module(module).open_format(request)
+        return source
+
+    return open_format
+
+
+FORMATS: dict[str, Format] = {
+    FOLDER: Format(
+        _of("unclip.data.folder"), "the path of a folder of captioned images", "fraction"
+    ),
+    "emoji": Format(
+        _of("unclip.data.world.source"),
+        "emoji, emoji:shapes or emoji:emoji (the built-in world)",
+        "itself",
+        alone=True,
+        ground_truth=True,
+        smallest=32,
+    ),
+}
+
+
+def parse(name: str) -> tuple[str, str]:
+    """A name's kind and place. What names no kind is a folder's path, "C:\\photos" too; nothing is
+    looked for on the disk, and "./emoji" is a folder of that name."""
+    kind, colon, place = name.partition(":")
+    if kind in FORMATS and (colon or FORMATS[kind].alone):
+        return kind, place
+    return FOLDER, name
+
+
+def format_of(name: str) -> Format:
+    """What is known of the data of this name."""
+    return FORMATS[parse(name)[0]]
+
+
+def open_source(
+    name: str,
+    *,
+    size: int,
+    seed: int | None = None,
+    split: str = "train",
+    held_out: float = 0.0,
+    options: Mapping[str, Any] | None = None,
+) -> "Source | Stream":
+    """Open data by its name.
+
+    Args:
+        name: see the top of this file.
+        size, seed, split, held_out: see `Request`.
+        options: kind → its options, as a mapping or a dataclass; other kinds' are left alone.
+
+    Raises:
+        ValueError: unknown names and options, and what the format says.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+    kind, place = parse(name)
+    if kind == FOLDER:
+        _check_path(place)
+    given = (options or {}).get(kind, {})
+    given = given if isinstance(given, Mapping) else to_mapping(given)
+    return FORMATS[kind].open(Request(place, size, seed, split, held_out, given))
+
+
+def _check_path(name: str) -> None:
+    """Names that are none of a folder, and were hardly meant as one."""
+    if "://" in name:
+        raise ValueError(f"{name!r} is an address; download the data and give the folder")
+    kind, colon, _ = name.partition(":")
+    if colon and len(kind) > 1 and kind.isidentifier() and not Path(name).exists():
+        known = "; ".join(one.names for one in FORMATS.values())
+        raise ValueError(f"there is no data of the kind {shown(kind)}; known: {known}")
