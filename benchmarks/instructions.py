@@ -14,11 +14,11 @@ import torch
 from common import RESULTS, ROOT, machine, record
 from unclip.device.precision import fastest_dtype, name_of
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.recipe import Optimiser
 from unclip.storage.folder import ModelFolder, bundled
 from unclip.training.muon import Muon
 from unclip.training.optimiser import build
 from unclip.training.parallel import Alone
-from unclip.training.recipe import Optimiser
 
 
 def muon_seconds(dtype: torch.dtype, repeats: int = 5) -> float:

@@ -26,11 +26,11 @@ from unclip.interfaces.cli.commands.evaluate import WORLD, generator
 from unclip.pipeline.loading import LoadedModel
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.requests import noise_for
-from unclip.pipeline.settings import PRIORS, Settings
+from unclip.pipeline.settings import Settings
 from unclip.pixels import to_signed
+from unclip.stages.catalogue import STAGES
+from unclip.stages.spec import load_recipe
 from unclip.storage.folder import ModelFolder, bundled
-from unclip.training.spec import load_recipe
-from unclip.training.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
 RECIPES = [str(ROOT / "recipes" / f"bundled-{name}.toml") for name in ("prior", "ar-prior")]
@@ -109,14 +109,10 @@ def main() -> None:
     head = ["prior", "parameters", "training, PFLOP", "sampling, GFLOP", "cosine to z_i",
             "cosine, centred", *SHOWN]  # fmt: skip
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    stages = {
-        "diffusion": ("prior", trained.prior),
-        "autoregressive": ("ar-prior", trained.autoregressive_prior),
-    }
-    for kind, file in zip(PRIORS, options.recipes, strict=True):
-        name, stage = stages[kind]
+    names = ("prior", "ar-prior")
+    for stage, name, file in zip(trained.priors, names, options.recipes, strict=True):
         recipe = load_recipe(STAGES[name], Path(file))
-        print(f"| {' | '.join(row(pipe, kind, stage, recipe, batch, judge))} |", flush=True)
+        print(f"| {' | '.join(row(pipe, stage.KIND, stage, recipe, batch, judge))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from bench_world import measure
 from common import RESULTS, ROOT, matrix_peak, record
 from unclip.data.world.scene import WorldConfig
 from unclip.device.precision import device_named, name_of
+from unclip.stages.catalogue import STAGES
+from unclip.stages.spec import load_recipe
 from unclip.storage.folder import bundled
 from unclip.training.job import Folders
-from unclip.training.spec import load_recipe
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 PROMPT = "a red circle above a blue square"

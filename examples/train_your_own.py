@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 from unclip import Pipeline
+from unclip.stages.catalogue import STAGES
+from unclip.stages.spec import parse_recipe
 from unclip.training.job import Folders
-from unclip.training.spec import parse_recipe
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 NETWORKS = {  # every field that is left out has the stage's default

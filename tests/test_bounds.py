@@ -26,9 +26,9 @@ from unclip.networks.decoder import TextProjectionConfig
 from unclip.networks.diffusion_prior import DiffusionPriorConfig
 from unclip.networks.preprocessing import ImageProcessorConfig
 from unclip.networks.unet_config import UNetConfig
+from unclip.stages.catalogue import STAGES
+from unclip.stages.recipe import Data, Optimiser, Training
 from unclip.storage.folder import bundled
-from unclip.training.recipe import Data, Optimiser, Training
-from unclip.training.stages import STAGES
 
 
 def configurations() -> list[type[Checked]]:

@@ -19,15 +19,15 @@ from unclip.stages.autoregressive_prior import (
     AutoregressivePriorStage,
 )
 from unclip.stages.base import Stage
+from unclip.stages.catalogue import STAGES
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderSettings, DecoderStage
 from unclip.stages.diffusion_prior import PriorSettings, PriorStage
+from unclip.stages.recipe import Recipe
+from unclip.stages.spec import parse_recipe
 from unclip.stages.upsampler import UpsamplerSettings, UpsamplerStage
 from unclip.storage.folder import ModelFolder
-from unclip.training.recipe import Recipe
-from unclip.training.spec import parse_recipe
-from unclip.training.stages import STAGES
 
 _WORLD = {"max_objects": 1, "textures": ["plain"], "styles": ["plain"]}
 _NETWORKS: dict[str, dict[str, Any]] = {

@@ -10,10 +10,10 @@ from tests.tiny import tiny_recipe
 from unclip.data.folder import FolderSource
 from unclip.data.held_out import NOTE, fraction_of, is_held_out, note
 from unclip.interfaces.cli import main
+from unclip.stages.catalogue import STAGES
+from unclip.stages.recipe import open_data
 from unclip.storage.folder import ModelFolder
-from unclip.training.data import open_data
 from unclip.training.job import Folders
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 

@@ -23,8 +23,8 @@ from unclip.data.world.source import WorldSource
 from unclip.interfaces.cli import main
 from unclip.interfaces.cli.commands.embed import embeddings_of
 from unclip.pipeline.pipeline import Pipeline
+from unclip.stages.catalogue import STAGES
 from unclip.training.job import Folders
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 

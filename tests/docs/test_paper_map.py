@@ -26,7 +26,7 @@ def test_a_row_names_code_and_tests_of_it(row: list[str]) -> None:
     assert re.fullmatch(r"(`[\w/]+/test_\w+\.py`(, )?)+", tests.strip())
     for name, words in re.findall(r"`([\w/]+\.py)`(?: \(([^)]+)\))?", code):
         text = (ROOT / "src" / "unclip" / name).read_text(encoding="utf-8")
-        everywhere = text + (ROOT / "src/unclip/training/recipe.py").read_text(encoding="utf-8")
+        everywhere = text + (ROOT / "src/unclip/stages/recipe.py").read_text(encoding="utf-8")
         for word in re.findall(r"`([^`]+)`", words):
             last = re.split(r"[. ]", word.replace("optimiser.", ""))[0]
             assert last in everywhere, f"{name} has no {word}"

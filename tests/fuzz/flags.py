@@ -28,7 +28,7 @@ from unclip.interfaces import (
     world,
 )
 from unclip.interfaces.cli.commands.train import SPECS, _options
-from unclip.training.stages import STAGES
+from unclip.stages.catalogue import STAGES
 
 _IMAGES = (*QUICK, "-o", "o.png")
 _PRIOR = ("--prior-steps", "1")

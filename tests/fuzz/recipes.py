@@ -9,7 +9,7 @@ from tests.fuzz.case import Case, Good
 from tests.fuzz.hostile import TOML, document, replace, spoil_bytes
 from tests.tiny import tiny_recipe
 from unclip.config import dump_toml, to_mapping
-from unclip.training.stages import STAGES
+from unclip.stages.catalogue import STAGES
 
 _ONE_STEP = ("--training.steps", "1", "--training.batch-size", "2", "--training.accumulation", "1")
 

@@ -29,10 +29,10 @@ from tests.tiny import tiny_recipe
 from unclip.files import read_facts, read_safetensors
 from unclip.interfaces.cli import main as unclip
 from unclip.pipeline.pipeline import Pipeline
+from unclip.stages.catalogue import STAGES
 from unclip.storage.folder import ModelFolder
 from unclip.training.checkpoint import checkpoints
 from unclip.training.job import Folders
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 KILLS = 3  # a trial

@@ -171,7 +171,7 @@ def test_a_wrong_value_is_one_sentence(
         Diffusion, "sample", lambda _, __, like, *rest, **more: torch.zeros_like(like)
     )
     monkeypatch.setattr(DecoderStage, "invert", lambda _, images, *rest: images)
-    parts = LoadedModel(pipe.clip, pipe.prior, pipe.decoder, pipe.upsamplers)
+    parts = LoadedModel(pipe.clip, list(pipe.priors.values()), pipe.decoder, pipe.upsamplers)
     monkeypatch.setattr(LoadedModel, "load", lambda *_: parts)
     table = of_pipelines(pipe, tiny_model) | of_others(pipe, clip, tiny_model, tmp_path)
     wrong, slow = [], []

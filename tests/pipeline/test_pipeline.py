@@ -228,7 +228,8 @@ def test_what_is_saved_over_another_model_is_what_is_opened(
     ModelFolder(path).save("judge", ("unclip", "Judge"), {"config.json": {}})
     ModelFolder(path).update_index({"_decoder": {"condition": "image"}, "_of_others": 1})
     assert Pipeline.from_pretrained(path, dtype="fp32").defaults["prior"] == "autoregressive"
-    pipe.upsamplers, pipe.autoregressive_prior = [], None
+    pipe.upsamplers = []
+    pipe.priors.pop("autoregressive")
     pipe.save_pretrained(path)
     again = Pipeline.from_pretrained(path, dtype="fp32")
     assert (again.sizes, again.autoregressive_prior) == ([16], None)

@@ -9,10 +9,10 @@ from tests.tiny import tiny_recipe
 from unclip.config import merge, read_toml, to_mapping
 from unclip.interfaces.cli.commands.train import SPECS
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.recipe import open_data
+from unclip.stages.spec import load_recipe, parse_recipe
 from unclip.storage.folder import ModelFolder
-from unclip.training.data import open_data
 from unclip.training.job import Folders
-from unclip.training.spec import load_recipe, parse_recipe
 from unclip.training.start import start
 
 FOLDER = Path(__file__).parents[2] / "recipes"

@@ -22,11 +22,11 @@ from unclip.stages.autoregressive_prior import (
     draw,
     nucleus,
 )
+from unclip.stages.catalogue import STAGES
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint
 from unclip.training.job import Folders
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 CAPTIONS = ["a red circle", "a small blue square to the left of a large green star"]

@@ -10,18 +10,18 @@ import torch
 
 from tests.tiny import tiny_recipe
 from unclip.files import read_safetensors
+from unclip.stages.catalogue import STAGES
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
+from unclip.stages.recipe import open_data
+from unclip.stages.spec import BuildContext
 from unclip.stages.upsampler import FIRST, SECOND, UpsamplerStage
 from unclip.storage.folder import ModelFolder
-from unclip.training.data import open_data
 from unclip.training.job import Folders, build_job
 from unclip.training.parallel import Alone
 from unclip.training.plan import plan
-from unclip.training.spec import BuildContext
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 STILL = {"learning_rate": 1e-12}  # weights stay where they began
@@ -68,6 +68,20 @@ def test_clip_comes_along_unless_the_model_has_its_own(origin: Path, tmp_path: P
     mine = FrozenCLIP.load(ModelFolder(model))
     assert torch.equal(mine.text(["a red circle"]).z_t, there.text(["a red circle"]).z_t)
     assert DecoderStage.load(ModelFolder(model), mine).size == 32
+
+
+@pytest.mark.parametrize("stage", ["prior", "decoder", "upsampler"])
+def test_the_loss_is_the_recipes_and_the_sizes_are_the_other_models(
+    stage: str, origin: Path, tmp_path: Path
+) -> None:
+    changed: dict[str, Any] = {"loss": {"weighting": "min_snr"}}
+    changed |= {"num_layers": 3} if stage == "prior" else {"widths": [32, 64]}
+    recipe = tiny_recipe(stage, network=changed, training={"init": str(origin)})
+    folders = Folders(tmp_path / "model", tmp_path / "run")
+    built: Any = build_job(STAGES[stage], recipe, folders, Alone(torch.device("cpu"))).stage
+    assert built.process.weights == built.settings.loss == recipe.network.loss
+    here = built.settings.num_layers if stage == "prior" else built.settings.widths
+    assert here == (1 if stage == "prior" else (16, 32))
 
 
 def test_another_size_is_refused(origin: Path, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from unclip.batch import Batch
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint
 from unclip.training.data import TrainingData
 from unclip.training.job import Folders, Job
 from unclip.training.loop import NotFiniteError, Trainer
 from unclip.training.parallel import Alone
-from unclip.training.recipe import Data, Optimiser, Recipe, Training
 from unclip.training.signals import Stopper
 
 ALONE = Alone(torch.device("cpu"))
@@ -144,8 +144,8 @@ def test_workers_end_with_the_run(tmp_path: Path) -> None:
     import multiprocessing
 
     from tests.tiny import tiny_recipe
+    from unclip.stages.catalogue import STAGES
     from unclip.training.job import Folders
-    from unclip.training.stages import STAGES
     from unclip.training.start import start
 
     recipe = tiny_recipe("clip", training={"steps": 1}, data={"workers": 1})

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from unclip.networks.clip_config import CLIPConfig
 from unclip.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
 from unclip.stages.encoders import CLIP
+from unclip.stages.recipe import Optimiser
 from unclip.training.muon import Muon, orthogonalised
 from unclip.training.optimiser import build, learning_rate
 from unclip.training.parallel import Alone
-from unclip.training.recipe import Optimiser
 
 ALONE = Alone(torch.device("cpu"))
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import scenes, tiny_recipe
+from unclip.stages.catalogue import STAGES
 from unclip.stages.clip import ClipStage
 from unclip.training import parallel
 from unclip.training.job import Folders
 from unclip.training.parallel import Alone, start_parallel
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 

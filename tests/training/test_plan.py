@@ -8,12 +8,14 @@ import pytest
 
 from tests.tiny import tiny_recipe
 from unclip.data.batches import batches
+from unclip.stages.catalogue import STAGES
 from unclip.stages.clip import ClipSettings
 from unclip.stages.encoders import CLIP
+from unclip.stages.spec import parse_recipe
 from unclip.training import data
+from unclip.training import plan as plans
 from unclip.training.job import Folders
 from unclip.training.plan import plan
-from unclip.training.stages import STAGES
 
 
 def numbers(text: str, row: str) -> list[float]:
@@ -60,3 +62,15 @@ def test_clip(tmp_path: Path) -> None:
     assert state == same == round(4 * 5 * parameters / 2**20)
     assert more == pytest.approx(4 * kept, rel=0.1)  # weights are not counted with the images
     assert not list(tmp_path.iterdir())  # nothing was written
+
+
+def test_a_large_network_is_counted_without_being_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "build_job", lambda *_: pytest.fail("it was built"))
+    recipe = parse_recipe(STAGES["decoder"], {"network": {"size": "paper"}}, "test")
+    folders = Folders(tmp_path / "model", tmp_path / "run")  # without a CLIP: the paper's
+    text = plan(STAGES["decoder"], recipe, folders, "cpu")
+    assert numbers(text, "trained parameters") == [3_567_007_238]
+    assert numbers(text, "memory, about")[0] == round(20 * 3_567_007_238 / 2**20)
+    assert not list(tmp_path.iterdir())

@@ -19,21 +19,21 @@ from safetensors.torch import load_file, save_file
 from tests.machines import PLAIN, WITH_BF16
 from tests.tiny import tiny_recipe
 from unclip.config import dump_toml, to_mapping
+from unclip.stages.catalogue import STAGES
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.recipe import Recipe
 from unclip.storage.folder import ModelFolder
 from unclip.training import checkpoint, muon
 from unclip.training.job import Folders
-from unclip.training.recipe import Recipe
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 PROGRAM = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from unclip.training.stages import STAGES
+from unclip.stages.catalogue import STAGES
 from unclip.training.job import Folders
-from unclip.training.spec import load_recipe
+from unclip.stages.spec import load_recipe
 from unclip.training.start import start
 name, recipe, model, run = sys.argv[1:5]
 spec = STAGES[name]

@@ -8,12 +8,12 @@ from torch import nn
 
 from tests.tiny import tiny_recipe
 from unclip.files import read_safetensors
+from unclip.stages.catalogue import STAGES
+from unclip.stages.recipe import Optimiser
 from unclip.training import checkpoint
 from unclip.training.job import Folders
 from unclip.training.parallel import Alone
-from unclip.training.recipe import Optimiser
 from unclip.training.sam import sharpness_aware
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
 A = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 4.0]])

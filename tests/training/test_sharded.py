@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from tests.tiny import tiny_recipe
 from tests.training.test_parallel import free_port
 from unclip.files import read_safetensors
+from unclip.stages.catalogue import STAGES
 from unclip.training.job import Folders
 from unclip.training.parallel import Averaged, start_parallel
-from unclip.training.stages import STAGES
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or sys.platform != "linux", reason="needs gloo and forks"

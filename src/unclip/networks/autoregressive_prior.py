@@ -15,7 +15,7 @@ the Transformer, h heads.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,21 @@ class AutoregressivePriorConfig(NetworkConfig):
     def width(self) -> int:
         """W, the width of the Transformer."""
         return self.num_attention_heads * self.attention_head_dim
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    name: {"num_attention_heads": heads, "attention_head_dim": head, "num_layers": layers}
+    for name, (heads, head, layers) in {
+        #          heads head layers
+        "tiny":   (2,    16,  2),
+        "mini":   (4,    48,  4),
+        "small":  (6,    64,  6),
+        "medium": (12,   64,  12),
+        "large":  (16,   64,  20),
+        "paper":  (26,   64,  24),
+    }.items()
+}  # fmt: skip
+"""What `network.size` stands for; the width of embeddings is CLIP's, codes are measured."""
 
 
 @dataclass(frozen=True)

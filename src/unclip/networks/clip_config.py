@@ -121,6 +121,8 @@ _SIZES: dict[str, tuple[tuple[int, int, int, int, int], tuple[int, int, int], in
     "ViT-H/16": ((1280, 32, 16, 16, 256), (1024, 24, 16), 1024),  # the paper's
 }  # fmt: skip
 SIZES = tuple(_SIZES)
+_ALSO = {"karlo": "ViT-L/14", "paper": "ViT-H/16"}  # the CLIP of that model
+CLIP_SIZES = (*SIZES, *_ALSO)
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,13 @@ class CLIPConfig(Checked):
 
     @classmethod
     def preset(cls, size: str, vocab_size: int = 49408, context_length: int = 77) -> Self:
-        """One of `SIZES`, from tiny (tests) to the paper's ViT-H/16.
+        """One of `SIZES`, from tiny (tests) to ViT-H/16, which "paper" is too; "karlo" is ViT-L/14.
 
         With plain GELU: OpenAI's quick one takes three kernels, and a tenth of the training time.
         """
+        size = _ALSO.get(size, size)
         if size not in _SIZES:
-            raise ValueError(f"unknown CLIP size {shown(size)}{suggest(size, SIZES)}")
+            raise ValueError(f"unknown CLIP size {shown(size)}{suggest(size, CLIP_SIZES)}")
         (width, layers, heads, patch, image), (t_width, t_layers, t_heads), embed = _SIZES[size]
         return cls(
             CLIPTextConfig(

@@ -5,19 +5,22 @@ context tokens (four), E width of the time embedding, K width of the U-Net's con
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.config import Between, Width
+from unclip.networks.clip import TextEncoder
+from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.layers import NetworkConfig
 from unclip.networks.unet_config import UNetConfig, adm_config
 
 # The decoder predicts noise and variance: 3 + 3 channels. `head` is the width of an attention head;
-# attention starts at the second level. The paper's 3.5 B parameters count a text encoder of 1.2 B.
-_SIZES = {
+# attention starts at the second level.
+_COLUMNS = ("widths", "layers", "context_width", "head_width", "groups", "dropout")
+_SIZES: dict[str, tuple[int, tuple[int, ...], int, int, int, int, float]] = {
     #          size  widths                     layers context head groups dropout
     "tiny":   (16,   (16, 32),                  1,     24,     8,   8,     0.0),
     "mini":   (32,   (32, 64, 96),              1,     96,     32,  8,     0.0),
@@ -40,6 +43,18 @@ DECODERS: dict[str, UNetConfig] = {
     )
     for name, (size, widths, layers, context, head, groups, dropout) in _SIZES.items()
 }
+# The paper's 3.5 B parameters count a text Transformer of 1.2 B (table 3); Karlo reads CLIP's
+# tokens.
+_CAPTIONS = {"caption_tokens": "clip", "text_layers": 4, "text_width": 0, "text_heads": 0}
+_OWN = {"caption_tokens": "own", "text_layers": 24, "text_width": 2048, "text_heads": 32}
+SIZES: dict[str, dict[str, Any]] = {
+    name: {
+        **dict(zip(_COLUMNS, row, strict=True)),
+        **(_OWN if name == "paper" else _CAPTIONS),
+    }
+    for name, (_, *row) in _SIZES.items()
+}
+"""What `network.size` stands for, by the names of the decoder's settings."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +134,19 @@ class TextProjection(nn.Module):
     def context_mask(self, text_mask: Tensor) -> Tensor:
         """The mask of the context: (N, L) of the caption -> (N, M + L), extra tokens kept."""
         return F.pad(text_mask, (self.config.clip_extra_context_tokens, 0), value=True)
+
+
+class CaptionTransformer(TextEncoder):
+    """A text Transformer that is trained with the decoder (section 2.1): CLIP's modules, of a width
+    of its own, whose hidden states are then brought to the width D that `TextProjection` takes."""
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__(config)
+        self.hidden_projection: nn.Linear | None = None
+        if config.hidden_size != config.projection_dim:
+            self.hidden_projection = nn.Linear(config.hidden_size, config.projection_dim)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids (N, L) → what is in z_t's place (N, D), hidden states (N, L, D)."""
+        pooled, hidden = super().forward(ids, mask)
+        return pooled, hidden if self.hidden_projection is None else self.hidden_projection(hidden)

@@ -9,7 +9,7 @@ Attribute names are the keys of the published layout's `PriorTransformer`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -69,13 +69,21 @@ PRIORS: dict[str, DiffusionPriorConfig] = {
         #          heads head layers CLIP  tokens
         "tiny":   (2,    16,  2,     64,   77),
         "mini":   (4,    48,  4,     128,  77),
-        "small":  (8,    64,  6,     256,  77),
+        "small":  (6,    64,  6,     256,  77),
         "medium": (12,   64,  12,    512,  77),
         "large":  (16,   64,  20,    768,  77),
         "karlo":  (32,   64,  20,    768,  77),
         "paper":  (32,   64,  24,    1024, 256),
     }.items()
 }  # fmt: skip
+SIZES: dict[str, dict[str, Any]] = {
+    name: {
+        key: getattr(config, key)
+        for key in ("num_attention_heads", "attention_head_dim", "num_layers")
+    }
+    for name, config in PRIORS.items()
+}
+"""What `network.size` stands for: the widths of embeddings and captions are CLIP's."""
 
 
 class Attention(nn.Module):

@@ -15,10 +15,11 @@ from unclip.device.precision import device_named, dtype_named, fastest_dtype
 from unclip.networks.diffusion_prior import DiffusionPrior
 from unclip.networks.unet import UNet
 from unclip.pipeline.settings import model_says
-from unclip.stages.autoregressive_prior import COMPONENT, AutoregressivePriorStage
+from unclip.stages.autoregressive_prior import COMPONENT
+from unclip.stages.catalogue import priors as known_priors
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, TEXT_ENCODER, DecoderSettings, DecoderStage
-from unclip.stages.diffusion_prior import PriorStage
+from unclip.stages.prior import Prior
 from unclip.stages.upsampler import FIRST, SCHEDULERS, SECOND, UpsamplerStage
 from unclip.storage.belonging import check_belonging
 from unclip.storage.folder import ModelFolder, bundled
@@ -65,10 +66,9 @@ class LoadedModel:
     """The stages of a model; without a prior it makes variations of images only."""
 
     clip: FrozenCLIP
-    prior: PriorStage | None
+    priors: list[Prior]
     decoder: DecoderStage
     upsamplers: list[UpsamplerStage]
-    autoregressive_prior: AutoregressivePriorStage | None = None
 
     @classmethod
     def load(cls, model: ModelFolder, dtype: torch.dtype, device: torch.device) -> Self:
@@ -87,11 +87,8 @@ class LoadedModel:
         kind = check_index(model)
         check_belonging(model.index(), model.path)
         clip = FrozenCLIP.load(model, dtype).to(device)
-        draws = kind == TEXT_TO_IMAGE
-        prior = PriorStage.load(model, clip, dtype) if draws and model.has("prior") else None
-        codes = None
-        if draws and model.has(COMPONENT):
-            codes = AutoregressivePriorStage.load(model, clip, dtype)
+        known = known_priors().values() if kind == TEXT_TO_IMAGE else []
+        priors = [one.load(model, clip, dtype) for one in known if model.has(one.COMPONENTS[0])]
         decoder = DecoderStage.load(model, clip, dtype)
         names = [name for name in SCHEDULERS if model.has(name)]
         upsamplers = [UpsamplerStage.load(model, name, dtype) for name in names]
@@ -101,7 +98,7 @@ class LoadedModel:
                 f"{model.path}: decoder and upsamplers make {', '.join(map(str, sizes))} pixels, "
                 "which do not grow: they are not of one model"
             )
-        loaded = cls(clip, prior, decoder, upsamplers, codes)
+        loaded = cls(clip, priors, decoder, upsamplers)
         for network in loaded.networks:
             network.requires_grad_(False).eval()
             if model.offload is None:
@@ -118,9 +115,8 @@ class LoadedModel:
 
     def pack(self) -> None:
         """Lay out the weights of the priors for their steps, which are products with few rows."""
-        for prior in (self.prior, self.autoregressive_prior):
-            if prior is not None:
-                pack(prior.network)
+        for prior in self.priors:
+            pack(prior.network)
         give_back()  # the weights as they were
 
     def compile(self) -> None:
@@ -142,7 +138,7 @@ class LoadedModel:
     @property
     def networks(self) -> list[torch.nn.Module]:
         """Priors, decoder, its student and upsamplers."""
-        priors = [stage.network for stage in (self.prior, self.autoregressive_prior) if stage]
+        priors = [stage.network for stage in self.priors]
         upsamplers = [network for stage in self.upsamplers for network in stage.networks]
         student = [self.decoder.student.network] if self.decoder.student else []
         return [*priors, self.decoder.network, *student, *upsamplers]
@@ -175,7 +171,10 @@ def load(
     else:
         loaded.pack()
     return {
-        **vars(loaded),
+        "clip": loaded.clip,
+        "prior": loaded.priors,
+        "decoder": loaded.decoder,
+        "upsamplers": loaded.upsamplers,
         "defaults": defaults,
         "name": str(folder or "bundled"),
         "revision": commit_of(path) or "",

@@ -17,7 +17,6 @@ from unclip.checks import listed, of_kind
 from unclip.device.memory import give_back
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise
-from unclip.networks.diffusion_prior import Prefix
 from unclip.outputs.latents import check_embeddings, check_noise
 from unclip.pipeline import embedding, inpainting, manipulations, requests, saving, upscaling
 from unclip.pipeline import sampling as how
@@ -28,10 +27,9 @@ from unclip.pipeline.loading import load
 from unclip.pipeline.requests import Output, Part, Request
 from unclip.pipeline.settings import Settings, published
 from unclip.pipeline.upscaling import enlarged
-from unclip.stages.autoregressive_prior import AutoregressivePriorStage
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
-from unclip.stages.diffusion_prior import PriorStage
+from unclip.stages.prior import Prior
 from unclip.stages.upsampler import UpsamplerStage
 
 
@@ -39,9 +37,10 @@ class Pipeline:
     """Prior, decoder and upsamplers of one model folder.
 
     Args:
-        clip, prior, decoder, upsamplers: the stages; upsamplers from small to large. Without any
-            prior the model makes variations of images only, unless its decoder needs none.
-        autoregressive_prior: the other kind of prior, beside or instead of the diffusion prior.
+        clip, prior, decoder, upsamplers: the stages; upsamplers from small to large. There can be
+            a list of priors, each of another kind: the first is taken where nobody says. Without
+            any, the model makes variations of images only, unless its decoder needs none.
+        autoregressive_prior: one more prior.
         defaults: guidance scales and sampler that suit this model, by argument name.
         name: how the model is called in the notes of images.
         revision: its commit on the Hub; empty for a folder of one's own.
@@ -52,43 +51,38 @@ class Pipeline:
     def __init__(
         self,
         clip: FrozenCLIP,
-        prior: PriorStage | None,
+        prior: Prior | Sequence[Prior] | None,
         decoder: DecoderStage,
         upsamplers: Sequence[UpsamplerStage] = (),
         *,
-        autoregressive_prior: AutoregressivePriorStage | None = None,
+        autoregressive_prior: Prior | None = None,
         defaults: dict[str, Any] | None = None,
         name: str = "",
         revision: str = "",
         fingerprint: str = "",
     ) -> None:
         upsamplers = listed(upsamplers)
+        priors = [*listed([] if prior is None else prior)]
+        priors += [] if autoregressive_prior is None else [autoregressive_prior]
         kinds: list[tuple[Any, Any, str, str]] = [
             (clip, FrozenCLIP, "clip", "a FrozenCLIP"),
-            (prior, PriorStage | None, "prior", "a PriorStage"),
+            *((one, Prior, "a prior", "a stage that draws embeddings") for one in priors),
             (decoder, DecoderStage, "decoder", "a DecoderStage"),
             *((one, UpsamplerStage, "an upsampler", "an UpsamplerStage") for one in upsamplers),
-            (
-                autoregressive_prior,
-                AutoregressivePriorStage | None,
-                "autoregressive_prior",
-                "an AutoregressivePriorStage",
-            ),
             (defaults, dict | None, "defaults", "a dict"),
             (name, str, "name", "a string"),
             (fingerprint, str, "fingerprint", "a string"),
         ]
         for given in kinds:
             of_kind(*given)
-        self.autoregressive_prior = autoregressive_prior
-        self.clip, self.prior, self.decoder = clip, prior, decoder
+        self.clip, self.decoder = clip, decoder
+        self.priors: dict[str, Prior] = {one.KIND: one for one in priors}
         self.upsamplers: list[UpsamplerStage] = upsamplers
         # A model of ours says what suits it in its index.
         self.defaults: dict[str, Any] = published() | (defaults or {})
         self.name, self.revision, self.fingerprint = name, revision, fingerprint
         self._interrupt = False
         self._null: TextCondition | None = None
-        self._null_prefix: Prefix | None = None  # of `null`, in the prior: a constant too
 
     @classmethod
     def from_pretrained(
@@ -133,10 +127,13 @@ class Pipeline:
         return next(self.decoder.network.parameters()).dtype
 
     @property
-    def priors(self) -> dict[str, PriorStage | AutoregressivePriorStage]:
-        """By what requests call them, the one that is taken where nobody says first."""
-        both = {"diffusion": self.prior, "autoregressive": self.autoregressive_prior}
-        return {kind: stage for kind, stage in both.items() if stage is not None}
+    def prior(self) -> Prior | None:
+        """The diffusion prior, if it has one."""
+        return self.priors.get("diffusion")
+
+    @property
+    def autoregressive_prior(self) -> Prior | None:
+        return self.priors.get("autoregressive")
 
     @property
     def sizes(self) -> list[int]:
@@ -243,11 +240,7 @@ class Pipeline:
             return text.z_t
         prior = self.prior_for(settings)
         sampling, candidates = self.sampling("prior", settings), settings.prior_num_candidates
-        if isinstance(prior, AutoregressivePriorStage):
-            return prior.sample(text, sampling, noise, self.null, callback, candidates)
-        if self._null_prefix is None and sampling.guidance.scale != 1:
-            self._null_prefix = prior.prefix(self.null)
-        return prior.sample(text, sampling, noise, self._null_prefix, callback, candidates)
+        return prior.sample(text, sampling, noise, self.null, callback, candidates)
 
     def decode(
         self,

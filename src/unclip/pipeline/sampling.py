@@ -19,8 +19,7 @@ from unclip.pipeline.settings import (
     preset,
     resolve,
 )
-from unclip.stages.autoregressive_prior import AutoregressivePriorStage
-from unclip.stages.diffusion_prior import PriorStage
+from unclip.stages.prior import Prior
 from unclip.stages.upsampler import SECOND, UpsamplerStage
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ def sampling(pipe: "Pipeline", stage: str, settings: Settings) -> Sampling:
     """
     one_of(stage, "stage", STAGES)
     rows, model = preset(check_settings(settings).steps), pipe.defaults
-    prior = pipe.prior_for(settings) if stage == "prior" else None
-    if prior is not None:
+    if stage == "prior":
         model = of_prior(model, _kind(pipe, settings))
 
     def said(row: Row) -> dict[str, Any]:
@@ -55,8 +53,6 @@ def sampling(pipe: "Pipeline", stage: str, settings: Settings) -> Sampling:
         values["guidance_distilled"] = distilled
         resamples = 1 if pipe.decoder.settings.inpainting else RESAMPLES
         values |= resolve(INPAINTING, settings, {"resamples": resamples}, {})
-    if isinstance(prior, AutoregressivePriorStage):
-        values["steps"] = prior.steps
     return _sampling_of(values)
 
 
@@ -84,7 +80,7 @@ def _least_steps(pipe: "Pipeline", stage: str) -> int:
     return 2 if predicts_noise else 1
 
 
-def prior_for(pipe: "Pipeline", settings: Settings) -> PriorStage | AutoregressivePriorStage:
+def prior_for(pipe: "Pipeline", settings: Settings) -> Prior:
     """The prior that these settings ask for, or the model's own.
 
     Raises:
@@ -120,15 +116,12 @@ def evaluations(
     steps += sum(steps_of(pipe, stage_name(one), one.process, settings) for one in upsamplers)
     if start == "decoder" or not pipe.decoder.needs_prior:
         return steps
-    prior = pipe.prior_for(settings)
-    process = prior.process if isinstance(prior, PriorStage) else None
-    return steps + steps_of(pipe, "prior", process, settings)
+    return steps + pipe.prior_for(settings).steps_for(pipe.sampling("prior", settings))
 
 
-def steps_of(pipe: "Pipeline", stage: str, process: Diffusion | None, settings: Settings) -> int:
-    """Of a stage; `ValueError` for more than its process has, if it has one."""
-    sampling = pipe.sampling(stage, settings)
-    return sampling.steps if process is None else len(process.timesteps(sampling))
+def steps_of(pipe: "Pipeline", stage: str, process: Diffusion, settings: Settings) -> int:
+    """Of a stage by diffusion; `ValueError` for more than its process has."""
+    return len(process.timesteps(pipe.sampling(stage, settings)))
 
 
 def stage_name(upsampler: UpsamplerStage) -> str:

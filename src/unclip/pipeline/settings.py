@@ -40,12 +40,13 @@ from unclip.pipeline.knobs import (
     knobs_of,
     markdown_table,
 )
+from unclip.stages.catalogue import prior_kinds
 
 Kind = TypeVar("Kind", bound="type[Settings]")
 Row = Mapping[str, Any]
 """How one stage is sampled, by `Sampling`'s names; what is not in it, the model says."""
 _NOISY = " and ".join(name for name, row in SAMPLERS.items() if row.takes_eta)
-PRIORS = ("diffusion", "autoregressive")
+PRIORS = prior_kinds()
 GUIDANCE_KINDS = ("branches", "distilled")
 UPSAMPLING = ("super_res", "super_res_1024")
 DECODING = ("decoder", *UPSAMPLING)

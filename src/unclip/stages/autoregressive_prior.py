@@ -5,28 +5,33 @@ dot products.
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Self
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from unclip.batch import Batch
-from unclip.config import Between, Checked, Dropout, Heads, Layers, Probability, Width
+from unclip.config import Between, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.prediction import Noise, Prediction
 from unclip.diffusion.samplers import Callback, Stop
 from unclip.diffusion.sampling import Sampling
 from unclip.networks.autoregressive_prior import (
+    SIZES,
     AutoregressivePrior,
     AutoregressivePriorConfig,
     Cache,
     Prefix,
 )
+from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.pca import Buckets, Components, Moments, Spacing
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
-from unclip.stages.diffusion_prior import Measured, best_candidates
+from unclip.stages.prior import Measured, best_candidates
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training
+from unclip.stages.sizes import BY_SIZE, Sized, size_of
+from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.folder import ModelFolder
 
 COMPONENT = "autoregressive_prior"
@@ -34,12 +39,14 @@ _BUCKETED = 2**16  # embeddings that buckets are measured on; components have al
 
 
 @dataclass(frozen=True)
-class AutoregressivePriorSettings(Checked):
+class AutoregressivePriorSettings(Sized):
     """What is chosen about an autoregressive prior before it is trained."""
 
-    num_layers: Layers = 6
-    num_attention_heads: Heads = 6
-    attention_head_dim: Width = 64
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
+
+    num_layers: Layers = BY_SIZE
+    num_attention_heads: Heads = BY_SIZE
+    attention_head_dim: Width = BY_SIZE
     dropout: Dropout = 0.0
     drop_text: Probability = 0.1  # captions dropped for guidance (section 2.2)
     # Variance left out by the components kept (section 2.2).
@@ -51,6 +58,9 @@ class AutoregressivePriorSettings(Checked):
 
 class AutoregressivePriorStage:
     """Network and frozen CLIP of the autoregressive prior."""
+
+    KIND: ClassVar[str] = "autoregressive"
+    COMPONENTS: ClassVar[tuple[str, ...]] = (COMPONENT,)
 
     def __init__(
         self,
@@ -68,19 +78,9 @@ class AutoregressivePriorStage:
         components, z_i, dots = embedding_codes(
             clip, batches, settings.statistics, settings.reconstruction_error
         )
-        config = AutoregressivePriorConfig(
-            len(components.axes),
-            settings.num_attention_heads,
-            settings.attention_head_dim,
-            settings.num_layers,
-            clip.width,
-            clip.tokenizer.context_length,
-            settings.buckets,
-            dropout=settings.dropout,
-            bucket_spacing=settings.spacing,
-            explained_variance=components.explained(),
+        network = build_network(
+            settings, clip.text_encoder.config, len(components.axes), components.explained()
         )
-        network = AutoregressivePrior(config)
         network.codec.measure(components, z_i, dots, settings.spacing)
         return cls(network, clip, settings)
 
@@ -102,13 +102,13 @@ class AutoregressivePriorStage:
                 "of one model"
             )
         network = folder.load(COMPONENT, AutoregressivePrior, config, dtype)
+        sizes = {key: getattr(config, key) for key in SIZES["small"]}
         settings = AutoregressivePriorSettings(
-            config.num_layers,
-            config.num_attention_heads,
-            config.attention_head_dim,
-            config.dropout,
+            **sizes,
+            dropout=config.dropout,
             buckets=config.num_buckets,
             spacing=config.bucket_spacing,
+            size=size_of(AutoregressivePriorSettings, sizes),
         )
         return cls(network, clip, settings)
 
@@ -196,6 +196,10 @@ class AutoregressivePriorStage:
         """Evaluations of the network for a z_i: K."""
         return self.network.config.num_codes
 
+    def steps_for(self, sampling: Sampling) -> int:
+        """K, whatever is asked for."""
+        return self.steps
+
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         return None
 
@@ -211,6 +215,33 @@ class AutoregressivePriorStage:
 
     def _prefix(self, text: TextCondition, dots: Tensor) -> Prefix:
         return Prefix(text.z_t, text.hidden, text.mask, dots)
+
+
+def build_network(
+    settings: AutoregressivePriorSettings, text: CLIPTextConfig, codes: int, explained: float = 0
+) -> AutoregressivePrior:
+    """A network of `codes` codes, not yet measured, for a CLIP whose text tower this is."""
+    return AutoregressivePrior(
+        AutoregressivePriorConfig(
+            codes,
+            settings.num_attention_heads,
+            settings.attention_head_dim,
+            settings.num_layers,
+            text.projection_dim,
+            text.max_position_embeddings,
+            settings.buckets,
+            dropout=settings.dropout,
+            bucket_spacing=settings.spacing,
+            explained_variance=explained,
+        )
+    )
+
+
+def _network(
+    settings: AutoregressivePriorSettings, text: CLIPTextConfig, _: int
+) -> AutoregressivePrior:
+    """With as many codes as the paper's: 319 for embeddings of width 1024 (section 2.2)."""
+    return build_network(settings, text, max(1, round(319 / 1024 * text.projection_dim)))
 
 
 def _stops(callback: Callback, i: int, length: int, z_i: Tensor) -> bool:
@@ -278,3 +309,33 @@ def embedding_codes(
         if moments.count >= count:
             break
     return Components.of(moments).within(error), torch.cat(rows), torch.cat(dots)
+
+
+def _build(
+    settings: AutoregressivePriorSettings, context: BuildContext
+) -> AutoregressivePriorStage:
+    return AutoregressivePriorStage.build(settings, context.clip(), context.batches())
+
+
+def _warm_start(
+    settings: AutoregressivePriorSettings, context: BuildContext, origin: ModelFolder
+) -> AutoregressivePriorStage:
+    stage = AutoregressivePriorStage.load(origin, context.clip(origin), torch.float32)
+    stage.settings = replace(stage.settings, drop_text=settings.drop_text)
+    return stage
+
+
+SPEC = StageSpec(
+    "ar-prior",
+    Recipe(
+        AutoregressivePriorSettings(),
+        Data(),
+        Training(batch_size=256, steps=10_000, ema=0.999),
+        # Paper, table 3.
+        Optimiser(learning_rate=1.6e-4, weight_decay=0.04, beta2=0.91, eps=1e-10, warmup=500),
+    ),
+    AutoregressivePriorStage.COMPONENTS,
+    _build,
+    _warm_start,
+    network=_network,
+)

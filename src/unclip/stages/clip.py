@@ -17,18 +17,20 @@ from unclip.networks.clip import MAX_LOGIT_SCALE
 from unclip.networks.clip_config import CLIPConfig
 from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
 from unclip.stages.base import Replicas
-from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.stages.encoders import CLIP
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training
+from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.folder import ModelFolder
 from unclip.tokenizer import MAX_VOCABULARY, Tokenizer
-from unclip.words import vocabulary
+from unclip.words import merged, vocabulary
 
 
 @dataclass(frozen=True)
 class ClipSettings(Checked):
     """What is chosen about CLIP before it is trained."""
 
-    size: str = "small"  # a row of the table in networks/clip_config.py
+    size: str = "small"  # a row of the table beside the network, or karlo, or paper
     vocab_size: Annotated[int, Between(514, MAX_VOCABULARY)] = 1024
     context_length: Tokens = 32
     captions: Annotated[int, Between(1, 2**20)] = 20_000  # that the tokenizer is trained on
@@ -117,3 +119,36 @@ def contrastive_loss(
     loss = (F.cross_entropy(logits_i, labels) + F.cross_entropy(logits_t, labels)) / 2
     accuracy = (logits_i.argmax(dim=1) == labels).float().mean()
     return {"loss": loss, "accuracy": accuracy, "scale": scale.detach()}
+
+
+def _build(settings: ClipSettings, context: BuildContext) -> ClipStage:
+    captions, source = context.captions(settings.captions), context.source
+    words = None if source.endless else vocabulary(source.captions())
+    stage = ClipStage.build(settings, captions, words)
+    stage.replicas = context.replicas
+    return stage
+
+
+def _warm_start(settings: ClipSettings, context: BuildContext, origin: ModelFolder) -> ClipStage:
+    stage, source = ClipStage.load(origin), context.source
+    stage.replicas = context.replicas
+    if stage.tokenizer.words is not None:  # else it may know any
+        more = context.captions(settings.captions) if source.endless else source.captions()
+        stage.tokenizer.words = merged(stage.tokenizer.words, vocabulary(more))
+    return stage
+
+
+SPEC = StageSpec(
+    "clip",
+    Recipe(
+        ClipSettings(),
+        Data(),
+        Training(batch_size=256, steps=10_000, ema=0.999),
+        # CLIP, table 18 (weight decay, β2, ε); learning rate for small models.
+        Optimiser(learning_rate=1e-3, weight_decay=0.2, beta2=0.98, eps=1e-6, decay=1.0),
+    ),
+    CLIP_COMPONENTS,
+    _build,
+    _warm_start,
+    network=lambda settings, _, __: CLIP(settings.config(settings.vocab_size)),
+)

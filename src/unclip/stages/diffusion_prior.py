@@ -3,9 +3,9 @@
 Shapes: N captions, M candidates per caption, D embedding width.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Annotated, Self
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from unclip.batch import Batch
 from unclip.checks import whole_number
-from unclip.config import Between, Candidates, Checked, Dropout, Heads, Layers, Probability, Width
+from unclip.config import Candidates, Dropout, Heads, Layers, Probability, Width
 from unclip.diffusion.guidance import guide
 from unclip.diffusion.losses import LossConfig
 from unclip.diffusion.prediction import Noise
@@ -21,22 +21,26 @@ from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import DiffusionConfig
-from unclip.networks.diffusion_prior import DiffusionPrior, DiffusionPriorConfig, Prefix
+from unclip.networks.clip_config import CLIPTextConfig
+from unclip.networks.diffusion_prior import SIZES, DiffusionPrior, DiffusionPriorConfig, Prefix
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+from unclip.stages.prior import MAX_CANDIDATES, Measured, best_candidates
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training
+from unclip.stages.sizes import BY_SIZE, Sized, size_of
+from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
 
-MAX_CANDIDATES = 1024  # as `Candidates` says
-Measured = Annotated[int, Between(1, 2**22)]
-
 
 @dataclass(frozen=True)
-class PriorSettings(Checked):
+class PriorSettings(Sized):
     """What is chosen about a diffusion prior before it is trained."""
 
-    num_layers: Layers = 6
-    num_attention_heads: Heads = 6
-    attention_head_dim: Width = 64
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
+
+    num_layers: Layers = BY_SIZE
+    num_attention_heads: Heads = BY_SIZE
+    attention_head_dim: Width = BY_SIZE
     dropout: Dropout = 0.0
     drop_text: Probability = 0.1  # captions dropped for guidance (section 2.2)
     candidates: Candidates = 2  # z_i drawn per image; the one closest to z_t is kept (section 2.2)
@@ -47,6 +51,9 @@ class PriorSettings(Checked):
 class PriorStage:
     """Network, process and frozen CLIP of the diffusion prior."""
 
+    KIND: ClassVar[str] = "diffusion"
+    COMPONENTS: ClassVar[tuple[str, ...]] = ("prior", "prior_scheduler")
+
     def __init__(
         self,
         network: DiffusionPrior,
@@ -56,19 +63,12 @@ class PriorStage:
     ) -> None:
         self.network, self.clip, self.settings = network, clip, settings
         self.process = Diffusion(process, settings.loss)
+        self._null: tuple[TextCondition, Prefix] | None = None  # the last that was asked with
 
     @classmethod
     def build(cls, settings: PriorSettings, clip: FrozenCLIP, batches: Iterable[Batch]) -> Self:
         """A fresh prior that knows the statistics of the embeddings in `batches`."""
-        config = DiffusionPriorConfig(
-            settings.num_attention_heads,
-            settings.attention_head_dim,
-            settings.num_layers,
-            clip.width,
-            clip.tokenizer.context_length,
-            settings.dropout,
-        )
-        network = DiffusionPrior(config)
+        network = build_network(settings, clip.text_encoder.config)
         mean, std = embedding_statistics(clip, batches, settings.statistics)
         network.clip_mean.data.copy_(mean)
         network.clip_std.data.copy_(std)
@@ -97,12 +97,12 @@ class PriorStage:
         candidates = whole_number(
             candidates, f"{folder.path}: _prior_num_candidates", 1, MAX_CANDIDATES
         )
+        sizes = {key: getattr(config, key) for key in SIZES["small"]}
         settings = PriorSettings(
-            config.num_layers,
-            config.num_attention_heads,
-            config.attention_head_dim,
-            config.dropout,
+            **sizes,
+            dropout=config.dropout,
             candidates=candidates,
+            size=size_of(PriorSettings, sizes),
         )
         return cls(network, clip, load_scheduler(folder, "prior_scheduler"), settings)
 
@@ -130,14 +130,15 @@ class PriorStage:
         text: TextCondition,
         sampling: Sampling,
         noise: Noise,
-        null: Prefix | None = None,
+        null: TextCondition | None = None,
         callback: Callback | None = None,
         candidates: int | None = None,
     ) -> Tensor:
         """Draw z_i (N, D) for N captions, as CLIP gives them.
 
         Args:
-            null: the prefix of the empty caption; computed here if it is not given.
+            null: the empty caption; encoded here if it is not given. While it is the same object
+                from call to call, the network reads it once.
             noise: draws for N · M rows, the candidates of a caption in a row.
             candidates: M; the model's own number if left out.
 
@@ -150,8 +151,7 @@ class PriorStage:
         plan, guidance = self.process.plan(sampling), sampling.guidance
         prefixes = [self.prefix(text)]
         if plan.active:
-            null = null or self.prefix(self.clip.text([""]))
-            prefixes.append(null.expand(len(text)))
+            prefixes.append(self._null_prefix(null).expand(len(text)))
         both = self.network.continuation(prefixes, candidates, plan.timesteps)
         conditional = both[: len(text)]
 
@@ -164,6 +164,17 @@ class PriorStage:
         like = torch.empty(len(text) * candidates, width, device=text.z_t.device)
         x0 = self.process.sample(denoiser, like, sampling, noise, callback)
         return best_candidates(self.network.denormalise(x0), text.z_t)
+
+    def steps_for(self, sampling: Sampling) -> int:
+        """Steps of the process: as many as are asked for."""
+        return len(self.process.timesteps(sampling))
+
+    def _null_prefix(self, null: TextCondition | None) -> Prefix:
+        if null is None:
+            return self.prefix(self.clip.text([""]))
+        if self._null is None or self._null[0] is not null:
+            self._null = null, self.prefix(null)
+        return self._null[1]
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         return None
@@ -182,14 +193,18 @@ class PriorStage:
         folder.update_index({"_prior_num_candidates": self.settings.candidates})
 
 
-def best_candidates(z_i: Tensor, z_t: Tensor) -> Tensor:
-    """Of each caption's candidates z_i (N · M, D), the one with the highest dot product with z_t.
-
-    Section 2.2. z_t is (N, D); the result is (N, D).
-    """
-    groups = z_i.view(len(z_t), -1, z_i.shape[-1])  # (N, M, D)
-    best = torch.einsum("nmd,nd->nm", groups, z_t.to(groups)).argmax(dim=1)
-    return groups[torch.arange(len(z_t), device=z_i.device), best]
+def build_network(settings: PriorSettings, text: CLIPTextConfig) -> DiffusionPrior:
+    """A fresh network for a CLIP whose text tower this is."""
+    return DiffusionPrior(
+        DiffusionPriorConfig(
+            settings.num_attention_heads,
+            settings.attention_head_dim,
+            settings.num_layers,
+            text.projection_dim,
+            text.max_position_embeddings,
+            settings.dropout,
+        )
+    )
 
 
 def embedding_statistics(
@@ -213,3 +228,30 @@ def embedding_statistics(
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Mean cosine similarity of rows."""
     return F.cosine_similarity(a.float(), b.float(), dim=-1).mean()
+
+
+def _build(settings: PriorSettings, context: BuildContext) -> PriorStage:
+    return PriorStage.build(settings, context.clip(), context.batches())
+
+
+def _warm_start(settings: PriorSettings, context: BuildContext, origin: ModelFolder) -> PriorStage:
+    stage = PriorStage.load(origin, context.clip(origin), torch.float32)
+    stage.settings = replace(stage.settings, drop_text=settings.drop_text, loss=settings.loss)
+    stage.process = Diffusion(stage.process.config, settings.loss)
+    return stage
+
+
+SPEC = StageSpec(
+    "prior",
+    Recipe(
+        PriorSettings(),
+        Data(),
+        Training(batch_size=256, steps=10_000),
+        # Paper, table 3.
+        Optimiser(learning_rate=1.1e-4, weight_decay=0.06, beta2=0.96, eps=1e-6, warmup=500),
+    ),
+    PriorStage.COMPONENTS,
+    _build,
+    _warm_start,
+    network=lambda settings, text, _: build_network(settings, text),
+)

@@ -3,8 +3,9 @@
 Shapes: N images, h × w pixels of the small image, H × W of the large one, f = H / h.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from unclip.acceleration.tiling import tile_side, tiled
 from unclip.batch import Batch
-from unclip.config import Between, Checked, Dropout, Probability, Width, Widths
+from unclip.config import Between, Dropout, Probability, Width, Widths
+from unclip.data.degradations import DegradedSource
+from unclip.data.sources import Source, Stream
 from unclip.device.precision import full_precision
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.losses import LossConfig
@@ -21,11 +24,15 @@ from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import BetaSchedule, DiffusionConfig, PredictionType
+from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.unet import UNet, UNetConfig
 from unclip.networks.unet_config import adm_config
-from unclip.networks.upsampler import upsample_bicubic, upsampler_input
+from unclip.networks.upsampler import SIZES, SIZES_1024, upsample_bicubic, upsampler_input
 from unclip.pixels import to_signed
 from unclip.stages.base import check_channels
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training, open_data
+from unclip.stages.sizes import BY_SIZE, Sized, size_of
+from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
 
@@ -34,14 +41,17 @@ SCHEDULERS = {FIRST: "super_res_scheduler", SECOND: "super_res_1024_scheduler"}
 
 
 @dataclass(frozen=True)
-class UpsamplerSettings(Checked):
+class UpsamplerSettings(Sized):
     """What is chosen about an upsampler before it is trained."""
 
-    factor: Annotated[int, Between(2, 16)] = 4  # the paper: 64 → 256 → 1024
-    widths: Widths = (32, 64, 128, 192)
-    layers: Annotated[int, Between(1, 32)] = 1
-    groups: Width = 16
-    dropout: Dropout = 0.0
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
+
+    # The paper: 64 → 256 → 1024. None of an upsampler whose folder has nothing that it enlarges.
+    factor: Annotated[int, Between(2, 16)] | None = 4
+    widths: Widths = BY_SIZE
+    layers: Annotated[int, Between(1, 32)] = BY_SIZE
+    groups: Width = BY_SIZE
+    dropout: Dropout = BY_SIZE
     prediction_type: PredictionType = "epsilon"
     beta_schedule: BetaSchedule = "squaredcos_cap_v2"
     crop: Annotated[int, Between(1, 64)] = 4  # trained on crops of 1/crop of the side (section 2.1)
@@ -55,10 +65,27 @@ class UpsamplerSettings(Checked):
     degradation_probability: Probability = 1.0
     loss: LossConfig = field(default_factory=LossConfig)
 
+    @property
+    def times(self) -> int:
+        """`factor`; `ValueError` where it is not known."""
+        if self.factor is None:
+            raise ValueError("it is not known how much this upsampler enlarges; say network.factor")
+        return self.factor
+
     def process(self) -> DiffusionConfig:
         return DiffusionConfig(
             prediction_type=self.prediction_type, beta_schedule=self.beta_schedule
         )
+
+
+@dataclass(frozen=True)
+class SecondUpsamplerSettings(UpsamplerSettings):
+    """Those of the second upsampler, which differs as table 3 says."""
+
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES_1024
+
+    beta_schedule: BetaSchedule = "linear"
+    degradation: Literal["blur", "bsr"] = "bsr"
 
 
 class UpsamplerStage:
@@ -87,16 +114,9 @@ class UpsamplerStage:
     @classmethod
     def build(cls, settings: UpsamplerSettings, size: int, component: str = FIRST) -> Self:
         """A fresh upsampler to images of `size` pixels a side."""
-        config = adm_config(
-            size,
-            settings.widths,
-            settings.layers,
-            in_channels=6,
-            groups=settings.groups,
-            dropout=settings.dropout,
-        )
-        multiple = settings.factor * settings.crop * config.downsampling
-        if size % settings.factor or (size // settings.crop) % config.downsampling:
+        config = unet_config(settings, size)
+        multiple = settings.times * settings.crop * config.downsampling
+        if size % settings.times or (size // settings.crop) % config.downsampling:
             raise ValueError(
                 f"data.size {size} does not fit: crops of 1/{settings.crop} of it must divide by "
                 f"{config.downsampling}; take a multiple of {multiple}"
@@ -119,7 +139,10 @@ class UpsamplerStage:
                     f"{folder.path}: {FIRST} makes {network.config.sample_size} pixels and {LAST} "
                     f"{last.config.sample_size}: they are not of one model"
                 )
-        return cls(network, process, UpsamplerSettings(), last, component)
+        smaller = "decoder" if component == FIRST else FIRST
+        small = folder.config(smaller).get("sample_size") if folder.has(smaller) else None
+        settings = _settings_of(network.config, process, component, small)
+        return cls(network, process, settings, last, component)
 
     def as_second(self, settings: UpsamplerSettings, size: int) -> "UpsamplerStage":
         """This upsampler's weights as the start of a second one, to images of `size` pixels.
@@ -159,10 +182,10 @@ class UpsamplerStage:
                 small = to_signed(batch["small"])
                 x0, condition = images, upsample_bicubic(small, (side, side))
             else:
-                small = F.interpolate(images, size=side // self.settings.factor, mode="area")
+                small = F.interpolate(images, size=side // self.settings.times, mode="area")
                 upsampled = upsample_bicubic(self._blurred(small, generator), (side, side))
                 pair = torch.cat([images, upsampled], dim=1)  # (N, 6, H, W): cropped alike
-                crop, factor = side // self.settings.crop, self.settings.factor
+                crop, factor = side // self.settings.crop, self.settings.times
                 crops = random_crops(pair, crop, generator, factor)
                 x0, condition = crops.chunk(2, dim=1)
         x_t, t, noise = self.process.draw(x0, generator)
@@ -229,7 +252,7 @@ class UpsamplerStage:
         if "small" in batch:
             small = to_signed(batch["small"][:4])
         else:
-            small = F.interpolate(images, size=side // self.settings.factor, mode="area")
+            small = F.interpolate(images, size=side // self.settings.times, mode="area")
         made = self.sample(small, Sampling(7, "ddim"), noise_from(generator), size=(side, side))
         with full_precision(images.device):
             bicubic = upsample_bicubic(small, (side, side))
@@ -248,6 +271,42 @@ class UpsamplerStage:
         elif self.component == FIRST:
             folder.duplicate(FIRST, LAST)
         save_scheduler(folder, SCHEDULERS[self.component], self.process.config)
+
+
+def _settings_of(
+    config: UNetConfig, process: DiffusionConfig, component: str, small: Any
+) -> UpsamplerSettings:
+    """What a folder says of an upsampler that it holds; `small`, the side of the images before.
+
+    No folder notes how it was trained: there the defaults stand, for training it further.
+    """
+    kind = UpsamplerSettings if component == FIRST else SecondUpsamplerSettings
+    sizes: dict[str, Any] = {
+        "widths": config.block_out_channels,
+        "layers": config.layers_per_block,
+        "groups": config.norm_num_groups,
+        "dropout": config.dropout,
+    }
+    factor, rest = divmod(config.sample_size, small) if isinstance(small, int) and small else (0, 0)
+    return kind(
+        factor=factor if rest == 0 and 2 <= factor <= 16 else None,
+        **sizes,
+        prediction_type=process.prediction_type,
+        beta_schedule=process.beta_schedule,
+        size=size_of(kind, sizes),
+    )
+
+
+def unet_config(settings: UpsamplerSettings, size: int) -> UNetConfig:
+    """Of a network for images of `size` pixels a side."""
+    return adm_config(
+        size,
+        settings.widths,
+        settings.layers,
+        in_channels=6,
+        groups=settings.groups,
+        dropout=settings.dropout,
+    )
 
 
 def _save(folder: ModelFolder, component: str, network: UNet) -> None:
@@ -300,3 +359,74 @@ def random_crops(images: Tensor, side: int, generator: torch.Generator, step: in
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _spec(
+    name: str, component: str, components: tuple[str, ...], recipe: Recipe[UpsamplerSettings]
+) -> StageSpec[UpsamplerSettings]:
+    """The two upsamplers differ in their recipes and in where they are kept."""
+
+    def build(settings: UpsamplerSettings, context: BuildContext) -> UpsamplerStage:
+        return UpsamplerStage.build(settings, context.data.size, component)
+
+    def warm_start(
+        settings: UpsamplerSettings, context: BuildContext, origin: ModelFolder
+    ) -> UpsamplerStage:
+        if component == SECOND and not origin.has(SECOND):
+            # Both enlarge, so the first one is a better start than noise.
+            first = UpsamplerStage.load(origin, FIRST, torch.float32)
+            stage = first.as_second(settings, context.data.size)
+        else:
+            stage = UpsamplerStage.load(origin, component, torch.float32)
+            stage.settings, stage.last = settings.resized(stage.settings), None
+            stage.process = Diffusion(stage.process.config, settings.loss)
+        context.check_size(stage.size, origin)
+        return stage
+
+    first = (FIRST, SCHEDULERS[FIRST])
+    return StageSpec(
+        name, recipe, components, build, warm_start, first, source=_source, network=_network
+    )
+
+
+def _network(settings: UpsamplerSettings, _: CLIPTextConfig, size: int) -> UNet:
+    return UNet(unet_config(settings, size))
+
+
+def _source(recipe: Recipe[UpsamplerSettings]) -> Source | Stream:
+    """The images, or with BSR their crops and degraded small images."""
+    source, settings, data = open_data(recipe.data), recipe.network, recipe.data
+    if settings.degradation == "blur":
+        return source
+    return DegradedSource(
+        source,
+        data.size // settings.crop,
+        settings.times,
+        data.world.seed,
+        settings.strength,
+        settings.degradation_probability,
+    )
+
+
+SPEC = _spec(
+    "upsampler",
+    FIRST,
+    (FIRST, LAST, SCHEDULERS[FIRST]),
+    Recipe(
+        UpsamplerSettings(),
+        Data(size=256),
+        Training(batch_size=64, steps=100_000),
+        Optimiser(learning_rate=1.2e-4, warmup=1000),  # paper, table 3
+    ),
+)
+SECOND_SPEC = _spec(
+    "upsampler-1024",
+    SECOND,
+    (SECOND, SCHEDULERS[SECOND]),
+    Recipe(
+        SecondUpsamplerSettings(),
+        Data(size=1024),
+        Training(batch_size=32, steps=100_000),
+        Optimiser(learning_rate=1e-4, warmup=1000),
+    ),
+)

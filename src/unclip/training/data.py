@@ -9,13 +9,12 @@ from typing import TypeVar
 
 from unclip.batch import Batch
 from unclip.data.batches import Order, batches
-from unclip.data.registry import open_source
 from unclip.data.sources import Source, Stream
 from unclip.stages.base import Stage
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.recipe import Recipe
 from unclip.training.parallel import Parallel
-from unclip.training.recipe import Data, Recipe
 
 S = TypeVar("S")
 _COUNTED = 1000  # captions of the built-in world that are looked at for their length
@@ -43,14 +42,6 @@ class TrainingData:
             return ""
         times = f"{batch_size / self.images:.3g}"
         return f"  repeated: a step shows each of the {self.images:,} images {times} times"
-
-
-def open_data(data: Data, split: str = "train") -> Source | Stream:
-    """The recipe's data source."""
-    return open_source(
-        data.source, size=data.size, split=split, held_out=data.held_out,
-        options={"emoji": data.world},
-    )  # fmt: skip
 
 
 def batches_of(

@@ -14,6 +14,8 @@ from unclip.data.registry import format_of
 from unclip.data.sources import first_captions, length
 from unclip.stages.base import Stage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
+from unclip.stages.recipe import Recipe, open_data
+from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.folder import ModelFolder
 from unclip.storage.hub import resolve_model
 from unclip.training.budget import check_images, parameters_within_memory
@@ -21,12 +23,9 @@ from unclip.training.data import (
     TrainingData,
     batches_of,
     first_images,
-    open_data,
     say_what_is_cut,
 )
 from unclip.training.parallel import Parallel
-from unclip.training.recipe import Recipe
-from unclip.training.spec import BuildContext, StageSpec
 
 S = TypeVar("S")
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unclip.stages.recipe import Optimiser
 from unclip.training.muon import Muon
 from unclip.training.parallel import Parallel
-from unclip.training.recipe import Optimiser
 
 
 def build(network: nn.Module, recipe: Optimiser, parallel: Parallel) -> torch.optim.AdamW:

@@ -10,15 +10,19 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.batch import Batch, on_device
+from unclip.networks.clip_config import CLIP_SIZES, CLIPConfig, CLIPTextConfig
+from unclip.stages.recipe import Recipe
+from unclip.stages.spec import StageSpec
+from unclip.storage.folder import ModelFolder
 from unclip.training.budget import check_images
 from unclip.training.job import Folders, build_job
 from unclip.training.parallel import start_parallel
-from unclip.training.recipe import Recipe
-from unclip.training.spec import StageSpec
 
 S = TypeVar("S")
 _PROBE = 2  # images that are really computed; the rest is proportion
 _DRAWN = 64  # images of a batch
+_STATE = 4 * 5  # bytes of a parameter: weight, average, gradient and two moments in fp32
+_MOST = 2**27  # parameters of a network that is built to be measured
 # What a network's settings say of data that a stage is measured on, and how much is enough here:
 # 256 embeddings say well enough how many codes an autoregressive prior has.
 _FEW = {"statistics": 256, "captions": 20_000}
@@ -30,6 +34,9 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = 
     Memory is weights, average, gradients and AdamW's two moments in fp32, and what the backward
     pass keeps; it leaves out the framework itself and transient buffers.
     """
+    counted = _counted(spec, recipe, folders)
+    if counted is not None and counted > _MOST:
+        return _of_a_large_network(counted, folders)
     parallel = start_parallel(device)
     part = recipe.training.batch_size // recipe.training.accumulation
     check_images(part, recipe.data.size)
@@ -45,7 +52,7 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = 
         loss.backward()  # type: ignore[no-untyped-call]
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     operations = counter.get_total_flops() / _PROBE * recipe.training.batch_size
-    state = 4 * 5 * parameters
+    state = _STATE * parameters
     for tensor in (*network.parameters(), *network.buffers()):  # kept too, but there once
         kept.pop(tensor.untyped_storage().data_ptr(), None)
     activations = sum(kept.values()) * part / _PROBE
@@ -59,6 +66,38 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = 
             f"memory, about        {(state + activations) / 2**20:,.0f} MiB in fp32: "
             f"{state / 2**20:,.0f} of weights and optimiser, {activations / 2**20:,.0f} of "
             f"activations for {part} images",
+            f"model folder         {folders.model}",
+            f"run folder           {folders.run}",
+        ]
+    )
+
+
+def _counted(spec: StageSpec[S], recipe: Recipe[S], folders: Folders) -> int | None:
+    """The parameters of the network, which is built without memory; None where `build` must say.
+
+    A folder without a CLIP is taken to get that of the network's size, so that a whole model can be
+    planned before any of it is trained.
+    """
+    if spec.network is None or recipe.training.init:
+        return None
+    folder, size = ModelFolder(folders.model), getattr(recipe.network, "size", "")
+    if folder.has("text_encoder"):
+        text = CLIPTextConfig.from_json(folder.config("text_encoder"), str(folder.path))
+    else:
+        text = CLIPConfig.preset(size if size in CLIP_SIZES else "small").text
+    with torch.device("meta"):
+        network = spec.network(recipe.network, text, recipe.data.size)
+    return sum(p.numel() for p in network.parameters())
+
+
+def _of_a_large_network(parameters: int, folders: Folders) -> str:
+    """What can be said without computing anything."""
+    return "\n".join(
+        [
+            f"trained parameters   {parameters:,}",
+            f"operations per step  not counted, which needs the network: over {_MOST:,} parameters",
+            f"memory, about        {_STATE * parameters / 2**20:,.0f} MiB in fp32 of weights and "
+            "optimiser, and more of activations",
             f"model folder         {folders.model}",
             f"run folder           {folders.run}",
         ]

@@ -9,8 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unclip.device.precision import emulated, name_of
+from unclip.stages.recipe import Training
 from unclip.training.log import RunLog
-from unclip.training.recipe import Training
 
 
 class Report:

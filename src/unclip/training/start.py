@@ -5,14 +5,14 @@ from typing import TypeVar
 
 from unclip.config import dump_toml, to_mapping
 from unclip.files import write_text
+from unclip.stages.recipe import Recipe
+from unclip.stages.spec import StageSpec
 from unclip.storage.belonging import dependents
 from unclip.storage.folder import ModelFolder
 from unclip.training.job import Folders, Job, build_job, clip_of
 from unclip.training.loop import Trainer
 from unclip.training.parallel import start_parallel
-from unclip.training.recipe import Recipe
 from unclip.training.run import RECIPE, check_owner, forget, held, is_held, owner, sign
-from unclip.training.spec import StageSpec
 
 S = TypeVar("S")
 

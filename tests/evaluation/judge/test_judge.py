@@ -25,11 +25,11 @@ from unclip.evaluation.judge.network import (
     load_judge,
     resize,
 )
-from unclip.evaluation.judge.training import JUDGE, JudgeStage, LabelledScenes, blemish
+from unclip.evaluation.judge.training import SPEC, JudgeStage, LabelledScenes, blemish
 from unclip.evaluation.metrics.composition import check_judge, real_scores
+from unclip.stages.recipe import Data
+from unclip.stages.spec import load_recipe
 from unclip.storage.folder import ModelFolder, bundled
-from unclip.training.recipe import Data
-from unclip.training.spec import load_recipe
 
 TINY = JudgeConfig((8, 16, 16), (0, 1, 0))
 RECIPE = Path(__file__).parents[3] / "recipes" / "bundled-judge.toml"
@@ -180,7 +180,7 @@ def test_bad_input_is_said_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_the_recipe_is_the_stages() -> None:
-    recipe = load_recipe(JUDGE, RECIPE)
+    recipe = load_recipe(SPEC, RECIPE)
     assert recipe.data.world == replace(
         WorldConfig(), max_objects=2, textures=("plain",), styles=("plain",)
     )
@@ -190,7 +190,7 @@ def test_the_recipe_is_the_stages() -> None:
 @pytest.mark.skipif(not bundled("judge").is_dir(), reason="no judge is bundled")
 @pytest.mark.parametrize("size", [32, 128])
 def test_the_bundled_judge_is_right_on_real_held_out_scenes(size: int) -> None:
-    world = load_recipe(JUDGE, RECIPE).data.world
+    world = load_recipe(SPEC, RECIPE).data.world
     real = real_scores(load_judge(), world, 300, size, first=50_000)
     check_judge(real)
     assert all(rate.accuracy >= 0.97 for rate in real.rates().values())

@@ -26,10 +26,9 @@ from unclip.evaluation.judge.network import (
     resize,
 )
 from unclip.randomness import Stream
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training, open_data
+from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.folder import ModelFolder
-from unclip.training.data import open_data
-from unclip.training.recipe import Data, Optimiser, Recipe, Training
-from unclip.training.spec import BuildContext, StageSpec
 
 # Pixels that scenes are drawn with, before they become the judge's 64: it must not care.
 RENDERED: Final = (32, 32, 64, 128)
@@ -166,7 +165,7 @@ def _build(config: JudgeConfig, context: BuildContext) -> JudgeStage:
     return JudgeStage(Judge(config).initialise())
 
 
-JUDGE = StageSpec(
+SPEC = StageSpec(
     "judge",
     Recipe(
         JudgeConfig(),

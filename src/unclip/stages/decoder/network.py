@@ -1,19 +1,25 @@
 """The decoder's networks, and how they lie in a model folder."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unclip.diffusion.schedules import DiffusionConfig
-from unclip.networks.clip import TextEncoder
 from unclip.networks.clip_config import CLIPTextConfig
-from unclip.networks.decoder import TextProjection, TextProjectionConfig, text_projection_config
+from unclip.networks.decoder import (
+    CaptionTransformer,
+    TextProjection,
+    TextProjectionConfig,
+    text_projection_config,
+)
 from unclip.networks.unet import UNet, UNetConfig
-from unclip.networks.unet_config import adm_config
+from unclip.networks.unet_config import DOWN_ATTENTION, adm_config
 from unclip.stages.base import check_channels
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder.settings import DecoderSettings
+from unclip.stages.sizes import size_of
 from unclip.storage.folder import ModelFolder
 
 TEXT_ENCODER = "decoder_text_encoder"
@@ -30,14 +36,17 @@ class DecoderNetwork(nn.Module):
     """
 
     def __init__(
-        self, decoder: UNet, text_proj: TextProjection, text_encoder: TextEncoder | None = None
+        self,
+        decoder: UNet,
+        text_proj: TextProjection,
+        text_encoder: CaptionTransformer | None = None,
     ) -> None:
         super().__init__()
         self.decoder, self.text_proj, self.text_encoder = decoder, text_proj, text_encoder
 
 
-def build_network(settings: DecoderSettings, clip: FrozenCLIP, size: int) -> DecoderNetwork:
-    """Fresh networks for images of `size` pixels a side."""
+def build_network(settings: DecoderSettings, text: CLIPTextConfig, size: int) -> DecoderNetwork:
+    """Fresh networks for images of `size` pixels a side, and a CLIP whose text tower this is."""
     config = adm_config(
         size,
         settings.widths,
@@ -50,12 +59,23 @@ def build_network(settings: DecoderSettings, clip: FrozenCLIP, size: int) -> Dec
         groups=settings.groups,
         dropout=settings.dropout,
     )
-    text_proj = TextProjection(text_projection_config(config, clip.width))
+    text_proj = TextProjection(text_projection_config(config, text.projection_dim))
     network = DecoderNetwork(UNet(config), text_proj)
     if settings.caption_tokens == "own":
-        sizes = replace(clip.text_encoder.config, num_hidden_layers=settings.text_layers)
-        network.text_encoder = TextEncoder(sizes)
+        network.text_encoder = CaptionTransformer(_caption_sizes(settings, text))
     return network
+
+
+def _caption_sizes(settings: DecoderSettings, text: CLIPTextConfig) -> CLIPTextConfig:
+    """Of the text Transformer of its own, which reads CLIP's tokens."""
+    width = settings.text_width
+    wide: dict[str, Any] = {"hidden_size": width, "intermediate_size": 4 * width} if width else {}
+    return replace(
+        text,
+        num_hidden_layers=settings.text_layers,
+        num_attention_heads=settings.text_heads or text.num_attention_heads,
+        **wide,
+    )
 
 
 def load_network(
@@ -96,7 +116,7 @@ def load_network(
 
 def _load_text_encoder(
     folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None
-) -> TextEncoder:
+) -> CaptionTransformer:
     """The decoder's own text Transformer, which reads the tokens of the folder's CLIP."""
     where = str(folder.path / TEXT_ENCODER)
     if folder.has(TEXT_ENCODER) and folder.index()[TEXT_ENCODER][1] != _TWO_WAY[1]:
@@ -106,13 +126,46 @@ def _load_text_encoder(
         )
     config = CLIPTextConfig.from_json(folder.config(TEXT_ENCODER), where)
     theirs = clip.text_encoder.config
-    for key in ("vocab_size", "max_position_embeddings", "hidden_size", "projection_dim"):
+    for key in ("vocab_size", "max_position_embeddings", "projection_dim"):
         if getattr(config, key) != getattr(theirs, key):
             raise ValueError(
                 f"{where} has {key} {getattr(config, key)}, the text encoder "
                 f"{getattr(theirs, key)}: they are not of one model"
             )
-    return folder.load(TEXT_ENCODER, TextEncoder, config, dtype)
+    return folder.load(TEXT_ENCODER, CaptionTransformer, config, dtype)
+
+
+def settings_of(
+    network: DecoderNetwork, clip: FrozenCLIP, process: DiffusionConfig, noted: DecoderSettings
+) -> DecoderSettings:
+    """What a folder says of a decoder that it holds.
+
+    No folder notes how it was trained: there the defaults stand, for training it further.
+    """
+    config = network.decoder.config
+    sizes: dict[str, Any] = {
+        "widths": config.block_out_channels,
+        "layers": config.layers_per_block,
+        "head_width": config.attention_head_dim,
+        "groups": config.norm_num_groups,
+        "context_width": config.cross_attention_dim,
+        "dropout": config.dropout,
+        "caption_tokens": noted.caption_tokens,
+    }
+    if network.text_encoder is not None:
+        own, theirs = network.text_encoder.config, clip.text_encoder.config
+        width, heads = own.hidden_size, own.num_attention_heads
+        sizes["text_layers"] = own.num_hidden_layers
+        sizes["text_width"] = 0 if width == theirs.hidden_size else width
+        sizes["text_heads"] = 0 if heads == theirs.num_attention_heads else heads
+    attends = [kind == DOWN_ATTENTION for kind in config.down_block_types]
+    return replace(
+        noted,
+        **sizes,
+        attend_from=attends.index(True) if any(attends) else len(attends),
+        prediction_type=process.prediction_type,
+        size=size_of(DecoderSettings, sizes),
+    )
 
 
 def save_network(folder: ModelFolder, network: DecoderNetwork, process: DiffusionConfig) -> None:

@@ -1,11 +1,11 @@
 """What is chosen about a decoder, and what a model folder notes of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from unclip.config import (
     Between,
-    Checked,
     Dropout,
     Layers,
     Probability,
@@ -15,23 +15,27 @@ from unclip.config import (
 )
 from unclip.diffusion.losses import LossConfig
 from unclip.diffusion.schedules import PredictionType
+from unclip.networks.decoder import SIZES
 from unclip.stages.masks import CHANNELS
+from unclip.stages.sizes import BY_SIZE, Sized
 from unclip.storage.folder import ModelFolder
 
 NOTE = "_decoder"  # in the index: what the decoder is conditioned on, where it is not unCLIP's
 
 
 @dataclass(frozen=True)
-class DecoderSettings(Checked):
+class DecoderSettings(Sized):
     """What is chosen about a decoder before it is trained."""
 
-    widths: Widths = (64, 128, 192)  # channels from the finest level to the coarsest
-    layers: Annotated[int, Between(1, 32)] = 2  # resnet blocks a level
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
+
+    widths: Widths = BY_SIZE  # channels from the finest level to the coarsest
+    layers: Annotated[int, Between(1, 32)] = BY_SIZE  # resnet blocks a level
     attend_from: Annotated[int, Between(0, 8)] = 1  # finest level with attention
-    head_width: Width = 32
-    groups: Width = 16
-    context_width: Width = 192
-    dropout: Dropout = 0.0
+    head_width: Width = BY_SIZE
+    groups: Width = BY_SIZE
+    context_width: Width = BY_SIZE
+    dropout: Dropout = BY_SIZE
     prediction_type: PredictionType = "epsilon"
     drop_image: Probability = 0.1  # z_i dropped for guidance (section 2.1)
     drop_text: Probability = 0.5  # captions dropped (section 2.1)
@@ -39,10 +43,13 @@ class DecoderSettings(Checked):
     condition: Literal["image", "caption", "text_embedding"] = "image"
     # Whose are the caption's tokens and the vector beside the timestep: the frozen CLIP's, as in
     # published models, or a text Transformer's that is trained with the decoder, as in the paper.
-    caption_tokens: Literal["clip", "own"] = "clip"
-    text_layers: Layers = 4  # of the Transformer of its own, which else has the sizes of CLIP's
+    caption_tokens: Literal["clip", "own"] = BY_SIZE
+    text_layers: Layers = BY_SIZE  # of the Transformer of its own
     inpainting: bool = False  # mask channels; with `training.init`, they are added where need be
     loss: LossConfig = field(default_factory=LossConfig)
+    # Of the Transformer of its own; 0: those of CLIP's text Transformer.
+    text_width: Annotated[int, Between(0, 2**16)] = BY_SIZE
+    text_heads: Annotated[int, Between(0, 1024)] = BY_SIZE
 
     @property
     def note(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from unclip.stages.decoder.network import (
     build_network,
     load_network,
     save_network,
+    settings_of,
 )
 from unclip.stages.decoder.settings import NOTE, DecoderSettings
 from unclip.stages.decoder.student import STUDENT, Student, load_student, save_student
@@ -60,7 +61,7 @@ class DecoderStage:
         process = DiffusionConfig(
             variance_type="learned_range", prediction_type=settings.prediction_type
         )
-        return cls(build_network(settings, clip, size), clip, process, settings)
+        return cls(build_network(settings, clip.text_encoder.config, size), clip, process, settings)
 
     @classmethod
     def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:
@@ -69,6 +70,7 @@ class DecoderStage:
         process = load_scheduler(folder, "decoder_scheduler")
         settings = DecoderSettings.noted(folder)
         network = load_network(folder, clip, settings, process, dtype)
+        settings = settings_of(network, clip, process, settings)
         student = None
         if folder.has(STUDENT):
             student = load_student(folder, network.decoder.config, dtype)

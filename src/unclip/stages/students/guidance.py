@@ -28,8 +28,11 @@ from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.networks.unet import UNet
 from unclip.stages.conditioning import dropped
-from unclip.stages.decoder import DecoderStage, Student, save_student
+from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage, Student, save_student
 from unclip.stages.masks import mask_channels, random_masks
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training
+from unclip.stages.spec import BuildContext, StageSpec
+from unclip.storage.belonging import check_belonging
 from unclip.storage.folder import ModelFolder
 
 LearnedScale = Annotated[float, Between(1, 1000)]
@@ -126,3 +129,29 @@ class DistillationStage:
                 "the student anew with --overwrite"
             )
         save_student(folder, self.teacher.student)
+
+
+def _build(settings: DistillationSettings, context: BuildContext) -> DistillationStage:
+    folder = context.folder
+    if not folder.has("decoder"):
+        raise ValueError(f"{folder.path} has no decoder to distil; train one first")
+    with folder.steady():
+        check_belonging(folder.index(), folder.path)
+        teacher = DecoderStage.load(folder, context.clip(), torch.float32)
+    teacher.network.to(context.device)
+    context.check_size(teacher.size, folder)
+    return DistillationStage.build(settings, teacher)
+
+
+SPEC = StageSpec(
+    "distilled-decoder",
+    Recipe(
+        DistillationSettings(),
+        Data(),
+        Training(batch_size=64, steps=20_000),
+        Optimiser(learning_rate=1.2e-4, warmup=1000),  # the decoder's
+    ),
+    (STUDENT,),
+    _build,
+    teacher=TEACHER,
+)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import signal
+from collections import ChainMap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,18 @@ from typing import Any
 import tyro
 
 from unclip.config import dump_toml, read_toml, suggest, to_mapping
-from unclip.evaluation.judge.training import JUDGE
 from unclip.files import check_utf8, real_path
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_folder
+from unclip.stages.catalogue import STAGES, Row, Stages
+from unclip.stages.recipe import Recipe
+from unclip.stages.spec import StageSpec, load_recipe, parse_recipe
 from unclip.training.job import Folders
 from unclip.training.plan import plan
-from unclip.training.recipe import Recipe
 from unclip.training.run import RECIPE, check_owner, owner
-from unclip.training.spec import StageSpec, load_recipe, parse_recipe
-from unclip.training.stages import STAGES
 from unclip.training.start import start
 
-SPECS: dict[str, StageSpec[Any]] = {**STAGES, JUDGE.name: JUDGE}
+SPECS = Stages(ChainMap({"judge": Row("unclip.evaluation.judge.training:SPEC")}, STAGES.rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,9 @@ def _run_folder(model: Path, stage: str) -> Path:
 
 def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
     """The options before flags: the stage's defaults, a recipe file's, or the resumed run's."""
-    recipe_file, model, folder = (_value(words, f"--{name}") for name in ("recipe", "model", "run"))
+    recipe_file, model, folder, size = (
+        _value(words, f"--{name}") for name in ("recipe", "model", "run", "network.size")
+    )
     if "--resume" in words and model:
         run_folder = Path(folder) if folder else _run_folder(Path(model), spec.name)
         if not (run_folder / RECIPE).is_file():
@@ -111,9 +113,9 @@ def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
         check_owner(run_folder, spec.name, Path(model), resume=True)
         mapping = read_toml(run_folder / RECIPE)
         mapping.pop("stage", None)
-        recipe = parse_recipe(spec, mapping, str(run_folder / RECIPE))
+        recipe = parse_recipe(spec, mapping, str(run_folder / RECIPE), size)
     else:
-        recipe = load_recipe(spec, Path(recipe_file) if recipe_file else None)
+        recipe = load_recipe(spec, Path(recipe_file) if recipe_file else None, size)
     parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
     return _options(spec)(model=tyro.MISSING, **parts)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, TypeVar
 
 from unclip.config import Between, Checked, Count, Positive, Probability, Seed
-from unclip.data.registry import FORMATS, parse
+from unclip.data.registry import FORMATS, open_source, parse
+from unclip.data.sources import Source, Stream
 from unclip.data.world.scene import WorldConfig
 from unclip.device.precision import PRECISIONS
 
@@ -96,3 +97,11 @@ class Recipe(Generic[S]):
     data: Data
     training: Training
     optimiser: Optimiser
+
+
+def open_data(data: Data, split: str = "train") -> Source | Stream:
+    """The recipe's data source."""
+    return open_source(
+        data.source, size=data.size, split=split, held_out=data.held_out,
+        options={"emoji": data.world},
+    )  # fmt: skip

@@ -1,0 +1,131 @@
+"""How a stage is trained: what its spec says, and what it may look at when it is built."""
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from unclip.batch import Batch
+from unclip.checks import printable, shown
+from unclip.config import from_mapping, merge, read_toml, to_mapping
+from unclip.data.sources import Source, Stream
+from unclip.networks.clip_config import CLIPTextConfig
+from unclip.stages.base import Replicas, Stage
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training
+from unclip.stages.sizes import Sized
+from unclip.storage.folder import ModelFolder
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a stage may look at when it is built.
+
+    Attributes:
+        folder: the model folder that it will be written into.
+        source, data: the captioned images, and the recipe's words for them.
+        captions: the first n captions.
+        batches: whole batches of the training data, from the first.
+        replicas: the processes that share a batch.
+    """
+
+    folder: ModelFolder
+    source: Source | Stream
+    data: Data
+    device: torch.device
+    captions: Callable[[int], list[str]]
+    batches: Callable[[], Iterator[Batch]]
+    replicas: Replicas
+
+    def clip(self, origin: ModelFolder | None = None) -> FrozenCLIP:
+        """The model folder's CLIP, or the origin's for a folder that has none yet, in fp32:
+        autocast decides what is computed in less."""
+        own = origin is None or self.folder.has("text_encoder")
+        folder = self.folder if own or origin is None else origin
+        if not folder.has("text_encoder"):
+            name = printable(str(folder.path))
+            raise ValueError(
+                f"{name} has no CLIP, which this stage learns from; train clip first: "
+                f"unclip train clip --model {shlex.quote(name)}"
+            )
+        with folder.steady():
+            return FrozenCLIP.load(folder, torch.float32).to(self.device)
+
+    def check_size(self, size: int, origin: ModelFolder) -> None:
+        """Refuse another model's networks for images of `size` pixels where data has others."""
+        if size != self.data.size:
+            raise ValueError(
+                f"{origin.path} makes images of {size} pixels a side, but data.size is "
+                f"{self.data.size}; add --data.size {size}"
+            )
+
+
+@dataclass(frozen=True)
+class StageSpec(Generic[S]):
+    """How `unclip train NAME` trains a stage; it stands beside the stage.
+
+    Attributes:
+        recipe: the defaults.
+        components: what it writes into the model folder.
+        build: a fresh stage.
+        warm_start: the same with the networks of another model, for `training.init`.
+        warm_start_components: components that `warm_start` may read beside its own and CLIP's.
+        teacher: components that the whole run learns from.
+        source: data with more than images and captions; else `open_data`.
+        network: what is trained, without the weights that `build` measures or copies, for a CLIP
+            whose text tower this is and images of so many pixels a side. It is counted on the meta
+            device, where it takes no memory; without it, only `build` can say how large it is.
+    """
+
+    name: str
+    recipe: Recipe[S]
+    components: tuple[str, ...]
+    build: Callable[[S, BuildContext], Stage]
+    warm_start: Callable[[S, BuildContext, ModelFolder], Stage] | None = None
+    warm_start_components: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+    source: Callable[[Recipe[S]], Source | Stream] | None = None
+    network: Callable[[S, CLIPTextConfig, int], nn.Module] | None = None
+
+
+def load_recipe(spec: StageSpec[S], recipe_file: Path | None, size: str | None = None) -> Recipe[S]:
+    """The stage's defaults with a recipe file over them, and a network of another size."""
+    if recipe_file is None:
+        return parse_recipe(spec, {}, "the flags", size)
+    mapping = read_toml(recipe_file)
+    stage = mapping.pop("stage", spec.name)
+    if stage != spec.name:
+        raise ValueError(f"{recipe_file} is a recipe for {shown(stage)}, not for {spec.name!r}")
+    return parse_recipe(spec, mapping, str(recipe_file), size)
+
+
+def parse_recipe(
+    spec: StageSpec[S], mapping: dict[str, Any], where: str, size: str | None = None
+) -> Recipe[S]:
+    """A recipe from a mapping; keys left out keep the stage's defaults.
+
+    With a `size`, what sizes decide is no longer as the mapping says.
+    """
+    known = {"network", "data", "training", "optimiser"}
+    for key in mapping:
+        if key not in known:
+            raise ValueError(f"{where}: unknown table {key!r}; known: {', '.join(sorted(known))}")
+    network: Any = spec.recipe.network
+    merged = to_mapping(spec.recipe)
+    if isinstance(network, Sized):
+        merged["network"] = network.given()
+    merged = merge(merged, mapping)
+    if isinstance(network, Sized) and size is not None and isinstance(merged["network"], Mapping):
+        merged["network"] = network.sized(merged["network"], size)
+    return Recipe(
+        from_mapping(type(spec.recipe.network), merged["network"], f"{where}: network"),
+        from_mapping(Data, merged["data"], f"{where}: data"),
+        from_mapping(Training, merged["training"], f"{where}: training"),
+        from_mapping(Optimiser, merged["optimiser"], f"{where}: optimiser"),
+    )
