@@ -12,7 +12,7 @@ from tests.fuzz.case import QUICK, Case, Good
 from tests.fuzz.hostile import WORDS
 from tests.fuzz.recipes import good_recipe
 from unclip.config import dump_toml
-from unclip.interfaces import (
+from unclip.interfaces.cli.commands import (
     blend,
     decode,
     edit,
