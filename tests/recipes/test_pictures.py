@@ -37,7 +37,7 @@ def test_they_are_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "unclip.pipeline.pipeline.bundled", lambda name: tiny_priors
+        "unclip.pipeline.loading.bundled", lambda name: tiny_priors
     )  # random weights make the pictures
     pictures.make(lambda command: MORE[command])
     for name, line in pictures.PICTURES.items():
