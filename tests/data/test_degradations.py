@@ -1,5 +1,7 @@
 """BSR: deterministic, truly random in kind and strength, in register with the original."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,8 @@ from torch import Tensor
 
 from unclip.data.batches import Order, batches
 from unclip.data.degradations import DegradedSource, bsr, gaussian
-from unclip.data.sources import open_source
+from unclip.data.registry import open_source
+from unclip.data.sources import Sample
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -128,3 +131,16 @@ def test_what_cannot_be() -> None:
         DegradedSource(world, 30, 4)
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
         DegradedSource(world, 32, 4, strength=1.5)
+
+
+def test_a_stream_cannot_be_asked_for_a_number() -> None:
+    class Tape:
+        endless = False
+
+        def read(self, positions: Iterator[int]) -> Iterator[Sample]:
+            raise NotImplementedError
+
+        captions = check = fingerprint = read
+
+    with pytest.raises(ValueError, match="read in order"):
+        DegradedSource(Tape(), 8, 4)  # type: ignore[arg-type]
