@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from unclip import Pipeline, Settings
 from unclip.diffusion.guidance import Guidance
@@ -133,3 +134,30 @@ def test_latents_reuse_nothing_unless_they_are_told_to() -> None:
 def test_rows_that_make_no_sense(row: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         replace(ROW, decoder=row)
+
+
+def test_every_knob_reaches_its_stage(pipe: Pipeline) -> None:
+    decoder = pipe.sampling(
+        "decoder", Settings(guidance_rescale=0.5, dynamic_threshold=0.9, spacing="trailing")
+    )
+    assert (decoder.guidance.rescale, decoder.threshold, decoder.spacing) == (0.5, 0.9, "trailing")
+    prior = pipe.sampling("prior", Settings(prior_temperature=0.5, prior_top_p=0.8))
+    assert (prior.temperature, prior.top_p, prior.threshold) == (0.5, 0.8, None)
+    plain = pipe.sampling("decoder", Settings())
+    assert (plain.guidance.rescale, plain.threshold, plain.spacing) == (0.0, None, None)
+
+
+def test_knobs_change_images_and_their_defaults_change_no_bit(tiny_priors: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_priors, dtype="fp32", device="cpu")
+    quick = {"size": 16, "decoder_num_inference_steps": 2, "sampler": "ddim", "eta": 0.0}
+    quick |= {"prior": "autoregressive", "decoder_guidance_scale": 3.0, "output_type": "pt"}
+    plain = pipe("a star", **quick).images
+    for neutral in (
+        {"guidance_rescale": 0}, {"spacing": "unclip"}, {"prior_temperature": 1}, {"prior_top_p": 1}
+    ):  # fmt: skip
+        assert torch.equal(pipe("a star", **quick, **neutral).images, plain), neutral
+    for other in (
+        *({"guidance_rescale": 1}, {"spacing": "leading"}, {"spacing": "trailing"}),
+        *({"dynamic_threshold": 1}, {"prior_temperature": 0}, {"prior_top_p": 0.01}),
+    ):
+        assert not torch.equal(pipe("a star", **quick, **other).images, plain), other

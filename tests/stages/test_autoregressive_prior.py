@@ -1,6 +1,7 @@
 """The autoregressive prior's stage: likelihood on known Gaussians, sampling, saving."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,9 +168,9 @@ def test_temperature_zero_takes_the_likeliest_code_each_time(
     for _ in range(stage.steps):  # without a cache
         logits = network(codes, Prefix(text.z_t, text.hidden, text.mask, dots))
         codes = torch.cat([codes, logits[:, -1].argmax(dim=1, keepdim=True)], dim=1)
-    made = stage.sample(text, PLAIN, noise(1, 2), temperature=0.0)
+    made = stage.sample(text, replace(PLAIN, temperature=0.0), noise(1, 2))
     torch.testing.assert_close(made, network.codec.decode(codes))
-    warm = stage.sample(text, PLAIN, noise(1, 2), temperature=1e-4)
+    warm = stage.sample(text, replace(PLAIN, temperature=1e-4), noise(1, 2))
     torch.testing.assert_close(warm, made)
 
 
@@ -213,10 +214,12 @@ def test_what_makes_no_sense_is_refused(
     text = clip.text(CAPTIONS)
     with pytest.raises(ValueError, match="0 candidates; ask for at least 1"):
         stage.sample(text, PLAIN, noise(1, 2), candidates=0)
+    with pytest.raises(ValueError, match=r"temperature is -1.0; it must be between 0 and 100"):
+        replace(PLAIN, temperature=-1)
     with pytest.raises(ValueError, match=r"temperature is -1; it must be 0 or more"):
-        stage.sample(text, PLAIN, noise(1, 2), temperature=-1)
+        draw(torch.zeros(1, 2), torch.zeros(1), temperature=-1)
     with pytest.raises(ValueError, match=r"top_p is 0; it must be above 0"):
-        stage.sample(text, PLAIN, noise(1, 2), top_p=0)
+        draw(torch.zeros(1, 2), torch.zeros(1), top_p=0)
     stage.save(ModelFolder(tmp_path))
     other: Any = SimpleNamespace(width=8)
     with pytest.raises(ValueError, match=r"width 64, but .* width 8: they are not of one model"):

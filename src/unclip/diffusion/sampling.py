@@ -2,13 +2,20 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Annotated
 
-from unclip.config import Between, Checked, Probability, Resamples, Reuse, Steps, one_of
+from unclip.config import (
+    Checked,
+    Nucleus,
+    Percentile,
+    Probability,
+    Resamples,
+    Reuse,
+    Steps,
+    Temperature,
+    one_of,
+)
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.registry import SAMPLERS, SPACINGS
-
-Percentile = Annotated[float, Between(0.001, 1)]
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Sampling(Checked):
         spacing: of the timesteps, a row of `SPACINGS`; None is the one that suits the sampler.
         threshold: percentile of dynamic thresholding, see `prediction.dynamic_threshold`; None
             clips x_0 plainly, if the process says so.
+        temperature, top_p: of priors that draw codes, see `stages/autoregressive_prior.py`.
     """
 
     steps: Steps = 25
@@ -38,6 +46,8 @@ class Sampling(Checked):
     resamples: Resamples = 1
     spacing: str | None = None
     threshold: Percentile | None = None
+    temperature: Temperature = 1.0
+    top_p: Nucleus = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

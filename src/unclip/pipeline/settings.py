@@ -17,17 +17,20 @@ from unclip.checks import check_interval, of_kind
 from unclip.config import (
     Candidates,
     Interval,
+    Nucleus,
+    Percentile,
     Pixels,
     Probability,
     Resamples,
     Reuse,
     Scale,
     Steps,
+    Temperature,
     from_mapping,
     one_of,
     to_mapping,
 )
-from unclip.diffusion.registry import SAMPLERS
+from unclip.diffusion.registry import SAMPLERS, SPACINGS
 from unclip.pipeline.knobs import (
     INVERSION,
     Knobs,
@@ -152,6 +155,28 @@ class Settings(Knobs):
     reuse: Reuse | None = knob(
         "Steps from one to the next at which decoder and upsamplers compute deep features, which "
         "are reused in between; 1 is every step", *DECODING, preset=True, inverted=1,
+    )  # fmt: skip
+    guidance_rescale: Probability | None = knob(
+        "Share of the way, 0 to 1, that guided predictions go back to the deviation of unguided "
+        "ones, against overexposed images", "decoder", preset=True,
+        left_out="the preset's, else 0",
+    )  # fmt: skip
+    dynamic_threshold: Percentile | None = knob(
+        "Percentile of the predicted pixels, as a fraction, that becomes the brightest one where "
+        "more would be clipped; Imagen's is 0.995", "decoder", row="threshold", preset=True,
+        left_out="the preset's, else pixels are clipped",
+    )  # fmt: skip
+    spacing: str | None = knob(
+        "Spacing of the timesteps", *STAGES, choices=SPACINGS, preset=True, beside="sampler",
+        left_out="the preset's, else the sampler's own",
+    )  # fmt: skip
+    prior_temperature: Temperature | None = knob(
+        "Temperature of an autoregressive prior; 0 takes the likeliest code", "prior",
+        row="temperature", preset=True, left_out="the preset's, else 1",
+    )  # fmt: skip
+    prior_top_p: Nucleus | None = knob(
+        "Probability of the fewest codes that an autoregressive prior draws from", "prior",
+        row="top_p", preset=True, left_out="the preset's, else 1",
     )  # fmt: skip
     resamples: Resamples | None = knob(
         "Times that inpainting goes through the decoder's steps (RePaint's r)", INPAINTING,

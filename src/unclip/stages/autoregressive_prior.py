@@ -137,8 +137,6 @@ class AutoregressivePriorStage:
         null: TextCondition | None = None,
         callback: Callback | None = None,
         candidates: int | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
     ) -> Tensor:
         """Draw z_i (N, D) for N captions, as CLIP gives them.
 
@@ -147,18 +145,18 @@ class AutoregressivePriorStage:
         batch size rounds probabilities differently, a code moves to a neighbouring bucket at most.
 
         Args:
-            sampling: only its guidance scale matters: there are as many steps as codes.
+            sampling: only its guidance scale, `temperature` (0 takes the likeliest code, 1 the
+                network's distribution) and `top_p` (draw from the fewest buckets that together are
+                this likely) matter: there are as many steps as codes.
             null: the empty caption; encoded here if it is not given.
             noise: draws for N · M rows, the candidates of a caption in a row.
             callback: sees the z_i so far, the codes to come at their mean; it may stop there, but
                 change nothing, as the network has read the codes.
             candidates: M, of which the z_i closest to z_t is kept; 1 if left out, as the paper asks
                 for a high dot product through its token instead.
-            temperature: 0 takes the likeliest code, 1 the network's distribution.
-            top_p: draw from the fewest buckets that together are this likely.
 
         Raises:
-            ValueError: no candidate is asked for; a temperature or top_p that makes no sense.
+            ValueError: no candidate is asked for.
         """
         candidates = 1 if candidates is None else candidates
         if candidates < 1:
@@ -183,7 +181,7 @@ class AutoregressivePriorStage:
             if guided:
                 cond, uncond = logits.chunk(2)
                 logits = sampling.guidance(cond, uncond, config.num_buckets)
-            drawn = draw(logits, places[:, 1 + i], temperature, top_p)
+            drawn = draw(logits, places[:, 1 + i], sampling.temperature, sampling.top_p)
             codes = torch.cat([codes, drawn[:, None]], dim=1)
             if callback is not None and _stops(
                 callback, i, length, self.network.codec.decode(codes)
