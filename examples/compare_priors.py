@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from unclip import Pipeline
 from unclip.outputs.images import contact_sheet
-from unclip.pipeline.settings import PRIORS
+from unclip.stages.catalogue import prior_kinds
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,13 +28,13 @@ def main(arguments: list[str] | None = None) -> None:
     pipe = Pipeline.from_pretrained(options.model)
     steps = {f"{part}_num_inference_steps": options.steps for part in ("prior", "decoder")}
     rows = [[] for _ in options.captions]
-    for prior in PRIORS:
+    for prior in prior_kinds():
         made = pipe(options.captions, options.n, prior=prior, size=pipe.decoder.size, **steps)
         z_i, z_t = pipe.embed_images(made.images), pipe.embed_texts(made.prompts)
         print(f"{prior} prior: cosine {F.cosine_similarity(z_i, z_t).mean():.3f}")
         for k, row in enumerate(rows):
             row += made.images[k * options.n : (k + 1) * options.n]
-    labels = [prior for prior in PRIORS for _ in range(options.n)]
+    labels = [prior for prior in prior_kinds() for _ in range(options.n)]
     contact_sheet(rows, options.captions, labels, options.out / "priors.png")
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,7 +26,8 @@ class Knob:
         help: what it is, beginning with a noun; a sentence or two without the last full stop.
         stages: those that it concerns; flags of commands that use none of them lack it.
         flag: its name on the command line; the field's own if empty.
-        choices: the words that it takes, if it takes words.
+        choices: the words that it takes, if it takes words: a table that may grow, or what gives
+            them.
         row: what a row of a preset, which is about one stage, and `Sampling` call it ("steps" for
             `decoder_num_inference_steps`); the field's own name if empty.
         preset, model: whether a preset's rows, and a model's `_defaults`, may say it.
@@ -40,7 +41,7 @@ class Knob:
     help: str
     stages: tuple[str, ...]
     flag: str = ""
-    choices: Collection[str] = ()
+    choices: Collection[str] | Callable[[], Collection[str]] = ()
     row: str = ""
     preset: bool = False
     model: bool = False
@@ -48,6 +49,11 @@ class Knob:
     published: Any = None
     inverted: Any = None
     left_out: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The choices as they are now."""
+        return tuple(self.choices() if callable(self.choices) else self.choices)
 
     def sentence(self, inverts: bool) -> str:
         """Help: what it is, and what it is if it is left out.
@@ -75,8 +81,8 @@ class Knobs(Checked):
         super().__post_init__()
         for name, one in knobs_of(type(self)).items():
             value = getattr(self, name)
-            if one.choices and value is not None:
-                one_of(value, (one.row or name).replace("_", " "), one.choices)
+            if one.words and value is not None:
+                one_of(value, (one.row or name).replace("_", " "), one.words)
 
 
 def knobs_of(kind: Any) -> dict[str, Knob]:
@@ -129,7 +135,7 @@ def json_schema(kind: Any) -> dict[str, Any]:
     What it takes, `kind(**object)` takes too, but for what two values must be together.
     """
     properties = {
-        name: {"description": one.sentence(True), **_schema(hints_of(kind)[name], one.choices)}
+        name: {"description": one.sentence(True), **_schema(hints_of(kind)[name], one.words)}
         for name, one in knobs_of(kind).items()
     }
     for field in dataclasses.fields(kind):
@@ -177,7 +183,7 @@ def markdown_table(kind: Any) -> str:
 def values_of(kind: Any, name: str) -> str:
     """In words: the choices, or the bounds."""
     one, hint = knobs_of(kind)[name], hints_of(kind)[name]
-    return ", ".join(f"`{word}`" for word in one.choices) or _values(hint)
+    return ", ".join(f"`{word}`" for word in one.words) or _values(hint)
 
 
 def _values(hint: Any) -> str:

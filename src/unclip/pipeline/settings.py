@@ -49,7 +49,6 @@ Kind = TypeVar("Kind", bound="type[Settings]")
 Row = Mapping[str, Any]
 """How one stage is sampled, by `Sampling`'s names; what is not in it, the model says."""
 _NOISY = " and ".join(name for name, row in SAMPLERS.items() if row.takes_eta)
-PRIORS = prior_kinds()
 GUIDANCE_KINDS = ("branches", "distilled")
 UPSAMPLING = ("super_res", "super_res_1024")
 DECODING = ("decoder", *UPSAMPLING)
@@ -140,7 +139,7 @@ class Settings(Knobs):
         flag="prior-candidates", row="candidates", left_out="the model's own number, else 1",
     )  # fmt: skip
     prior: str | None = knob(
-        "Prior that draws the embedding, where the model has both", "prior", choices=PRIORS,
+        "Prior that draws the embedding, where the model has both", "prior", choices=prior_kinds,
         model=True,
     )  # fmt: skip
     guidance_interval: Interval | None = knob(
@@ -293,7 +292,7 @@ def model_says(noted: Any, where: str) -> dict[str, Any]:
         ValueError: a key that no model says; a value that makes no sense.
     """
     says = {name: name for name, one in knobs_of(known()).items() if one.model}
-    says |= {f"{kind}_{name}": name for kind in PRIORS[1:] for name in says
+    says |= {f"{kind}_{name}": name for kind in prior_kinds()[1:] for name in says
              if name.startswith("prior_")}  # fmt: skip
     hints, knobs = hints_of(known()), knobs_of(known())
     entries = [
@@ -308,7 +307,7 @@ def model_says(noted: Any, where: str) -> dict[str, Any]:
 
 def of_prior(model: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """What a model says of one of its priors: of any but the first, what names its kind."""
-    if kind == PRIORS[0]:
+    if kind == prior_kinds()[0]:
         return dict(model)
     prefix = f"{kind}_"
     own = {name.removeprefix(prefix): said for name, said in model.items() if prefix in name}

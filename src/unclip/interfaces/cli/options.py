@@ -116,7 +116,7 @@ def with_knobs(options: Any) -> Any:
             continue
         sentence = one.sentence(getattr(options, "inverts", False))
         argument = tyro.conf.arg(name=flag_of(name, one), help=sentence)
-        hint: Any = Annotated[flag_type(hints_of(kind)[name], one.choices), argument]
+        hint: Any = Annotated[flag_type(hints_of(kind)[name], one.words), argument]
         fields.append((name, hint, kind.__dataclass_fields__[name].default))
     if not fields:
         return options
