@@ -40,7 +40,7 @@ from unclip.diffusion.sampling import Sampling
 from unclip.evaluation.judge.network import Detections, Judge, judge_images, load_judge
 from unclip.evaluation.metrics.composition import Composition, Rate, held_out, score
 from unclip.evaluation.metrics.fid import frechet_distance
-from unclip.interfaces.cli.commands.evaluate import WORLD, generator
+from unclip.interfaces.cli.evaluations.shared import WORLD, generator
 from unclip.networks.pca import Moments
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import PRESETS, STAGES, Preset, Row, Settings

@@ -16,7 +16,7 @@ import torch
 from unclip.data.registry import format_of, open_source
 from unclip.data.sources import length, read
 from unclip.device.precision import device_named
-from unclip.interfaces.cli.commands.evaluate import WORLD
+from unclip.interfaces.cli.evaluations.shared import WORLD
 from unclip.networks.pca import Components, Moments
 from unclip.pixels import to_signed
 from unclip.stages.conditioning import FrozenCLIP

@@ -22,7 +22,7 @@ from common import operation_counter
 from unclip.data.world.world import World
 from unclip.evaluation.judge.network import load_judge
 from unclip.evaluation.metrics.composition import Composition, evaluate_model, held_out
-from unclip.interfaces.cli.commands.evaluate import WORLD, generator
+from unclip.interfaces.cli.evaluations.shared import WORLD, generator
 from unclip.pipeline.loading import LoadedModel
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.requests import noise_for

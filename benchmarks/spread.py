@@ -19,7 +19,7 @@ from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.evaluation.metrics.composition import held_out
 from unclip.evaluation.metrics.retrieval import embed_images
-from unclip.interfaces.cli.commands.evaluate import WORLD
+from unclip.interfaces.cli.evaluations.shared import WORLD
 from unclip.pipeline.pipeline import Pipeline
 
 VARIANTS = {

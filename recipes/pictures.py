@@ -17,7 +17,7 @@ from PIL import Image
 from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
 from unclip.interfaces.cli import main
-from unclip.interfaces.cli.commands.evaluate import WORLD
+from unclip.interfaces.cli.evaluations.shared import WORLD
 from unclip.outputs.images import read_info, save_png
 from unclip.storage.folder import ModelFolder, bundled
 

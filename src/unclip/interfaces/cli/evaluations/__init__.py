@@ -1,0 +1,1 @@
+"""One evaluation a file: its flags, `run`, and the table that it prints."""

@@ -1,0 +1,185 @@
+"""What evaluations share: flags, the data that is measured on, tables and JSON."""
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import tyro
+
+from unclip import __version__
+from unclip.checks import printable
+from unclip.config import to_mapping
+from unclip.data.world.scene import WorldConfig
+from unclip.interfaces.cli.numbers import Batch
+from unclip.interfaces.cli.options import BatchOptions
+from unclip.interfaces.cli.outputs import check_file, write_file
+
+if TYPE_CHECKING:
+    from unclip.data.sources import Source, Stream
+    from unclip.evaluation.judge.network import Judge
+    from unclip.evaluation.metrics.composition import Generate
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.settings import Settings
+    from unclip.storage.folder import ModelFolder
+
+# The world of the bundled model; a model that knows more is measured on more.
+WORLD = WorldConfig(
+    max_objects=2, sizes=("medium", "large"), textures=("plain",), styles=("plain",)
+)
+Split = Literal["held-out", "train", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring(BatchOptions):
+    """Flags for images that are made of scenes to be measured."""
+
+    world: WorldConfig = field(default_factory=lambda: WORLD)
+    """Which scenes of the built-in world."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """A .json file for the numbers and what they were measured with."""
+    batch_size: Batch = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Measuring):
+    """Flags for what the judge says of images."""
+
+    judge: Path | None = None
+    """A folder with a judge; the bundled judge if left out."""
+    trust: bool = False
+    """Report even if the judge errs in more than 3 % of real scenes."""
+
+    def open_both(self) -> "tuple[Pipeline, Judge]":
+        """The model and the judge, where the model is."""
+        from unclip.evaluation.judge.network import load_judge
+
+        judge = load_judge(self.judge)
+        pipe = self.open()
+        return pipe, judge.to(pipe.device)
+
+
+class OnData(Protocol):
+    """Flags of what measures any captioned data."""
+
+    @property
+    def data(self) -> str: ...
+    @property
+    def split(self) -> Split | None: ...
+    @property
+    def world(self) -> WorldConfig: ...
+
+
+def open_folder(
+    name: str | None, components: Collection[str], revision: str | None = None,
+    variant: str | None = None,
+) -> "ModelFolder":  # fmt: skip
+    """The model folder that the flags name; of one on the Hub, at least these components."""
+    from unclip.storage.folder import ModelFolder, bundled
+    from unclip.storage.hub import resolve_model
+
+    if name is None:
+        return ModelFolder(bundled("model"))
+    return ModelFolder(resolve_model(name, revision, variant, components))
+
+
+def open_measured(
+    options: OnData, size: int, model: "ModelFolder", *stages: str
+) -> "tuple[Source | Stream, str]":
+    """Held-out scenes of the built-in world (of 32 pixels or more), or a folder's images, at `size`
+    pixels; and their split.
+
+    Args:
+        stages: whose training counts, all if none is named.
+
+    Raises:
+        ValueError: see `open_source`; or a split is wanted that training did not make.
+    """
+    from unclip.data.captions import ENDLESS
+    from unclip.data.held_out import fraction_of
+    from unclip.data.registry import format_of, open_source
+    from unclip.data.sources import length
+
+    data = options.data
+    format_ = format_of(data)
+
+    def opened(split: str, fraction: float = 0.0) -> "Source | Stream":
+        more = {"emoji": options.world}
+        side = max(size, format_.smallest)
+        return open_source(data, size=side, split=split, held_out=fraction, options=more)
+
+    if format_.holds_out == "itself":
+        if options.split not in (None, "held-out"):
+            raise ValueError(
+                "--split is for folders; this data is measured on what it holds out itself"
+            )
+        return opened("held-out"), "held-out"
+    fraction = fraction_of(model, *stages) if format_.holds_out == "fraction" else 0.0
+    split = options.split or ("held-out" if fraction else "all")
+    if split != "all" and not fraction:
+        raise ValueError(
+            f"the model {model.path} notes no images that its training held out (data.held_out), "
+            f"so there is no split {split!r}; leave --split out, to measure all"
+        )
+    source = opened(split, fraction)
+    if split == "held-out":
+        said = f"the {100 * fraction:g} % that the model's training on this folder held out"
+    else:
+        said = "the model may have been trained on them"
+    known = f"{length(source):,} " if length(source) < ENDLESS else ""
+    print(f"{known}images of {printable(data)}: {said}", file=sys.stderr)
+    return source, split
+
+
+def generator(
+    pipe: "Pipeline", settings: "Settings", batch_size: int, progress: Callable[[int], Any]
+) -> "Generate":
+    """(captions, seed) → images (N, 3, H, W), each image from a seed of its own."""
+    import torch
+
+    def generate(captions: list[str], seed: int) -> torch.Tensor:
+        seeds = range(seed, seed + len(captions))
+        made = pipe(
+            captions,
+            generator=[torch.Generator().manual_seed(one % 2**64) for one in seeds],
+            output_type="pt",
+            settings=settings,
+            batch_size=batch_size,
+            callback_on_step_end=lambda *step: progress(step[-1]["images"]),
+        )
+        images: torch.Tensor = made.images
+        return images
+
+    return generate
+
+
+def origin(options: Any) -> dict[str, Any]:
+    """What the numbers were measured with."""
+    asked = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in to_mapping(options).items()
+        if key not in ("output", "device", "world")
+    }
+    asked["world"] = to_mapping(options.world) | {"split": "held-out"}
+    return {"unclip": __version__, **asked}
+
+
+def check_output(output: Path | None) -> None:
+    if output is not None:
+        check_file(output)
+
+
+def tell(rows: Sequence[tuple[str, ...]], report: dict[str, Any], output: Path | None) -> None:
+    print_table(rows)
+    if output is not None:
+        from unclip.files import write_json
+
+        print(f"written to {write_file(output, lambda path: write_json(path, report))}")
+
+
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
