@@ -18,7 +18,8 @@ _STEPS = {
     "decoder_num_inference_steps": 1,
     "super_res_num_inference_steps": 1,
 }
-_CALLED = {
+_CALLED: dict[str, Any] = {
+    **{name: field.default for name, field in Settings.__dataclass_fields__.items()},
     "num_images_per_prompt": 1, "seed": 0, "generator": None, "output_type": "pil",
     "callback_on_step_end": None, "batch_size": None, "settings": Settings(), **_STEPS,
     "prior_guidance_scale": 2.0, "decoder_guidance_scale": 2.0, "sampler": "ddim", "eta": 0.5,

@@ -28,6 +28,8 @@ from unclip.interfaces.cli.commands import (
     world,
 )
 from unclip.interfaces.cli.commands.train import SPECS, _options
+from unclip.pipeline.knobs import concerning, flag_of
+from unclip.pipeline.settings import Settings
 from unclip.stages.catalogue import STAGES
 
 _IMAGES = (*QUICK, "-o", "o.png")
@@ -76,6 +78,7 @@ _NUMBERS = (
 )
 _GOOD = (
     *("1", "2", "8", "16", "32", "0.5", "1.0", "fast", "paper", "default", "ddim", "ddpm", "dpm++"),
+    *("heun", "karras", "trailing", "leading", "linspace"),
     *("branches", "diffusion", "autoregressive", "slerp", "fixed", "cpu", "fp32", "bf16", "auto"),
     *("model", "images", "out", "o.png", "good.png", "two.npy", "emoji:shapes", "red", "0,0,4,4"),
 )
@@ -103,13 +106,19 @@ def make(random: Random, place: Path, good: Good) -> Case:
             words[at] = word
             spoilt.append(f"{start[at]} → {word[:40]!r}")
             continue
-        flag = random.choice(_flags(options))
+        flag = random.choice(_flags(options) + _knobs(options))
         pool = random.choice((WORDS, _NUMBERS, _GOOD))
         given = [random.choice(pool) for _ in range(random.choice((1, 1, 1, 1, 0, 2)))]
         words += [f"{flag}={given[0]}"] if given and random.random() < 0.3 else [flag, *given]
         spoilt.append(f"{flag} {[one[:40] for one in given]}")
     title = f"{' '.join(start[:2])}: {', '.join(spoilt)}"
     return Case(title, tuple(words), encoding=random.choice(_ENCODINGS))
+
+
+def _knobs(options: Any) -> list[str]:
+    """Those of the knobs, which `parse` adds."""
+    known = concerning(Settings, getattr(options, "stages", ()))
+    return [f"--{flag_of(name, one)}" for name, one in known.items()]
 
 
 @cache
