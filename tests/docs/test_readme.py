@@ -5,13 +5,12 @@ model runs where it is bundled, and with a tiny one in its place where it is not
 """
 
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import captioned_folder
+from tests.docs.commands import blocks, commands, smaller
 from unclip.interfaces.cli import main
 from unclip.outputs.images import read_info
 from unclip.storage.folder import bundled
@@ -45,26 +44,6 @@ SMALLER = {
 }
 
 
-def blocks(*languages: str) -> Iterator[str]:
-    for language, body in re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-        if language in languages:
-            yield body
-
-
-def commands() -> list[str]:
-    lines = "".join(blocks("sh", "console")).replace("\\\n", " ").splitlines()
-    return [line for line in (raw.removeprefix("$ ").strip() for raw in lines) if line]
-
-
-def words_of(command: str) -> list[str]:
-    return shlex.split(command, comments=True)
-
-
-def smaller(words: list[str]) -> list[str]:
-    fits = [key for key in SMALLER if words[: len(key.split())] == key.split()]
-    return [*words, *SMALLER[fits[0]].split()] if fits else words
-
-
 def with_model(words: list[str], model: Path) -> list[str]:
     """The tiny model where the bundled one is meant, but is not there."""
     positional = [word for word in words if not word.startswith("-")]
@@ -84,23 +63,23 @@ def test_commands(elsewhere: Path, tiny_model: Path, capsys: pytest.CaptureFixtu
     captioned_folder(elsewhere / "my-images", 16, size=64)
     makefile = (ROOT / "Makefile").read_text()
     ran = []
-    for command in commands():
-        program, *words = words_of(command)
+    shell = "".join(body for kind, body in blocks(README) if kind in ("sh", "console"))
+    for program, *words in commands(shell):
         if program == "make":
             assert all(re.search(rf"^{word}:", makefile, re.MULTILINE) for word in words)
             continue
         if program == "pip":
             assert words[0] == "install"  # of what: tests/docs/test_kit.py
             continue
-        assert program == "unclip", f"the README's {command!r} is not known to this test"
+        assert program == "unclip", f"the README's {program!r} is not known to this test"
         if (
             words[0] == "evaluate"
             and words[1] in ("composition", "edits", "inpainting")
             and not bundled("judge").is_dir()
         ):
             continue  # no judge is bundled yet
-        words = with_model(smaller(words), tiny_model)
-        assert main(words) == 0, (command, capsys.readouterr().err)
+        words = with_model(smaller(words, SMALLER), tiny_model)
+        assert main(words) == 0, (words, capsys.readouterr().err)
         ran.append(words[0])
     assert ran.count("train") == 4
     assert {"generate", "info"} <= set(ran)
@@ -111,7 +90,7 @@ def test_python(elsewhere: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPat
 
     if not bundled("model").is_dir():
         monkeypatch.setattr(loading, "bundled", lambda name: tiny_model)
-    programs = list(blocks("python"))
+    programs = [body for kind, body in blocks(README) if kind == "python"]
     assert programs
     for program in programs:
         exec(compile(program, "README.md", "exec"), {})
@@ -121,11 +100,11 @@ def test_make_demo(elsewhere: Path) -> None:
     """The command of `make demo` itself, where the model is bundled."""
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^demo:.*\n\t\$\(BIN\)/unclip (.*)$", makefile, re.MULTILINE)
-    words = words_of(line)
+    (words,) = commands(line)
     assert words[0] == "generate"
     assert "out/demo.png" in words
     if not bundled("model").is_dir():
         pytest.skip("no model is bundled yet")
-    assert main(smaller(words)) == 0
+    assert main(smaller(words, SMALLER)) == 0
     notes = read_info(Path("out/demo.png"))
     assert len(notes["prompt"]) == notes["n"] == 4

@@ -1,1 +1,1 @@
-
+"""Where people and programs meet the package: the command line."""

@@ -21,6 +21,8 @@ MAX_LOGIT_SCALE = math.log(100.0)
 
 
 class SelfAttention(nn.Module):
+    """Multi-head self-attention, (N, L, D) → (N, L, D); see `Encoder.forward` for the mask."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -39,6 +41,8 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
+    """A block's two linear layers with the activation between them, (N, L, D) → (N, L, D)."""
+
     def __init__(self, width: int, hidden: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.activation = activation
@@ -66,6 +70,8 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
+    """A tower's blocks, one after the other, without its embeddings and last norm."""
+
     def __init__(self, config: CLIPTextConfig | CLIPVisionConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
@@ -78,6 +84,8 @@ class Encoder(nn.Module):
 
 
 class TextEmbeddings(nn.Module):
+    """Token and position embeddings: ids (N, L) → (N, L, D)."""
+
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -89,6 +97,8 @@ class TextEmbeddings(nn.Module):
 
 
 class TextTransformer(nn.Module):
+    """The text tower: token ids to hidden states, and the state at the end token."""
+
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         self.eos_token_id = config.eos_token_id
@@ -111,6 +121,8 @@ class TextTransformer(nn.Module):
 
 
 class VisionEmbeddings(nn.Module):
+    """Patches, the class token before them, and positions: (N, 3, H, W) → (N, P, D)."""
+
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         width, patch = config.hidden_size, config.patch_size
@@ -130,6 +142,8 @@ class VisionEmbeddings(nn.Module):
 
 
 class VisionTransformer(nn.Module):
+    """The image tower: normalised images to the class token's state."""
+
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         self.image_size = config.image_size

@@ -1,1 +1,1 @@
-
+"""Captions to images, and images to images: requests, settings, the figure itself."""

@@ -44,15 +44,16 @@ class AutoregressivePriorSettings(Sized):
 
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
 
-    num_layers: Layers = BY_SIZE
-    num_attention_heads: Heads = BY_SIZE
-    attention_head_dim: Width = BY_SIZE
-    dropout: Dropout = 0.0
-    drop_text: Probability = 0.1  # captions dropped for guidance (section 2.2)
+    num_layers: Layers = BY_SIZE  # layers of the Transformer
+    num_attention_heads: Heads = BY_SIZE  # attention heads
+    attention_head_dim: Width = BY_SIZE  # channels of a head
+    dropout: Dropout = 0.0  # probability of dropout within blocks
+    # probability that the caption is dropped, for guidance (section 2.2)
+    drop_text: Probability = 0.1
     # Variance left out by the components kept (section 2.2).
     reconstruction_error: Annotated[float, Between(1e-9, 0.999)] = 0.01
-    buckets: Buckets = 1024  # of each code (section 2.2)
-    spacing: Spacing = "uniform"  # of the buckets, which the paper does not state
+    buckets: Buckets = 1024  # buckets of each code (section 2.2)
+    spacing: Spacing = "uniform"  # spacing of the buckets, which the paper does not state
     statistics: Measured = 8192  # images that components and buckets are measured on
 
 

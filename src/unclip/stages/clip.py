@@ -30,10 +30,12 @@ from unclip.words import merged, vocabulary
 class ClipSettings(Checked):
     """What is chosen about CLIP before it is trained."""
 
-    size: str = "small"  # a row of the table beside the network, or karlo, or paper
+    size: str = "small"  # name of a size: tiny to ViT-H/16, or karlo, or paper
+    # tokens of the tokenizer's vocabulary, at most
     vocab_size: Annotated[int, Between(514, MAX_VOCABULARY)] = 1024
-    context_length: Tokens = 32
-    captions: Annotated[int, Between(1, 2**20)] = 20_000  # that the tokenizer is trained on
+    context_length: Tokens = 32  # tokens that a caption is cut to
+    # captions that the tokenizer is trained on, at most
+    captions: Annotated[int, Between(1, 2**20)] = 20_000
 
     def config(self, vocab_size: int) -> CLIPConfig:
         """`vocab_size` is the trained tokenizer's: captions may need fewer tokens than asked."""

@@ -38,11 +38,12 @@ class PriorSettings(Sized):
 
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
 
-    num_layers: Layers = BY_SIZE
-    num_attention_heads: Heads = BY_SIZE
-    attention_head_dim: Width = BY_SIZE
-    dropout: Dropout = 0.0
-    drop_text: Probability = 0.1  # captions dropped for guidance (section 2.2)
+    num_layers: Layers = BY_SIZE  # layers of the Transformer
+    num_attention_heads: Heads = BY_SIZE  # attention heads
+    attention_head_dim: Width = BY_SIZE  # channels of a head
+    dropout: Dropout = 0.0  # probability of dropout within blocks
+    # probability that the caption is dropped, for guidance (section 2.2)
+    drop_text: Probability = 0.1
     candidates: Candidates = 2  # z_i drawn per image; the one closest to z_t is kept (section 2.2)
     statistics: Measured = 8192  # images that the embeddings' mean and deviation are measured on
     loss: LossConfig = field(default_factory=LossConfig)

@@ -22,10 +22,11 @@ BatchSize = Annotated[int, Between(1, 2**20)]
 class Data(Checked):
     """Where the captioned images come from."""
 
-    source: str = "emoji"  # the built-in world, or a folder of captioned images; data/registry.py
+    # source: the built-in world (emoji, emoji:shapes), a folder, or another of data/registry.py
+    source: str = "emoji"
     size: Annotated[int, Between(8, 4096)] = 64  # pixels of a side
-    workers: Annotated[int, Between(0, 256)] = 1  # processes that load and render
-    # Fraction of a folder's images kept for evaluation, by their names.
+    workers: Annotated[int, Between(0, 256)] = 1  # processes that load and render images
+    # fraction of a folder's images kept for evaluation, by their names
     held_out: Annotated[float, Between(0, 0.99)] = 0.0
     world: WorldConfig = field(default_factory=WorldConfig)  # options of the built-in world
 
@@ -50,34 +51,36 @@ class Data(Checked):
 class Optimiser(Checked):
     """The optimiser and its schedule; the defaults are Adam's, each recipe states its own."""
 
-    kind: Literal["adamw", "muon"] = "adamw"  # muon: for hidden matrices and kernels, see muon.py
-    learning_rate: Positive = 3e-4
-    matrix_rate: Positive = 1e-3  # muon's learning rate; the other parameters have `learning_rate`
+    # algorithm; muon is for hidden matrices and kernels, beside adamw
+    kind: Literal["adamw", "muon"] = "adamw"
+    learning_rate: Positive = 3e-4  # learning rate at its highest
+    matrix_rate: Positive = 1e-3  # muon's learning rate; the other parameters have learning_rate
+    # weight decay, decoupled from the gradient
     weight_decay: Annotated[float, Between(0, 1e6)] = 0.0
-    beta1: Averaging = 0.9
-    beta2: Averaging = 0.999
-    eps: Positive = 1e-8
+    beta1: Averaging = 0.9  # decay of the mean gradient
+    beta2: Averaging = 0.999  # decay of the mean squared gradient
+    eps: Positive = 1e-8  # number added to the root of the mean square
     warmup: Annotated[int, Between(0, 10**9)] = 100  # steps of linear warm-up
-    decay: Probability = 0.0  # last fraction of the run that a cosine takes to zero; 0: constant
+    decay: Probability = 0.0  # last fraction of the run, in which a cosine falls to zero; 0: none
     clip: Positive = 1.0  # largest gradient norm
-    # Radius of sharpness-aware minimisation, see sam.py; 0: off.
-    rho: Annotated[float, Between(0, 1e6)] = 0.0
+    rho: Annotated[float, Between(0, 1e6)] = 0.0  # radius of sharpness-aware minimisation; 0: off
 
 
 @dataclass(frozen=True)
 class Training(Checked):
     """The loop's own settings, the same for every stage."""
 
-    steps: Count = 10_000
-    batch_size: BatchSize = 64  # over all processes and accumulated parts
+    steps: Count = 10_000  # steps of the whole run
+    batch_size: BatchSize = 64  # images a step, over all processes and accumulated parts
     accumulation: BatchSize = 1  # parts that a batch is computed in
+    # number format of the networks; auto takes the faster of fp32 and bf16
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     ema: Averaging = 0.9999  # decay of the averaged weights, which are the ones published
-    seed: Seed = 0
-    init: str = ""  # a model (folder or hf:owner/model) whose weights are trained further
-    log_every: Count = 50
-    preview_every: Annotated[int, Between(0, 10**9)] = 1000  # 0: never
-    checkpoint_every: Count = 500
+    seed: Seed = 0  # seed of weights, noise and order
+    init: str = ""  # model (folder or hf:owner/model) whose weights are trained further
+    log_every: Count = 50  # steps between two lines of metrics
+    preview_every: Annotated[int, Between(0, 10**9)] = 1000  # steps between two previews; 0: none
+    checkpoint_every: Count = 500  # steps between two checkpoints
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,22 +46,23 @@ class UpsamplerSettings(Sized):
 
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
 
-    # The paper: 64 → 256 → 1024. None of an upsampler whose folder has nothing that it enlarges.
+    # factor of enlargement (the paper: 64 → 256 → 1024)
     factor: Annotated[int, Between(2, 16)] | None = 4
-    widths: Widths = BY_SIZE
-    layers: Annotated[int, Between(1, 32)] = BY_SIZE
-    groups: Width = BY_SIZE
-    dropout: Dropout = BY_SIZE
-    prediction_type: PredictionType = "epsilon"
-    beta_schedule: BetaSchedule = "squaredcos_cap_v2"
-    crop: Annotated[int, Between(1, 64)] = 4  # trained on crops of 1/crop of the side (section 2.1)
-    # What the small image suffers (section 2.1): the first upsampler's a 3 × 3 Gaussian blur, the
-    # second one's BSR, which the data workers do (`data/degradations.py`).
+    widths: Widths = BY_SIZE  # channels from the finest level to the coarsest, separated by spaces
+    layers: Annotated[int, Between(1, 32)] = BY_SIZE  # resnet blocks a level
+    groups: Width = BY_SIZE  # groups of the group normalisation
+    dropout: Dropout = BY_SIZE  # probability of dropout within blocks
+    prediction_type: PredictionType = "epsilon"  # prediction: the noise ε, the image x_0 or v
+    beta_schedule: BetaSchedule = "squaredcos_cap_v2"  # schedule of the noise
+    # divisor of the side: crops of that size are trained on (section 2.1)
+    crop: Annotated[int, Between(1, 64)] = 4
+    # damage to the small image (section 2.1): the first upsampler's a 3 × 3 Gaussian blur, the
+    # second one's BSR, which the data workers do (`data/degradations.py`)
     degradation: Literal["blur", "bsr"] = "blur"
-    blur_sigma: Annotated[float, Between(0.01, 100)] = 0.6  # of the Gaussian, pixels
-    strength: Probability = 1.0  # of BSR, 0 to 1
-    # Of each small image being degraded. The paper seems to degrade all, and a network that has
-    # seen nothing else oversharpens what is sharp; Ho et al. (arXiv 2106.15282) blur half of them.
+    blur_sigma: Annotated[float, Between(0.01, 100)] = 0.6  # deviation of the Gaussian blur, pixels
+    strength: Probability = 1.0  # strength of BSR, 0 to 1
+    # probability that a small image is degraded. The paper seems to degrade all, and a network that
+    # has seen nothing else oversharpens what is sharp; Ho et al. (arXiv 2106.15282) blur half
     degradation_probability: Probability = 1.0
     loss: LossConfig = field(default_factory=LossConfig)
 

@@ -1,1 +1,1 @@
-
+"""One loop for every stage: recipes, optimisers, checkpoints, processes."""

@@ -65,6 +65,7 @@ def _package() -> Any:
 
 @lru_cache(maxsize=1)
 def find_font() -> "ImageFont.FreeTypeFont":
+    """The colour emoji font at the one size that it has; `ValueError` where it is not installed."""
     from PIL import ImageFont
 
     try:

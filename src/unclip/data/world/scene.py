@@ -83,20 +83,21 @@ class WorldConfig(Checked):
     is one attribute, or whose colour is which and who is where.
     """
 
-    kinds: tuple[str, ...] = ("shapes",)
-    size: Annotated[int, Between(32, 1024)] = 64
-    seed: Seed = 0
-    split: str = "train"
-    min_objects: Objects = 1
-    max_objects: Objects = MAX_OBJECTS
-    shapes: tuple[str, ...] = SHAPES
-    sizes: tuple[str, ...] = SIZES
-    colours: tuple[str, ...] = COLOURS
-    textures: tuple[str, ...] = TEXTURES
-    backgrounds: tuple[str, ...] = BACKGROUNDS
-    relations: tuple[str, ...] = RELATIONS
-    styles: tuple[str, ...] = STYLES
-    language: str = "en"
+    kinds: tuple[str, ...] = ("shapes",)  # kinds of objects: shapes, emoji
+    size: Annotated[int, Between(32, 1024)] = 64  # pixels of a side
+    seed: Seed = 0  # seed of the scenes
+    split: str = "train"  # split: train, held-out or all
+    min_objects: Objects = 1  # fewest objects in a scene
+    max_objects: Objects = MAX_OBJECTS  # most objects in a scene
+    shapes: tuple[str, ...] = SHAPES  # names of shapes
+    sizes: tuple[str, ...] = SIZES  # sizes of objects
+    colours: tuple[str, ...] = COLOURS  # colours of objects
+    textures: tuple[str, ...] = TEXTURES  # textures of objects
+    backgrounds: tuple[str, ...] = BACKGROUNDS  # kinds of backgrounds
+    relations: tuple[str, ...] = RELATIONS  # relations between two objects
+    styles: tuple[str, ...] = STYLES  # styles of whole images
+    language: str = "en"  # language of the names of emoji
+    # scenes in a row that a detail tells apart; 1: none
     contrast: Annotated[int, Between(1, MAX_CONTRAST)] = 1
 
     def __post_init__(self) -> None:

@@ -40,8 +40,8 @@ _SAME_EXTENT: Final = 10 / 64
 class JudgeConfig(Checked):
     """Channels and residual blocks at 32, 16 and 8 cells a side."""
 
-    widths: tuple[Width, Width, Width] = (32, 80, 128)
-    blocks: tuple[Blocks, Blocks, Blocks] = (1, 2, 2)
+    widths: tuple[Width, Width, Width] = (32, 80, 128)  # channels at each of the three sizes
+    blocks: tuple[Blocks, Blocks, Blocks] = (1, 2, 2)  # residual blocks at each of them
 
     def __post_init__(self) -> None:
         super().__post_init__()

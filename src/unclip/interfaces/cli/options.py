@@ -31,20 +31,20 @@ class ModelOptions:
     """Flags for the model and where it runs."""
 
     model: str | None = None
-    """A model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
+    """Model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """Data type of the networks; auto is the faster of fp32 and bf16. int8, for CPUs only, is an
     approximation."""
     device: str = "auto"
-    """Device that computes; auto is a GPU if there is one."""
+    """Device that computes: auto, cpu, cuda or cuda:N; auto is a GPU if there is one."""
     offload: bool = False
-    """Keep one component's weights in memory at a time, for small machines; slower."""
+    """Weights of one component in memory at a time, for small machines; slower."""
     compile: bool = False
-    """Compile the networks' steps with torch, for many images on a GPU: the first take minutes."""
+    """Compilation of the networks by torch, for many images on a GPU: the first take minutes."""
     revision: str | None = None
     """Branch, tag or commit of a model on the Hub."""
     variant: str | None = None
-    """Which weights are read where a model has several, e.g. fp16."""
+    """Name of the weights that are read where a model has several, e.g. fp16."""
 
     def open(self) -> "Pipeline":
         """The model that the flags name."""

@@ -29,25 +29,26 @@ class DecoderSettings(Sized):
 
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
 
-    widths: Widths = BY_SIZE  # channels from the finest level to the coarsest
+    widths: Widths = BY_SIZE  # channels from the finest level to the coarsest, separated by spaces
     layers: Annotated[int, Between(1, 32)] = BY_SIZE  # resnet blocks a level
     attend_from: Annotated[int, Between(0, 8)] = 1  # finest level with attention
-    head_width: Width = BY_SIZE
-    groups: Width = BY_SIZE
-    context_width: Width = BY_SIZE
-    dropout: Dropout = BY_SIZE
-    prediction_type: PredictionType = "epsilon"
-    drop_image: Probability = 0.1  # z_i dropped for guidance (section 2.1)
-    drop_text: Probability = 0.5  # captions dropped (section 2.1)
-    # What is in z_i's place: the image's embedding (unCLIP), nothing (GLIDE), or the caption's z_t.
+    head_width: Width = BY_SIZE  # channels of an attention head
+    groups: Width = BY_SIZE  # groups of the group normalisation
+    context_width: Width = BY_SIZE  # width of the context's tokens
+    dropout: Dropout = BY_SIZE  # probability of dropout within blocks
+    prediction_type: PredictionType = "epsilon"  # prediction: the noise ε, the image x_0 or v
+    drop_image: Probability = 0.1  # probability that z_i is dropped, for guidance (section 2.1)
+    drop_text: Probability = 0.5  # probability that the caption is dropped (section 2.1)
+    # condition in z_i's place: the embedding (unCLIP), nothing (GLIDE), or the caption's z_t
     condition: Literal["image", "caption", "text_embedding"] = "image"
-    # Whose are the caption's tokens and the vector beside the timestep: the frozen CLIP's, as in
-    # published models, or a text Transformer's that is trained with the decoder, as in the paper.
+    # encoder of the caption's tokens and of the vector beside the timestep: the frozen CLIP, as in
+    # published models, or a text Transformer that is trained with the decoder, as in the paper
     caption_tokens: Literal["clip", "own"] = BY_SIZE
-    text_layers: Layers = BY_SIZE  # of the Transformer of its own
+    # layers of that own Transformer, which else has the sizes of CLIP's
+    text_layers: Layers = BY_SIZE
     inpainting: bool = False  # mask channels; with `training.init`, they are added where need be
     loss: LossConfig = field(default_factory=LossConfig)
-    # Of the Transformer of its own; 0: those of CLIP's text Transformer.
+    # sizes of that own Transformer; 0: those of CLIP's text Transformer
     text_width: Annotated[int, Between(0, 2**16)] = BY_SIZE
     text_heads: Annotated[int, Between(0, 1024)] = BY_SIZE
 

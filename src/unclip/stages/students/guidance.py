@@ -43,9 +43,9 @@ _WIDTH = 16  # of the guidance scale's embedding
 class DistillationSettings(Checked):
     """What is chosen about a student before it is trained."""
 
-    # The lowest and highest that it learns.
+    # lowest and highest guidance scale that is learned
     guidance_scales: tuple[LearnedScale, LearnedScale] = (1.0, 10.0)
-    drop_text: Probability = 0.5  # captions dropped, as for the decoder
+    drop_text: Probability = 0.5  # probability that the caption is dropped, as for the decoder
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:

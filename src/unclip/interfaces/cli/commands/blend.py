@@ -30,6 +30,7 @@ class Blend(InversionOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip blend` say, and give the exit code."""
     options = parse(Blend, "blend", arguments)
     started = time.perf_counter()
     from unclip.pipeline.inputs import check_count

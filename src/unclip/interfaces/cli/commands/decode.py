@@ -23,6 +23,7 @@ class Decode(ImageOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip decode` say, and give the exit code."""
     options = parse(Decode, "decode", arguments)
     started = time.perf_counter()
     from unclip.outputs.latents import read_embeddings

@@ -17,6 +17,7 @@ _OPTIONAL = {
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip doctor` say, and give the exit code."""
     parse(_nothing, "doctor", arguments)
     for key, value in diagnosis().items():
         print(f"{key:<22}{value}")

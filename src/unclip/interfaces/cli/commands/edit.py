@@ -34,6 +34,7 @@ class Edit(InversionOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip edit` say, and give the exit code."""
     options = parse(Edit, "edit", arguments)
     started = time.perf_counter()
     from unclip.pipeline.inputs import check_count, check_prompts

@@ -31,10 +31,11 @@ class Embed(ModelOptions):
     over), and texts: what is no file or folder, and does not end like an image's name, is a text.
     """
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("embeddings.safetensors")
-    """A .npy or a .safetensors file; the latter names its rows."""
+    """Name of a .npy or a .safetensors file; the latter names its rows."""
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip embed` say, and give the exit code."""
     options = parse(Embed, "embed", arguments)
     started = time.perf_counter()
     import torch

@@ -36,6 +36,7 @@ class Generate(PromptOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip generate` say, and give the exit code."""
     options = parse(Generate, "generate", arguments)
     started = time.perf_counter()
     from unclip.device.precision import name_of

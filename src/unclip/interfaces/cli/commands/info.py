@@ -19,11 +19,12 @@ class Info:
     """Describe a model folder, or say which command made an image."""
 
     path: tyro.conf.Positional[str | None] = None
-    """A model folder, a model on the Hugging Face Hub that has been fetched (hf:owner/model), or a
-    PNG image; the bundled model if left out."""
+    """Model folder, name of a model on the Hugging Face Hub that has been fetched (hf:owner/model),
+    or PNG image; the bundled model if left out."""
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip info` say, and give the exit code."""
     options = parse(Info, "info", arguments)
     from unclip.pipeline.loading import CLASSES
     from unclip.storage.hub import absent, hub_name, resolve_model

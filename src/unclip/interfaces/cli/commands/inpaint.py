@@ -38,6 +38,7 @@ class Inpaint(ImageOptions, PromptOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip inpaint` say, and give the exit code."""
     options = parse(Inpaint, "inpaint", arguments)
     started = time.perf_counter()
     from unclip.pipeline.inputs import check_count, check_prompts

@@ -32,6 +32,7 @@ class Invert(ModelOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip invert` say, and give the exit code."""
     options = parse(Invert, "invert", arguments)
     started = time.perf_counter()
     from unclip.pipeline.requests import convert

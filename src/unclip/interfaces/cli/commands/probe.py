@@ -28,6 +28,7 @@ class Probe(InversionOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip probe` say, and give the exit code."""
     options = parse(Probe, "probe", arguments)
     started = time.perf_counter()
     from unclip.interfaces.cli.commands.embed import embeddings_of

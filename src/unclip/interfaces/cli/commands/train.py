@@ -31,21 +31,23 @@ class _Flags:
     """Folders a run reads and writes."""
 
     model: Path
-    """The model folder, which is created or gets a new component."""
+    """Model folder, which is created or gets a new component."""
     recipe: Path | None = None
-    """A TOML file whose values replace the defaults."""
+    """TOML file whose values replace the defaults."""
     run: Path | None = None
     """Folder of checkpoints and metrics; runs/MODEL/STAGE if left out."""
     resume: bool = False
-    """Continue the run from its newest checkpoint, with its own recipe."""
+    """Continuation of the run from its newest checkpoint, with its own recipe."""
     overwrite: bool = False
-    """Train anew what the model folder has already, and forget an unfinished run."""
+    """Replacement of what the model folder has already, and of an unfinished run."""
     dry_run: bool = False
-    """Say what would be trained and what it takes, and stop."""
+    """Report of what would be trained and what it takes, and no training."""
     device: str = "auto"
+    """Device: auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip train` say, and give the exit code."""
     words = list(arguments)
     names = ", ".join(SPECS)
     if not words or words[0] in ("-h", "--help"):

@@ -40,6 +40,7 @@ class Upscale(SamplingOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip upscale` say, and give the exit code."""
     options = parse(Upscale, "upscale", arguments)
     from unclip.data.transforms import open_image
     from unclip.device.precision import name_of

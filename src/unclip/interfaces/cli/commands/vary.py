@@ -23,6 +23,7 @@ class Vary(InversionOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip vary` say, and give the exit code."""
     options = parse(Vary, "vary", arguments)
     started = time.perf_counter()
     from unclip.pipeline.inputs import check_count

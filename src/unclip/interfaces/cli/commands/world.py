@@ -20,20 +20,25 @@ class Look:
 
     world: tyro.conf.Positional[Literal["emoji"]]
     preview: Path
-    """The .png file that the sheet is written to."""
+    """Name of the .png file with the sheet."""
     kinds: tuple[Literal["shapes", "emoji"], ...] = ("shapes", "emoji")
-    """Shapes need no font; emoji need Noto Color Emoji."""
+    """Kinds of objects; shapes need no font, emoji need Noto Color Emoji."""
     size: Pixels = 128
     """Pixels of a scene's side."""
     split: Literal["train", "held-out", "all"] = "train"
+    """Scenes that training shows, those that it never shows, or both."""
     language: str = "en"
-    """Of the emoji's names."""
+    """Language of the emoji's names."""
     rows: Side = 6
+    """Rows of the sheet."""
     columns: Side = 8
+    """Columns of the sheet."""
     seed: Seed = 0
+    """Seed of the scenes."""
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip data` say, and give the exit code."""
     options = parse(Look, "data", arguments)
     from unclip.data.world.preview import preview
     from unclip.data.world.scene import WorldConfig

@@ -32,20 +32,21 @@ class Clip:
     captions with the colours swapped or the relation inverted are told from the true one."""
 
     model: str | None = None
-    """A model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
+    """Model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
     data: str = "emoji:shapes"
-    """The built-in world (its held-out scenes), or a folder of captioned images."""
+    """Data: the built-in world (its held-out scenes), or a folder of captioned images."""
     split: Split | None = None
-    """Of the folder's images; if left out, what training held out (data.held_out), else all."""
+    """Part of the folder's images; if left out, what training held out, else all."""
     n: Annotated[Pool, tyro.conf.arg(aliases=["-n"])] = 256
     """Candidates that each query is held against; all pairs, where there are fewer."""
     size: Pixels | None = None
     """Pixels of the images' side; the decoder's if left out, or CLIP's own."""
     world: WorldConfig = field(default_factory=lambda: WORLD)
-    """Which scenes of the built-in world."""
+    """Scenes of the built-in world."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A .json file for the numbers."""
+    """Name of a .json file for the numbers."""
     device: str = "auto"
+    """Device that computes: auto, cpu, cuda or cuda:N; auto is a GPU if there is one."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -28,7 +28,7 @@ class Edits(Judged):
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 200
     """Scenes; each is edited in one attribute, the three in turn."""
     theta: tuple[Fraction, ...] = (0.25, 0.35, 0.5)
-    """How far edits go; of several, the table shows the best one for each attribute."""
+    """Distances θ that edits go; the table shows the best one for each attribute."""
     invert_steps: Steps = 50
     """Steps of the inversion, and of decoding what it found."""
 

@@ -31,14 +31,14 @@ class Fid(Measuring, PromptOptions):
     distance of their CLIP embeddings."""
 
     data: str = "emoji:shapes"
-    """The built-in world (its held-out scenes), or a folder of captioned images."""
+    """Data: the built-in world (its held-out scenes), or a folder of captioned images."""
     split: Split | None = None
-    """Of the folder's images; if left out, what training held out (data.held_out), else all."""
+    """Part of the folder's images; if left out, what training held out, else all."""
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 1000
     """Images generated, for as many captions; they are held against the real images of as many
     others. Fewer give a larger distance."""
     clip: Path | None = None
-    """A model folder whose CLIP measures, to compare models; the model's own if left out."""
+    """Model folder whose CLIP measures, to compare models; the model's own if left out."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -36,9 +36,9 @@ class Measuring(BatchOptions):
     """Flags for images that are made of scenes to be measured."""
 
     world: WorldConfig = field(default_factory=lambda: WORLD)
-    """Which scenes of the built-in world."""
+    """Scenes of the built-in world."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A .json file for the numbers and what they were measured with."""
+    """Name of a .json file for the numbers and what they were measured with."""
     batch_size: Batch = 32
 
 
@@ -47,9 +47,9 @@ class Judged(Measuring):
     """Flags for what the judge says of images."""
 
     judge: Path | None = None
-    """A folder with a judge; the bundled judge if left out."""
+    """Folder with a judge; the bundled judge if left out."""
     trust: bool = False
-    """Report even if the judge errs in more than 3 % of real scenes."""
+    """Results even if the judge errs in more than 3 % of real scenes."""
 
     def open_both(self) -> "tuple[Pipeline, Judge]":
         """The model and the judge, where the model is."""
