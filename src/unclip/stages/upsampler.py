@@ -46,7 +46,8 @@ class UpsamplerSettings(Sized):
 
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES
 
-    # factor of enlargement (the paper: 64 → 256 → 1024)
+    # factor of enlargement (the paper: 64 → 256 → 1024); none of an upsampler whose folder has
+    # nothing that it enlarges
     factor: Annotated[int, Between(2, 16)] | None = 4
     widths: Widths = BY_SIZE  # channels from the finest level to the coarsest, separated by spaces
     layers: Annotated[int, Between(1, 32)] = BY_SIZE  # resnet blocks a level
@@ -85,8 +86,8 @@ class SecondUpsamplerSettings(UpsamplerSettings):
 
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = SIZES_1024
 
-    beta_schedule: BetaSchedule = "linear"
-    degradation: Literal["blur", "bsr"] = "bsr"
+    beta_schedule: BetaSchedule = "linear"  # schedule of the noise
+    degradation: Literal["blur", "bsr"] = "bsr"  # damage to the small image (section 2.1)
 
 
 class UpsamplerStage:
