@@ -16,6 +16,7 @@ EVALUATIONS = {
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip evaluate` say, and give the exit code."""
     words = list(arguments)
     if not words or words[0] in ("-h", "--help"):
         rows = "\n".join(f"  {name:<12} {what}" for name, (what, _) in EVALUATIONS.items())

@@ -50,6 +50,7 @@ class Clip:
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip evaluate clip` say, and give the exit code."""
     options = parse(Clip, "evaluate clip", arguments)
     check_output(options.output)
     from unclip.data.sources import length

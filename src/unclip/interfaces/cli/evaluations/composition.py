@@ -30,6 +30,7 @@ class EvaluateComposition(Judged, PromptOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip evaluate composition` say, and give the exit code."""
     options = parse(EvaluateComposition, "evaluate composition", arguments)
     check_output(options.output)
     from unclip.device.precision import name_of

@@ -34,6 +34,7 @@ class Edits(Judged):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip evaluate edits` say, and give the exit code."""
     options = parse(Edits, "evaluate edits", arguments)
     check_output(options.output)
     from unclip.device.precision import name_of

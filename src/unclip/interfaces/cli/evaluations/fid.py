@@ -42,6 +42,7 @@ class Fid(Measuring, PromptOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip evaluate fid` say, and give the exit code."""
     options = parse(Fid, "evaluate fid", arguments)
     check_output(options.output)
     from unclip.device.precision import name_of

@@ -32,6 +32,7 @@ class Inpainting(Judged, PromptOptions):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip evaluate inpainting` say, and give the exit code."""
     options = parse(Inpainting, "evaluate inpainting", arguments)
     check_output(options.output)
     from unclip.device.precision import name_of

@@ -166,11 +166,13 @@ def origin(options: Any) -> dict[str, Any]:
 
 
 def check_output(output: Path | None) -> None:
+    """Refuse, before any work, a file for the numbers that could not be written."""
     if output is not None:
         check_file(output)
 
 
 def tell(rows: Sequence[tuple[str, ...]], report: dict[str, Any], output: Path | None) -> None:
+    """Print the table, and write the numbers as JSON where a file was named."""
     print_table(rows)
     if output is not None:
         from unclip.files import write_json
@@ -179,6 +181,7 @@ def tell(rows: Sequence[tuple[str, ...]], report: dict[str, Any], output: Path |
 
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows as columns, each as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
