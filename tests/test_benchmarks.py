@@ -13,7 +13,7 @@ from unclip import Pipeline, Settings
 from unclip.evaluation.judge.network import Judge, JudgeConfig
 from unclip.evaluation.judge.training import JudgeStage
 from unclip.pipeline.settings import PRESETS
-from unclip.stages.decoder import Student
+from unclip.stages.decoder import GuidanceStudent
 from unclip.storage.folder import ModelFolder
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -48,7 +48,7 @@ def test_every_variant_costs_what_it_says(
     assert counts("super res ddim 2") == [50, 50, 2]
     assert counts("prior dpm++ 5") == [10, 50, 7]
     assert counts("guidance 0.3 to 5") < counts("guidance 0 to 5") < [50, 50, 7]
-    student = Student(pipe.decoder.network.decoder, (1.0, 4.0))
+    student = GuidanceStudent(pipe.decoder.network.decoder, (1.0, 4.0))
     monkeypatch.setattr(pipe.decoder, "student", student)
     assert counts("distilled guidance ddim 25") == [50, 25, 7]
     assert counts("distilled guidance dpm++ 10") == [50, 10, 7]

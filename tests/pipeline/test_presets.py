@@ -12,7 +12,7 @@ from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.sampling import Sampling
 from unclip.pipeline.inpainting import RESAMPLES
 from unclip.pipeline.settings import PRESETS, Preset
-from unclip.stages.decoder import Student
+from unclip.stages.decoder import GuidanceStudent
 
 ROW = Preset(
     {"steps": 3, "sampler": "dpm++"},
@@ -77,7 +77,7 @@ def test_decoders_with_a_student_have_a_row_of_their_own(
     assert pipe.sampling("decoder", settings) == plain
     with pytest.raises(ValueError, match="this model has no decoder_distilled"):
         pipe("a star", settings=replace(settings, guidance_kind="distilled"))
-    student = Student(pipe.decoder.network.decoder, (1.0, 4.0))
+    student = GuidanceStudent(pipe.decoder.network.decoder, (1.0, 4.0))
     monkeypatch.setattr(pipe.decoder, "student", student)
     distilled = Sampling(6, "dpm++", Guidance(3.0, distilled=True), resamples=RESAMPLES)
     assert pipe.sampling("decoder", settings) == distilled

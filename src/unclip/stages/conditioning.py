@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unclip.acceleration.offload import is_offloaded
 from unclip.networks.clip import ImageEncoder, TextEncoder
+from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
 from unclip.stages.encoders import load_image_encoder, load_text_encoder, save_encoder
 from unclip.storage.belonging import print_of
@@ -154,6 +155,11 @@ class FrozenCLIP:
     def width(self) -> int:
         """D."""
         return self.text_encoder.config.projection_dim
+
+    @property
+    def text_sizes(self) -> CLIPTextConfig:
+        """Of the text tower."""
+        return self.text_encoder.config
 
     def to(self, device: torch.device) -> Self:
         """Compute on `device`; towers without weights of their own (`Offload`) get them there."""

@@ -10,16 +10,14 @@ Shapes: N images, H × W pixels.
 import torch
 from torch import Tensor
 
-CHANNELS = 4
-"""Of what is fed in beside x_t: RGB and the mask."""
 _NOTHING_KNOWN = 0.25  # of the masks erase all, so that the decoder still makes whole images
 
 
 def mask_channels(images: Tensor, unknown: Tensor) -> Tensor:
-    """What is known of images (N, 3, H, W), 0 elsewhere, and the mask, 1 where nothing is known.
+    """What is known of images (N, C, H, W), 0 elsewhere, and the mask, 1 where nothing is known.
 
-    `unknown` (N or 1, 1, H, W) is boolean. Returns (N, 4, H, W); with all unknown, `images` are not
-    read.
+    `unknown` (N or 1, 1, H, W) is boolean. Returns (N, C + 1, H, W); with all unknown, `images` are
+    not read.
     """
     return torch.cat(
         [images.masked_fill(unknown, 0), unknown.expand_as(images[:, :1]).to(images.dtype)], dim=1

@@ -14,7 +14,7 @@ is known of the image. Without, `sample` still keeps what is known.
 from unclip.stages.decoder.network import TEXT_ENCODER, DecoderNetwork
 from unclip.stages.decoder.settings import DecoderSettings
 from unclip.stages.decoder.stage import TEACHER, DecoderStage
-from unclip.stages.decoder.student import STUDENT, Student, save_student
+from unclip.stages.decoder.student import STUDENT, GuidanceStudent
 
 __all__ = [
     "STUDENT",
@@ -23,6 +23,5 @@ __all__ = [
     "DecoderNetwork",
     "DecoderSettings",
     "DecoderStage",
-    "Student",
-    "save_student",
+    "GuidanceStudent",
 ]

@@ -18,6 +18,7 @@ from unclip.networks.unet import UNet, UNetConfig
 from unclip.networks.unet_config import DOWN_ATTENTION, adm_config
 from unclip.stages.base import check_channels
 from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.decoder.protocols import Pixels, Space
 from unclip.stages.decoder.settings import DecoderSettings
 from unclip.stages.sizes import size_of
 from unclip.storage.folder import ModelFolder
@@ -45,14 +46,23 @@ class DecoderNetwork(nn.Module):
         self.decoder, self.text_proj, self.text_encoder = decoder, text_proj, text_encoder
 
 
-def build_network(settings: DecoderSettings, text: CLIPTextConfig, size: int) -> DecoderNetwork:
-    """Fresh networks for images of `size` pixels a side, and a CLIP whose text tower this is."""
+def build_network(
+    settings: DecoderSettings, text: CLIPTextConfig, size: int, space: Space | None = None
+) -> DecoderNetwork:
+    """Fresh networks for images of `size` pixels a side, and an encoder whose text tower this is.
+
+    Raises:
+        ValueError: the size is none that the space has.
+    """
+    space = space or Pixels()
+    if size % space.factor:
+        raise ValueError(f"data.size {size} is not a multiple of {space.factor}")
     config = adm_config(
-        size,
+        size // space.factor,
         settings.widths,
         settings.layers,
-        in_channels=settings.in_channels,
-        out_channels=6,
+        in_channels=settings.inputs(space.channels),
+        out_channels=space.channels * (2 if space.discrete else 1),
         context_width=settings.context_width,
         attend_from=settings.attend_from,
         head_width=settings.head_width,
@@ -104,7 +114,7 @@ def load_network(
                 f"{folder.path}: text_proj has {key} {getattr(projection, key)}, the decoder "
                 f"{getattr(wanted, key)}: they are not of one model"
             )
-    check_channels(config, settings.in_channels, process, str(folder.path / "decoder"))
+    check_channels(config, settings.inputs(), process, str(folder.path / "decoder"))
     network = DecoderNetwork(
         folder.load("decoder", UNet, config, dtype),
         folder.load("text_proj", TextProjection, projection, dtype),

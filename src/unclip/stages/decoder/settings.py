@@ -16,7 +16,6 @@ from unclip.config import (
 from unclip.diffusion.losses import LossConfig
 from unclip.diffusion.schedules import PredictionType
 from unclip.networks.decoder import SIZES
-from unclip.stages.masks import CHANNELS
 from unclip.stages.sizes import BY_SIZE, Sized
 from unclip.storage.folder import ModelFolder
 
@@ -58,10 +57,10 @@ class DecoderSettings(Sized):
         keys = ("condition", "caption_tokens", "inpainting")
         return {key: getattr(self, key) for key in keys}
 
-    @property
-    def in_channels(self) -> int:
-        """Of the U-Net: x_t, and what is known."""
-        return 3 + CHANNELS * self.inpainting
+    def inputs(self, channels: int = 3) -> int:
+        """Channels into the U-Net, of a space of `channels`: x_t, and with mask channels what is
+        known and where."""
+        return channels + (channels + 1) * self.inpainting
 
     @classmethod
     def noted(cls, folder: ModelFolder) -> Self:

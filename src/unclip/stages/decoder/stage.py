@@ -1,6 +1,7 @@
 """The decoder as it is trained and sampled.
 
-Shapes: N images, C = 3 channels, H × W pixels at the decoder's resolution.
+Shapes: N images of H × W pixels at the decoder's resolution, C × h × w in its space (of pixels, the
+same with C = 3).
 """
 
 from dataclasses import replace
@@ -19,6 +20,7 @@ from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+from unclip.stages.decoder.denoising import answers, beside_known, handing_over
 from unclip.stages.decoder.network import (
     TEXT_ENCODER,
     DecoderNetwork,
@@ -27,9 +29,10 @@ from unclip.stages.decoder.network import (
     save_network,
     settings_of,
 )
+from unclip.stages.decoder.protocols import Encoder, Pixels, Space, Student, pooled
 from unclip.stages.decoder.settings import NOTE, DecoderSettings
-from unclip.stages.decoder.student import STUDENT, Student, load_student, save_student
-from unclip.stages.masks import CHANNELS, mask_channels, random_masks
+from unclip.stages.decoder.student import STUDENT, load_student
+from unclip.stages.masks import mask_channels, random_masks
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
 from unclip.storage.weights import fingerprint_of
@@ -38,30 +41,43 @@ TEACHER = ("decoder", "text_proj", TEXT_ENCODER)  # what a student belongs to
 
 
 class DecoderStage:
-    """Networks, process and frozen CLIP of the decoder, and its student, if it has one."""
+    """Networks, process and frozen encoder of the decoder, and its student, if it has one.
+
+    Args:
+        clip: what it listens to, CLIP or another `Encoder`.
+        space: where it works; pixels, if left out.
+    """
 
     def __init__(
         self,
         network: DecoderNetwork,
-        clip: FrozenCLIP,
+        clip: Encoder,
         process: DiffusionConfig,
         settings: DecoderSettings,
         student: Student | None = None,
+        space: Space | None = None,
     ) -> None:
         # Convolutions run faster on channels-last tensors, on CPUs and GPUs alike.
         self.network: DecoderNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.clip, self.settings, self.student = clip, settings, student
+        self.space: Space = space or Pixels()
         if student is not None:
             student.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.process = Diffusion(process, settings.loss)
 
     @classmethod
-    def build(cls, settings: DecoderSettings, clip: FrozenCLIP, size: int) -> Self:
+    def build(
+        cls, settings: DecoderSettings, clip: Encoder, size: int, space: Space | None = None
+    ) -> Self:
         """A fresh decoder for images of `size` pixels a side."""
+        space = space or Pixels()
         process = DiffusionConfig(
-            variance_type="learned_range", prediction_type=settings.prediction_type
+            variance_type="learned_range" if space.discrete else "fixed_small_log",
+            prediction_type=settings.prediction_type,
+            clip_sample=space.discrete,
         )
-        return cls(build_network(settings, clip.text_encoder.config, size), clip, process, settings)
+        network = build_network(settings, clip.text_sizes, size, space)
+        return cls(network, clip, process, settings, space=space)
 
     @classmethod
     def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:
@@ -78,7 +94,8 @@ class DecoderStage:
 
     def with_student(self, student: Student | None) -> "DecoderStage":
         """The same decoder with another student."""
-        return DecoderStage(self.network, self.clip, self.process.config, self.settings, student)
+        process, settings = self.process.config, self.settings
+        return DecoderStage(self.network, self.clip, process, settings, student, self.space)
 
     @property
     def needs_prior(self) -> bool:
@@ -88,21 +105,26 @@ class DecoderStage:
     @property
     def size(self) -> int:
         """Pixels of a side."""
+        return self.network.decoder.config.sample_size * self.space.factor
+
+    @property
+    def side(self) -> int:
+        """Of x_t: h and w."""
         return self.network.decoder.config.sample_size
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """L_hybrid on images, with z_i and captions dropped independently."""
-        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        x0 = self.space.encode(batch["images"]).contiguous(memory_format=torch.channels_last)
         text = self.clip.text(dropped(batch["captions"], self.settings.drop_text, generator))
         z_i = self.embeddings(batch)
         draws = torch.rand(len(z_i), generator=generator, device=z_i.device)
-        x_t, t, noise = self.process.draw(images, generator)
+        x_t, t, noise = self.process.draw(x0, generator)
         condition = self._condition(z_i, text, draws < self.settings.drop_image)
         if self.settings.inpainting:
-            unknown = random_masks(len(images), self.size, generator)
-            x_t = torch.cat([x_t, mask_channels(images, unknown)], dim=1)
+            unknown = random_masks(len(x0), self.side, generator)
+            x_t = torch.cat([x_t, mask_channels(x0, unknown)], dim=1)
         output = self.network.decoder(x_t, t, **condition)
-        return self.process.loss(output, images, noise, t)
+        return self.process.loss(output, x0, noise, t)
 
     @torch.no_grad()
     def sample(
@@ -122,13 +144,17 @@ class DecoderStage:
             z_i: z_t for a decoder of text embeddings; GLIDE does not read it.
             null: the empty caption; encoded here if it is not given. Without guidance's condition
                 the decoder sees it and the learned null embedding.
-            start: x_T (N, 3, H, W), as `invert` gives it; fresh noise if left out.
-            known: what is known of the images, on their device, and kept.
+            start: x_T (N, C, h, w), as `invert` gives it; fresh noise if left out.
+            known: what is known of the images, in pixels, on their device, and kept.
         """
+        space, side = self.space, self.side
+        if known is not None:
+            known = Known(space.encode(known.x0), pooled(known.unknown, space.factor))
         denoiser = self._denoiser(z_i, text, sampling, null, known)
-        like = torch.empty(len(z_i), 3, self.size, self.size, device=z_i.device)
+        like = torch.empty(len(z_i), space.channels, side, side, device=z_i.device)
         like = like.contiguous(memory_format=torch.channels_last)
-        return self.process.sample(denoiser, like, sampling, noise, callback, start, known)
+        x0 = self.process.sample(denoiser, like, sampling, noise, callback, start, known)
+        return space.decode(x0)
 
     @torch.no_grad()
     def invert(
@@ -139,38 +165,32 @@ class DecoderStage:
         sampling: Sampling,
         callback: Callback | None = None,
     ) -> Tensor:
-        """x_T (N, 3, H, W), from which `sample` by DDIM with η = 0 makes `images` (N, 3, H, W).
+        """x_T (N, C, h, w), from which `sample` by DDIM with η = 0 makes `images` (N, 3, H, W).
 
         Where the callback stops it, this is the x_t that was reached, which leads nowhere.
         """
         denoiser = self._denoiser(z_i, text, sampling, None)
-        return self.process.invert(denoiser, images, sampling, callback)
+        return self.process.invert(denoiser, self.space.encode(images), sampling, callback)
 
     def distils(self, scale: float) -> bool:
         """Whether one evaluation can give what guidance at this scale gives with two."""
-        low, high = self.student.scales if self.student else (1, 1)
-        return scale == 1 or low <= scale <= high
+        return scale == 1 or (self.student is not None and self.student.knows(scale))
 
     def check_distilled(self, scale: float) -> Student:
         """The student, or a ValueError where there is none, or it has not learned the scale."""
-        asked = f"distilled guidance at scale {scale:g} was asked for"
         if self.student is None:
             raise ValueError(
-                f"{asked}, but this model has no {STUDENT}: leave it out, and both branches are "
-                "computed"
+                f"distilled guidance at scale {scale:g} was asked for, but this model has no "
+                f"{STUDENT}: leave it out, and both branches are computed"
             )
-        if not self.distils(scale):
-            low, high = self.student.scales
-            raise ValueError(
-                f"{asked}, but this model's {STUDENT} knows scales from {low:g} to {high:g}: leave "
-                "it out, and both branches are computed"
-            )
+        if scale != 1:
+            self.student.check(scale)
         return self.student
 
     def widen(self) -> None:
         """Give a decoder without mask channels some, which it does not read yet."""
-        self.network.decoder.widen(3 + CHANNELS)
         self.settings = replace(self.settings, inpainting=True)
+        self.network.decoder.widen(self.settings.inputs(self.space.channels))
 
     def _denoiser(
         self,
@@ -181,53 +201,43 @@ class DecoderStage:
         known: Known | None = None,
     ) -> Denoiser:
         """The network, conditioned and guided, as samplers see it."""
-        count, decoder, guidance = len(z_i), self.network.decoder, sampling.guidance
-        plan = self.process.plan(sampling)
+        plan, guidance = self.process.plan(sampling), sampling.guidance
+        student: Student | None = None
+        if guidance.distilled and plan.active:
+            student = self.check_distilled(guidance.scale)
+        taught = student.takes(plan) if student else _never
 
         def branches(t: float) -> bool:
-            return plan.guided(t) and not guidance.distilled
+            return plan.guided(t) and not taught(t)
 
-        def taught(t: float) -> bool:
-            return plan.guided(t) and guidance.distilled
-
+        twice = any(map(branches, plan.timesteps))
         condition = (
-            self.both_conditions(z_i, text, null)
-            if any(map(branches, plan.timesteps))
-            else self._condition(z_i, text, None)
+            self.both_conditions(z_i, text, null) if twice else self._condition(z_i, text, None)
         )
-        reuse = sampling.reuse if known is None else 1  # inpainting goes back and forth
-        shared: dict[str, Any] = {**condition, "reuse": reuse, "keep_kernels": True}
-        # With distilled guidance the student computes what is guided, the decoder the rest.
+        given: dict[str, Any] = {
+            **condition,
+            "reuse": sampling.reuse if known is None else 1,  # inpainting goes back and forth
+            # Where one takes over from the other, its last features are of steps that lie far back.
+            "fresh": [t for s, t in pairwise(plan.timesteps) if taught(s) != taught(t)],
+            "keep_kernels": True,
+        }
         own = [t for t in plan.timesteps if not taught(t)]
-        guided = [t for t in plan.timesteps if taught(t)]
-        # Where one takes over from the other, its last features are of steps that lie far back.
-        shared["fresh"] = [t for s, t in pairwise(plan.timesteps) if taught(s) != taught(t)]
-        if own:
-            both = decoder.conditions(own, **shared)
-            conditional = both[:count]
-        if guided:
-            student = self.check_distilled(guidance.scale).network
-            learned = student.conditions(guided, **shared, guidance_scale=guidance.scale)
-        beside = self._beside(known, z_i.device)
-
-        def network(x: Tensor, t: float, twice: bool) -> Tensor:
-            if beside is not None:
-                x = torch.cat([x, beside.to(x.dtype).repeat(len(x) // len(beside), 1, 1, 1)], dim=1)
-            x = x.contiguous(memory_format=torch.channels_last)  # at every step alike
-            if taught(t):
-                return student.proceed(x, t, learned)
-            return decoder.proceed(x, t, both if twice else conditional)
-
-        output = guide(network, guidance, branches, 3)
+        network = answers(self.network.decoder, own, given, len(z_i))
+        if student is not None:
+            others = [t for t in plan.timesteps if taught(t)]
+            network = handing_over(network, student.answers(others, guidance.scale, given), taught)
+        network = beside_known(network, self._beside(known, z_i.device))
+        output = guide(network, guidance, branches, self.space.channels)
         return self.process.denoiser(output, sampling.threshold)
 
     def _beside(self, known: Known | None, device: torch.device) -> Tensor | None:
-        """What the mask channels, if it has them, hold in sampling: (N or 1, 4, H, W)."""
+        """What the mask channels, if it has them, hold in sampling: (N or 1, C + 1, h, w)."""
         if not self.settings.inpainting:
             return None
         if known is None:
-            unknown = torch.ones(1, 1, self.size, self.size, dtype=torch.bool, device=device)
-            known = Known(torch.zeros(1, 3, self.size, self.size, device=device), unknown)
+            unknown = torch.ones(1, 1, self.side, self.side, dtype=torch.bool, device=device)
+            nothing = torch.zeros(1, self.space.channels, self.side, self.side, device=device)
+            known = Known(nothing, unknown)
         return mask_channels(known.x0, known.unknown)
 
     def embeddings(self, batch: Batch) -> Tensor:
@@ -298,4 +308,8 @@ class DecoderStage:
         if self.settings.note != DecoderSettings().note or NOTE in folder.index():
             folder.update_index({NOTE: self.settings.note})
         if self.student is not None:
-            save_student(folder, self.student)
+            self.student.save(folder)
+
+
+def _never(t: float) -> bool:
+    return False

@@ -28,7 +28,7 @@ from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.networks.unet import UNet
 from unclip.stages.conditioning import dropped
-from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage, Student, save_student
+from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage, GuidanceStudent
 from unclip.stages.masks import mask_channels, random_masks
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.spec import BuildContext, StageSpec
@@ -67,7 +67,10 @@ class DistillationStage:
         teacher.network.requires_grad_(False).eval()
         scales = settings.guidance_scales
         self.clip = teacher.clip
-        self.teacher, self.settings = teacher.with_student(Student(network, scales)), settings
+        self.teacher, self.settings = (
+            teacher.with_student(GuidanceStudent(network, scales)),
+            settings,
+        )
         self.process = Diffusion(teacher.process.config, settings.loss)
 
     @classmethod
@@ -81,7 +84,8 @@ class DistillationStage:
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """How far the student's predictions are from the guided ones, with captions dropped."""
         teacher, process = self.teacher, self.process
-        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        space = teacher.space
+        images = space.encode(batch["images"]).contiguous(memory_format=torch.channels_last)
         count = len(images)
         text = teacher.clip.text(dropped(batch["captions"], self.settings.drop_text, generator))
         x_t, t, noise = process.draw(images, generator)
@@ -89,20 +93,22 @@ class DistillationStage:
         scale = low * (high / low) ** torch.rand(count, generator=generator, device=t.device)
         seen = x_t
         if teacher.settings.inpainting:
-            unknown = random_masks(count, teacher.size, generator)
+            unknown = random_masks(count, teacher.side, generator)
             seen = torch.cat([x_t, mask_channels(images, unknown)], dim=1)
         with torch.no_grad():
             both = teacher.both_conditions(teacher.embeddings(batch), text)
             answers = teacher.network.decoder(torch.cat([seen, seen]), torch.cat([t, t]), **both)
             cond, uncond = answers.chunk(2)
-            target = guided(cond, uncond, scale[:, None, None, None], channels=3)
+            target = guided(cond, uncond, scale[:, None, None, None], channels=space.channels)
             lesson = process.predict(target, x_t, t)
         condition = {name: value[:count] for name, value in both.items()}
         output = self.network(seen, t, **condition, guidance_scale=scale)
-        predicted, fraction = process.split(output.float(), 3)
+        predicted, fraction = process.split(output.float(), space.channels)
         mse, errors = process.errors(predicted, lesson.x0, lesson.eps, t)
         losses = {"loss": errors.mean(), "mse": mse.mean().detach()}
-        return process.with_bound(losses, cond[:, :3].float(), fraction, images, noise, t)
+        return process.with_bound(
+            losses, cond[:, : space.channels].float(), fraction, images, noise, t
+        )
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, what both branches make of them, and the student from the same noise."""
@@ -128,7 +134,7 @@ class DistillationStage:
                 f"the decoder of {folder.path} has changed while its student was trained; train "
                 "the student anew with --overwrite"
             )
-        save_student(folder, self.teacher.student)
+        self.teacher.student.save(folder)
 
 
 def _build(settings: DistillationSettings, context: BuildContext) -> DistillationStage:
