@@ -15,7 +15,7 @@ from unclip.stages.catalogue import STAGES, Row, prior_kinds, priors
 from unclip.stages.prior import Prior
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.spec import BuildContext, StageSpec
-from unclip.storage.folder import ModelFolder
+from unclip.storage.folder import ModelFolder, bundled
 
 WORLD = ("--data", "emoji:shapes", "--data.size", "32", "--data.workers", "0")
 
@@ -57,7 +57,7 @@ SPEC = StageSpec(
         Training(batch_size=4, steps=2, preview_every=0, precision="fp32"),
         Optimiser(learning_rate=0.1),
     ),
-    ("toy",),
+    {"toy": ("Toy",)},
     _build,
 )
 
@@ -85,6 +85,17 @@ def test_a_row_is_enough(
 
 def test_every_row_names_a_spec_of_that_name() -> None:
     assert [spec.name for spec in STAGES.values()] == list(STAGES)
+
+
+def test_what_is_opened_is_what_stages_say() -> None:
+    from unclip.pipeline.loading import CLASSES, NEEDED
+
+    written = {name for spec in STAGES.values() for name in (*spec.components, *spec.optional)}
+    assert set(CLASSES) == written
+    assert all(set(needed) <= written for needed in NEEDED.values())
+    index = read_json(bundled("model") / "model_index.json")
+    there = {name: entry[1] for name, entry in index.items() if isinstance(entry, list)}
+    assert all(kind in CLASSES[name] for name, kind in there.items() if kind)
 
 
 def test_priors_are_what_requests_call_them() -> None:

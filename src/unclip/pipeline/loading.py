@@ -15,50 +15,30 @@ from unclip.device.precision import device_named, dtype_named, fastest_dtype
 from unclip.networks.diffusion_prior import DiffusionPrior
 from unclip.networks.unet import UNet
 from unclip.pipeline.settings import model_says
-from unclip.stages.autoregressive_prior import COMPONENT
+from unclip.stages.catalogue import STAGES
 from unclip.stages.catalogue import priors as known_priors
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.stages.decoder import STUDENT, TEXT_ENCODER, DecoderSettings, DecoderStage
+from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
 from unclip.stages.prior import Prior
-from unclip.stages.upsampler import FIRST, SCHEDULERS, SECOND, UpsamplerStage
+from unclip.stages.upsampler import FIRST, SCHEDULERS, UpsamplerStage
 from unclip.storage.belonging import check_belonging
 from unclip.storage.folder import ModelFolder, bundled
 from unclip.storage.hub import commit_of, resolve_model
 from unclip.storage.weights import variants
 
 TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
-_COMMON = ("text_encoder", "tokenizer", "text_proj", "decoder", "decoder_scheduler")
-NEEDED = {
-    TEXT_TO_IMAGE: (*_COMMON, "prior", "prior_scheduler"),
+_COMMON = ("text_encoder", "tokenizer", *STAGES["decoder"].components)
+NEEDED = {  # beside a prior for captions, see `needed_components`
+    TEXT_TO_IMAGE: _COMMON,
     VARIATION: (*_COMMON, "image_encoder", "feature_extractor"),
 }
 UPSAMPLING = (FIRST, SCHEDULERS[FIRST])
-# The classes that a component may have in `model_index.json`. Libraries are not read: text_proj is
-# "unclip" in published folders and "diffusers" in those that diffusers writes since 0.42.
 CLASSES: dict[str, tuple[str, ...]] = {
-    "text_encoder": ("CLIPTextModelWithProjection",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "text_proj": ("UnCLIPTextProjModel",),
-    "decoder": ("UNet2DConditionModel",),
-    "decoder_scheduler": ("UnCLIPScheduler",),
-    "prior": ("PriorTransformer",),
-    "prior_scheduler": ("UnCLIPScheduler",),
-    "image_encoder": ("CLIPVisionModelWithProjection",),
-    "feature_extractor": (
-        "CLIPImageProcessor",
-        "CLIPImageProcessorFast",
-        "CLIPImageProcessorPil",
-        "CLIPFeatureExtractor",
-    ),
-    "super_res_first": ("UNet2DModel",),
-    "super_res_last": ("UNet2DModel",),
-    "super_res_scheduler": ("UnCLIPScheduler",),
-    STUDENT: ("UNet2DConditionModel",),
-    TEXT_ENCODER: ("TextEncoder", "CLIPTextModelWithProjection"),  # the stage refuses the latter
-    SECOND: ("UNet2DModel",),
-    SCHEDULERS[SECOND]: ("UnCLIPScheduler",),
-    COMPONENT: ("AutoregressivePrior",),
+    name: classes
+    for spec in STAGES.values()
+    for name, classes in {**spec.components, **spec.optional}.items()
 }
+"""What a model folder may hold that is opened, and the classes that each may have."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +68,9 @@ class LoadedModel:
         check_belonging(model.index(), model.path)
         clip = FrozenCLIP.load(model, dtype).to(device)
         known = known_priors().values() if kind == TEXT_TO_IMAGE else []
-        priors = [one.load(model, clip, dtype) for one in known if model.has(one.COMPONENTS[0])]
+        priors = [
+            one.load(model, clip, dtype) for one in known if model.has(next(iter(one.COMPONENTS)))
+        ]
         decoder = DecoderStage.load(model, clip, dtype)
         names = [name for name in SCHEDULERS if model.has(name)]
         upsamplers = [UpsamplerStage.load(model, name, dtype) for name in names]
@@ -208,12 +190,18 @@ def check_compiler(device: torch.device) -> None:
         ) from None
 
 
+def _name(prior: type[Prior]) -> str:
+    """Of the component that says that a model has it."""
+    return next(iter(prior.COMPONENTS))
+
+
 def needed_components(model: ModelFolder, kind: str) -> list[str]:
     """What a model of this kind cannot be without, upsamplers aside."""
     needed, decoder = list(NEEDED[kind]), DecoderSettings.noted(model)
-    other_prior = model.has(COMPONENT) and not model.index().get("prior")
-    if decoder.condition != "image" or other_prior:  # the caption is enough, or one of two priors
-        needed = [name for name in needed if name not in ("prior", "prior_scheduler")]
+    if kind == TEXT_TO_IMAGE and decoder.condition == "image":  # else the caption is enough
+        known = list(known_priors().values())
+        there = [one for one in known if model.index().get(_name(one))]
+        needed += (there or known)[0].COMPONENTS
     return needed + ([TEXT_ENCODER] if decoder.caption_tokens == "own" else [])
 
 

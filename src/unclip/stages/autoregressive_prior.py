@@ -27,6 +27,7 @@ from unclip.networks.autoregressive_prior import (
 )
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.pca import Buckets, Components, Moments, Spacing
+from unclip.stages.base import ComponentClasses
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.prior import Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
@@ -61,7 +62,7 @@ class AutoregressivePriorStage:
     """Network and frozen CLIP of the autoregressive prior."""
 
     KIND: ClassVar[str] = "autoregressive"
-    COMPONENTS: ClassVar[tuple[str, ...]] = (COMPONENT,)
+    COMPONENTS: ClassVar[ComponentClasses] = {COMPONENT: AutoregressivePriorConfig.CLASS_NAMES}
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """What every stage is: trainable networks joined to their process, with `loss` and `sample`."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -9,6 +10,13 @@ from unclip.batch import Batch
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.networks.unet_config import UNetConfig
 from unclip.storage.folder import ModelFolder
+
+ComponentClasses = Mapping[str, tuple[str, ...]]
+"""What lies in a model folder, by name: the classes that `model_index.json` may name for it.
+
+Libraries are not read: text_proj is "unclip" in published folders and "diffusers" in those that
+diffusers writes since 0.42."""
+SCHEDULER = ("UnCLIPScheduler",)
 
 
 class Replicas(Protocol):

@@ -15,13 +15,24 @@ from unclip.acceleration.offload import is_offloaded
 from unclip.networks.clip import ImageEncoder, TextEncoder
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
+from unclip.stages.base import ComponentClasses
 from unclip.stages.encoders import load_image_encoder, load_text_encoder, save_encoder
 from unclip.storage.belonging import print_of
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.weights import fingerprint_of
 from unclip.tokenizer import Tokenizer
 
-CLIP_COMPONENTS = ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")
+CLIP_COMPONENTS: ComponentClasses = {
+    "text_encoder": ("CLIPTextModelWithProjection",),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "feature_extractor": (
+        "CLIPImageProcessor",
+        "CLIPImageProcessorFast",
+        "CLIPImageProcessorPil",
+        "CLIPFeatureExtractor",
+    ),
+}
 _ARGMAX = 2  # as eos_token_id, in folders that say "the highest id is the end"
 _NO_IMAGES = "this model has no image_encoder: it takes captions, not images"
 

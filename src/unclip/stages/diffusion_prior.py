@@ -23,6 +23,7 @@ from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.diffusion_prior import SIZES, DiffusionPrior, DiffusionPriorConfig, Prefix
+from unclip.stages.base import SCHEDULER, ComponentClasses
 from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
 from unclip.stages.prior import MAX_CANDIDATES, Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
@@ -53,7 +54,10 @@ class PriorStage:
     """Network, process and frozen CLIP of the diffusion prior."""
 
     KIND: ClassVar[str] = "diffusion"
-    COMPONENTS: ClassVar[tuple[str, ...]] = ("prior", "prior_scheduler")
+    COMPONENTS: ClassVar[ComponentClasses] = {
+        "prior": DiffusionPriorConfig.CLASS_NAMES,
+        "prior_scheduler": SCHEDULER,
+    }
 
     def __init__(
         self,

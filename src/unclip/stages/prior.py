@@ -15,7 +15,7 @@ from unclip.config import Between
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.sampling import Sampling
-from unclip.stages.base import Stage
+from unclip.stages.base import ComponentClasses, Stage
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.storage.folder import ModelFolder
 
@@ -33,7 +33,7 @@ class Prior(Stage, Protocol):
     """
 
     KIND: ClassVar[str]
-    COMPONENTS: ClassVar[tuple[str, ...]]
+    COMPONENTS: ClassVar[ComponentClasses]
 
     @classmethod
     def load(cls, folder: ModelFolder, clip: FrozenCLIP, dtype: torch.dtype | None = None) -> Self:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from unclip.checks import printable, shown
 from unclip.config import from_mapping, merge, read_toml, to_mapping
 from unclip.data.sources import Source, Stream
 from unclip.networks.clip_config import CLIPTextConfig
-from unclip.stages.base import Replicas, Stage
+from unclip.stages.base import ComponentClasses, Replicas, Stage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import Sized
@@ -72,7 +72,7 @@ class StageSpec(Generic[S]):
 
     Attributes:
         recipe: the defaults.
-        components: what it writes into the model folder.
+        components: what it writes into the model folder, and of which classes.
         build: a fresh stage.
         warm_start: the same with the networks of another model, for `training.init`.
         warm_start_components: components that `warm_start` may read beside its own and CLIP's.
@@ -81,17 +81,19 @@ class StageSpec(Generic[S]):
         network: what is trained, without the weights that `build` measures or copies, for a CLIP
             whose text tower this is and images of so many pixels a side. It is counted on the meta
             device, where it takes no memory; without it, only `build` can say how large it is.
+        optional: components that only some of these stages have.
     """
 
     name: str
     recipe: Recipe[S]
-    components: tuple[str, ...]
+    components: ComponentClasses
     build: Callable[[S, BuildContext], Stage]
     warm_start: Callable[[S, BuildContext, ModelFolder], Stage] | None = None
     warm_start_components: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
     source: Callable[[Recipe[S]], Source | Stream] | None = None
     network: Callable[[S, CLIPTextConfig, int], nn.Module] | None = None
+    optional: ComponentClasses = field(default_factory=dict)
 
 
 def load_recipe(spec: StageSpec[S], recipe_file: Path | None, size: str | None = None) -> Recipe[S]:

@@ -26,10 +26,10 @@ from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import BetaSchedule, DiffusionConfig, PredictionType
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.unet import UNet, UNetConfig
-from unclip.networks.unet_config import adm_config
+from unclip.networks.unet_config import UNCONDITIONAL, adm_config
 from unclip.networks.upsampler import SIZES, SIZES_1024, upsample_bicubic, upsampler_input
 from unclip.pixels import to_signed
-from unclip.stages.base import check_channels
+from unclip.stages.base import SCHEDULER, ComponentClasses, check_channels
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training, open_data
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, StageSpec
@@ -364,7 +364,7 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _spec(
-    name: str, component: str, components: tuple[str, ...], recipe: Recipe[UpsamplerSettings]
+    name: str, component: str, components: ComponentClasses, recipe: Recipe[UpsamplerSettings]
 ) -> StageSpec[UpsamplerSettings]:
     """The two upsamplers differ in their recipes and in where they are kept."""
 
@@ -413,7 +413,7 @@ def _source(recipe: Recipe[UpsamplerSettings]) -> Source | Stream:
 SPEC = _spec(
     "upsampler",
     FIRST,
-    (FIRST, LAST, SCHEDULERS[FIRST]),
+    {FIRST: (UNCONDITIONAL,), LAST: (UNCONDITIONAL,), SCHEDULERS[FIRST]: SCHEDULER},
     Recipe(
         UpsamplerSettings(),
         Data(size=256),
@@ -424,7 +424,7 @@ SPEC = _spec(
 SECOND_SPEC = _spec(
     "upsampler-1024",
     SECOND,
-    (SECOND, SCHEDULERS[SECOND]),
+    {SECOND: (UNCONDITIONAL,), SCHEDULERS[SECOND]: SCHEDULER},
     Recipe(
         SecondUpsamplerSettings(),
         Data(size=1024),

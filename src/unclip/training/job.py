@@ -134,6 +134,8 @@ def build(spec: StageSpec[S], recipe: Recipe[S], context: BuildContext, resume: 
         raise ValueError(f"a {spec.name} cannot start from another model; leave training.init out")
     if resume and all(context.folder.has(name) for name in spec.components):
         return spec.warm_start(recipe.network, context, context.folder)
-    wanted = (*spec.components, *spec.warm_start_components, *CLIP_COMPONENTS)
+    wanted = (
+        *spec.components, *spec.optional, *spec.warm_start_components, *CLIP_COMPONENTS
+    )  # fmt: skip
     origin = ModelFolder(resolve_model(init, None, None, wanted))
     return spec.warm_start(recipe.network, context, origin)

@@ -87,7 +87,9 @@ def _say_what_will_not_fit(spec: StageSpec[S], folder: ModelFolder) -> None:
     """Parts of the model that were trained with what this run replaces."""
     if not any(folder.has(name) for name in spec.components):
         return
-    others = [name for name in dependents(folder.index(), spec.components) if folder.has(name)]
+    others = [
+        name for name in dependents(folder.index(), tuple(spec.components)) if folder.has(name)
+    ]
     if others:
         print(
             f"{', '.join(others)} of {folder.path} will not fit what this run makes: train "

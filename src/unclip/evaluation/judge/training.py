@@ -173,7 +173,7 @@ SPEC = StageSpec(
         Training(steps=2400, batch_size=32, ema=0.99, preview_every=0),
         Optimiser(learning_rate=1.5e-3, weight_decay=0.05, beta2=0.99, warmup=200, decay=0.5),
     ),
-    ("judge",),
+    {"judge": ("Judge",)},
     _build,
     source=lambda recipe: LabelledScenes.open(recipe.data),
 )

@@ -15,8 +15,8 @@ from unclip.networks.decoder import (
     text_projection_config,
 )
 from unclip.networks.unet import UNet, UNetConfig
-from unclip.networks.unet_config import DOWN_ATTENTION, adm_config
-from unclip.stages.base import check_channels
+from unclip.networks.unet_config import CONDITIONAL, DOWN_ATTENTION, adm_config
+from unclip.stages.base import SCHEDULER, ComponentClasses, check_channels
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder.protocols import Pixels, Space
 from unclip.stages.decoder.settings import DecoderSettings
@@ -25,6 +25,14 @@ from unclip.storage.folder import ModelFolder
 
 TEXT_ENCODER = "decoder_text_encoder"
 _TWO_WAY = ("unclip", "TextEncoder")  # in the index: no library knows it
+COMPONENTS: ComponentClasses = {
+    "text_proj": TextProjectionConfig.CLASS_NAMES,
+    "decoder": (CONDITIONAL,),
+    "decoder_scheduler": SCHEDULER,
+}
+OPTIONAL: ComponentClasses = {
+    TEXT_ENCODER: (_TWO_WAY[1], "CLIPTextModelWithProjection"),  # loading refuses the latter
+}
 
 
 class DecoderNetwork(nn.Module):

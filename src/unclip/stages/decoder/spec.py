@@ -3,7 +3,7 @@
 import torch
 
 from unclip.diffusion.process import Diffusion
-from unclip.stages.decoder.network import TEXT_ENCODER, build_network
+from unclip.stages.decoder.network import COMPONENTS, OPTIONAL, build_network
 from unclip.stages.decoder.settings import DecoderSettings
 from unclip.stages.decoder.stage import DecoderStage
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
@@ -44,9 +44,9 @@ SPEC = StageSpec(
         Training(batch_size=64, steps=100_000),
         Optimiser(learning_rate=1.2e-4, warmup=1000),  # paper, table 3
     ),
-    ("decoder", "text_proj", "decoder_scheduler"),
+    COMPONENTS,
     _build,
     _warm_start,
-    (TEXT_ENCODER,),
+    optional=OPTIONAL,
     network=build_network,
 )

@@ -27,6 +27,7 @@ from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.networks.unet import UNet
+from unclip.networks.unet_config import CONDITIONAL
 from unclip.stages.conditioning import dropped
 from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage, GuidanceStudent
 from unclip.stages.masks import mask_channels, random_masks
@@ -157,7 +158,7 @@ SPEC = StageSpec(
         Training(batch_size=64, steps=20_000),
         Optimiser(learning_rate=1.2e-4, warmup=1000),  # the decoder's
     ),
-    (STUDENT,),
+    {STUDENT: (CONDITIONAL,)},
     _build,
     teacher=TEACHER,
 )
