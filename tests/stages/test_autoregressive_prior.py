@@ -17,6 +17,7 @@ from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.files import read_safetensors
 from unclip.networks.autoregressive_prior import Prefix
+from unclip.networks.clip_config import CLIPTextConfig
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
     AutoregressivePriorStage,
@@ -42,6 +43,8 @@ class Toy:
     """
 
     width, device, tokenizer = 6, torch.device("cpu"), SimpleNamespace(context_length=1)
+    text_sizes = CLIPTextConfig(hidden_size=6, projection_dim=6, num_attention_heads=1,
+                                max_position_embeddings=1)  # fmt: skip
     root = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [-0.3, 0.5, 0.4]])  # of the covariance
 
     def __init__(self, along: float) -> None:

@@ -81,7 +81,7 @@ class AutoregressivePriorStage:
             clip, batches, settings.statistics, settings.reconstruction_error
         )
         network = build_network(
-            settings, clip.text_encoder.config, len(components.axes), components.explained()
+            settings, clip.text_sizes, len(components.axes), components.explained()
         )
         network.codec.measure(components, z_i, dots, settings.spacing)
         return cls(network, clip, settings)

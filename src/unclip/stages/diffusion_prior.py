@@ -73,7 +73,7 @@ class PriorStage:
     @classmethod
     def build(cls, settings: PriorSettings, clip: FrozenCLIP, batches: Iterable[Batch]) -> Self:
         """A fresh prior that knows the statistics of the embeddings in `batches`."""
-        network = build_network(settings, clip.text_encoder.config)
+        network = build_network(settings, clip.text_sizes)
         mean, std = embedding_statistics(clip, batches, settings.statistics)
         network.clip_mean.data.copy_(mean)
         network.clip_std.data.copy_(std)
