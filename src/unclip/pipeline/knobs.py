@@ -8,7 +8,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -103,27 +103,6 @@ def flag_of(name: str, one: Knob) -> str:
 def concerning(kind: Any, stages: Collection[str]) -> dict[str, Knob]:
     """The knobs that concern one of the stages."""
     return {name: one for name, one in knobs_of(kind).items() if set(one.stages) & set(stages)}
-
-
-def first_said(kind: Any, stage: str, request: Any, *others: Mapping[str, Any]) -> dict[str, Any]:
-    """How a stage is sampled, by the names of rows: the first that says a value wins.
-
-    Args:
-        kind: the class of the request.
-        request: what was asked for, None where nothing was.
-        others: a preset's row, then what the model says; by rows' names or fields' names. What
-            nobody says is not in the result.
-    """
-    said: dict[str, Any] = {}
-    for name, one in concerning(kind, [stage]).items():
-        row = one.row or name
-        asked_beside = one.beside and getattr(request, one.beside) is not None
-        sources = others[1:] if asked_beside else others
-        values = [getattr(request, name), *(s.get(row, s.get(name)) for s in sources)]
-        value = next((value for value in values if value is not None), None)
-        if value is not None:
-            said[row] = value
-    return said
 
 
 # ---- other ways to write them down ---------------------------------------------------------------

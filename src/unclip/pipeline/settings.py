@@ -35,7 +35,6 @@ from unclip.pipeline.knobs import (
     INVERSION,
     Knobs,
     concerning,
-    first_said,
     flag_of,
     hints_of,
     json_schema,
@@ -267,11 +266,22 @@ def preset(name: str) -> Preset:
 def resolve(stage: str, request: Settings, row: Row, model: Mapping[str, Any]) -> dict[str, Any]:
     """How a stage is sampled, by the names that `Sampling` has: the first that says it wins.
 
+    What nobody says is not in the result. A preset's value that belongs to its sampler
+    (`Knob.beside`) does not count where the request says another one.
+
     Args:
         row: the preset's, of the stage.
         model: what it says of itself, by fields' names, see `model_says` and `of_prior`.
     """
-    return first_said(type(request), stage, request, row, model)
+    found: dict[str, Any] = {}
+    for name, one in concerning(type(request), [stage]).items():
+        key = one.row or name
+        overruled = one.beside and getattr(request, one.beside) is not None
+        said = (getattr(request, name), None if overruled else row.get(key), model.get(name))
+        value = next((value for value in said if value is not None), None)
+        if value is not None:
+            found[key] = value
+    return found
 
 
 def published() -> dict[str, Any]:
