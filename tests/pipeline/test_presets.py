@@ -128,6 +128,7 @@ def test_latents_reuse_nothing_unless_they_are_told_to() -> None:
         ({"steps": 3, "interval": (0, 1)}, "unknown value 'interval'"),
         ({"steps": 3, "guidance_scale": 2}, "unknown value 'guidance_scale'"),
         ({"steps": 3, "eta": 2}, "eta is 2"),
+        ({"sampler": "ddim"}, "the row of decoder says no steps"),
         ({"steps": 0}, "decoder_num_inference_steps is 0"),
     ],
 )

@@ -69,7 +69,7 @@ class Preset:
             without one, such guidance must be asked for.
 
     Raises:
-        ValueError: a row says what no preset says, or a value that makes no sense.
+        ValueError: a row says no steps, what no preset says, or a value that makes no sense.
     """
 
     prior: Row
@@ -83,8 +83,11 @@ class Preset:
             knobs = concerning(known(), [stage.removesuffix("_distilled")]).items()
             names = {one.row or name: name for name, one in knobs if one.preset}
             row = getattr(self, stage)
-            if row is not None:
-                known()(**{names[one_of(key, "value", names)]: row[key] for key in ("steps", *row)})
+            if row is None:
+                continue
+            if "steps" not in row:
+                raise ValueError(f"the row of {stage} says no steps")
+            known()(**{names[one_of(key, "value", names)]: said for key, said in row.items()})
 
 
 PRESETS: dict[str, Preset] = {}
