@@ -12,13 +12,8 @@ from tests.tiny import learns, noise, scenes
 from unclip.data.degradations import DegradedSource
 from unclip.data.registry import open_source
 from unclip.diffusion.sampling import Sampling
-from unclip.stages.upsampler import (
-    SECOND,
-    UpsamplerSettings,
-    UpsamplerStage,
-    blur,
-    random_crops,
-)
+from unclip.stages.crops import blur, random_crops
+from unclip.stages.upsampler import SECOND, UpsamplerSettings, UpsamplerStage
 from unclip.storage.folder import ModelFolder
 
 SETTINGS = UpsamplerSettings(2, (16, 32), groups=8, crop=2, prediction_type="sample")

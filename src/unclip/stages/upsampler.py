@@ -30,6 +30,7 @@ from unclip.networks.unet_config import UNCONDITIONAL, adm_config
 from unclip.networks.upsampler import SIZES, SIZES_1024, upsample_bicubic, upsampler_input
 from unclip.pixels import to_signed
 from unclip.stages.base import SCHEDULER, ComponentClasses, check_channels
+from unclip.stages.crops import blur, random_crops
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training, open_data
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, StageSpec
@@ -327,36 +328,6 @@ def _load(
     config = UNetConfig.from_json(folder.config(component), where)
     check_channels(config, 6, process, where)
     return folder.load(component, UNet, config, dtype)
-
-
-def blur(images: Tensor, sigma: float) -> Tensor:
-    """A Gaussian of `sigma` pixels on 3 × 3 taps, edges mirrored; (N, C, H, W) → the same."""
-    if sigma == 0:
-        return images
-    side = torch.exp(torch.tensor(-0.5 / sigma**2)).item()
-    taps = torch.tensor([side, 1.0, side], device=images.device) / (1 + 2 * side)
-    kernel = torch.outer(taps, taps).expand(images.shape[1], 1, 3, 3)
-    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-    return F.conv2d(padded, kernel, groups=images.shape[1])
-
-
-def random_crops(images: Tensor, side: int, generator: torch.Generator, step: int = 1) -> Tensor:
-    """One square crop of `side` pixels of each image, its place drawn uniformly from a grid.
-
-    Args:
-        step: of the grid, pixels. A crop that starts where a small pixel does has its small pixels
-            where whole images have theirs: what upsampling leaves of them is no matter of place.
-    """
-    height, width = images.shape[-2:]
-    tops, lefts = (
-        step * torch.randint(
-            (extent - side) // step + 1, (len(images),), generator=generator,
-            device=generator.device,
-        )
-        for extent in (height, width)
-    )  # fmt: skip
-    places = zip(images, tops.tolist(), lefts.tolist(), strict=True)
-    return torch.stack([x[:, top : top + side, left : left + side] for x, top, left in places])
 
 
 def _channels_last(x: Tensor) -> Tensor:
