@@ -1,6 +1,8 @@
 """Every public class and function says what it is: the reference shows nothing else."""
 
 import ast
+import pkgutil
+import re
 from pathlib import Path
 
 import unclip
@@ -40,3 +42,19 @@ def test_the_reference_has_the_public_names() -> None:
     page = (SOURCE.parents[1] / "docs/reference/README.md").read_text(encoding="utf-8")
     names = [name for name in unclip.__all__ if not name.startswith("_")]
     assert [name for name in names if f"\n::: unclip.{name}\n" not in page] == []
+
+
+def test_everything_in_the_reference_exists() -> None:
+    pages = (SOURCE.parents[1] / "docs/reference").glob("*.md")
+    names = [name for page in pages for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)]
+    assert len(names) > 20
+    assert [name for name in names if not exists(name)] == []
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or what a module has."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
