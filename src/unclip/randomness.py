@@ -16,7 +16,7 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-class Stream:
+class Draws:
     """A SplitMix64 stream of random integers, the same under every Python and on every machine."""
 
     __slots__ = ("state",)

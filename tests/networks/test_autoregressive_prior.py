@@ -7,7 +7,7 @@ from unclip.networks.autoregressive_prior import (
     AutoregressivePrior,
     AutoregressivePriorConfig,
     Cache,
-    Prefix,
+    CodePrefix,
 )
 
 CONFIG = AutoregressivePriorConfig(
@@ -30,12 +30,12 @@ def network() -> AutoregressivePrior:
     return network
 
 
-def prefix(length: int = 5) -> Prefix:
+def prefix(length: int = 5) -> CodePrefix:
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(3, 5, 12, generator=generator)
     mask = torch.arange(5) < torch.tensor([[5], [2], [3]])
     z_t = torch.randn(3, 12, generator=generator)
-    return Prefix(z_t, hidden[:, :length], mask[:, :length], torch.tensor([0, 3, 4]))
+    return CodePrefix(z_t, hidden[:, :length], mask[:, :length], torch.tensor([0, 3, 4]))
 
 
 def codes(count: int = 5) -> torch.Tensor:
@@ -78,11 +78,13 @@ def test_a_cache_changes_nothing(network: AutoregressivePrior, parts: list[int])
 
 def test_padding_is_never_read(network: AutoregressivePrior) -> None:
     one = prefix()
-    changed = Prefix(one.text_embeddings, one.text_hidden_states.clone(), one.text_mask, one.dots)
+    changed = CodePrefix(
+        one.text_embeddings, one.text_hidden_states.clone(), one.text_mask, one.dots
+    )
     changed.text_hidden_states[~one.text_mask] = 9.0
     a, b = network(codes(), one), network(codes(), changed)
     torch.testing.assert_close(a, b)
-    shorter = network(codes()[1:], Prefix(*(part[1:] for part in vars(prefix(3)).values())))
+    shorter = network(codes()[1:], CodePrefix(*(part[1:] for part in vars(prefix(3)).values())))
     torch.testing.assert_close(shorter, a[1:])  # padding that all share can be left out
 
 
@@ -90,7 +92,7 @@ def test_every_part_of_the_prefix_matters(network: AutoregressivePrior) -> None:
     base = network(codes(), prefix())
     for name in ("text_embeddings", "text_hidden_states", "dots"):
         other = prefix()
-        changed = Prefix(**(vars(other) | {name: getattr(other, name).flip(0)}))
+        changed = CodePrefix(**(vars(other) | {name: getattr(other, name).flip(0)}))
         assert (network(codes(), changed) - base).abs().max() > 1e-3, name
 
 
@@ -101,5 +103,7 @@ def test_impossible_sizes_are_refused(network: AutoregressivePrior) -> None:
         AutoregressivePriorConfig(3, num_buckets=1)
     long = torch.zeros(3, 6, 12)
     with pytest.raises(ValueError, match="at most 5 caption tokens, not 6"):
-        network(codes(), Prefix(prefix().text_embeddings, long, long[..., 0] == 0, codes()[:, 0]))
+        network(
+            codes(), CodePrefix(prefix().text_embeddings, long, long[..., 0] == 0, codes()[:, 0])
+        )
     assert AutoregressivePriorConfig.from_json(CONFIG.to_json()) == CONFIG

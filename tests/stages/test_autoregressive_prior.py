@@ -16,7 +16,7 @@ from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.files import read_safetensors
-from unclip.networks.autoregressive_prior import Prefix
+from unclip.networks.autoregressive_prior import CodePrefix
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
@@ -169,7 +169,7 @@ def test_temperature_zero_takes_the_likeliest_code_each_time(
     dots = half + (torch.special.ndtr(draws[:, 0]) * half).long()
     codes = torch.empty(2, 0, dtype=torch.long)
     for _ in range(stage.steps):  # without a cache
-        logits = network(codes, Prefix(text.z_t, text.hidden, text.mask, dots))
+        logits = network(codes, CodePrefix(text.z_t, text.hidden, text.mask, dots))
         codes = torch.cat([codes, logits[:, -1].argmax(dim=1, keepdim=True)], dim=1)
     made = stage.sample(text, replace(PLAIN, temperature=0.0), noise(1, 2))
     torch.testing.assert_close(made, network.codec.decode(codes))
@@ -232,7 +232,7 @@ def test_what_makes_no_sense_is_refused(
 def test_dropped_captions_take_their_dot_product_with_them(
     stage: AutoregressivePriorStage,
 ) -> None:
-    seen: list[Prefix] = []
+    seen: list[CodePrefix] = []
     handle = stage.network.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     settings, stage.settings = stage.settings, AutoregressivePriorSettings(drop_text=0.5)
     stage.loss(scenes(24), torch.Generator().manual_seed(0))

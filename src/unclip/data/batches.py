@@ -29,8 +29,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from unclip.batch import Batch
 from unclip.data.captions import ENDLESS
 from unclip.data.sources import Sample, Source, Stream, read
-from unclip.randomness import Stream as Draws
-from unclip.randomness import mix
+from unclip.randomness import Draws, mix
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 8

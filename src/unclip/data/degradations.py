@@ -23,9 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.data.captions import Report
-from unclip.data.sources import Sample, Source
-from unclip.data.sources import Stream as InOrder
-from unclip.randomness import Stream
+from unclip.data.sources import Sample, Source, Stream
+from unclip.randomness import Draws
 
 _FILTERS = ("bilinear", "bicubic", "area")
 _MARGIN = 16  # pixels mirrored at each edge before a blur: three deviations of the widest
@@ -203,7 +202,7 @@ class DegradedSource:
 
     def __init__(
         self,
-        source: Source | InOrder,
+        source: Source | Stream,
         side: int,
         factor: int,
         seed: int = 0,
@@ -214,7 +213,7 @@ class DegradedSource:
             raise ValueError(f"crops of {side} pixels cannot be made smaller by {factor}")
         if not 0 <= strength <= 1:
             raise ValueError(f"the degradation's strength is {strength}; it must be in [0, 1]")
-        if isinstance(source, InOrder):
+        if isinstance(source, Stream):
             raise ValueError(
                 "images are degraded by their number, which data that is read in order cannot be "
                 "asked for; give a folder"
@@ -228,7 +227,7 @@ class DegradedSource:
 
     def __getitem__(self, index: int) -> DegradedSample:
         sample = self.source[index]
-        generator = torch.Generator().manual_seed(Stream(self.seed, index, _KEY).state)
+        generator = torch.Generator().manual_seed(Draws(self.seed, index, _KEY).state)
         height, width = sample["image"].shape[-2:]
         draw = Draw(generator)
         top, left = draw.below(height - self.side + 1), draw.below(width - self.side + 1)

@@ -15,7 +15,7 @@ from unclip.data.held_out import is_held_out
 from unclip.data.registry import Request
 from unclip.data.sources import Sample
 from unclip.data.transforms import open_image, square, to_bytes
-from unclip.randomness import Stream
+from unclip.randomness import Draws
 
 _TRIES = 16
 
@@ -119,7 +119,7 @@ class FolderSource:
     def __getitem__(self, index: int) -> Sample:
         if index < 0:
             raise IndexError(index)
-        draw = Stream(self.seed, index)
+        draw = Draws(self.seed, index)
         passed_over: list[str] = []
         number = index % len(self.items)
         for _ in range(_TRIES):
@@ -143,7 +143,7 @@ class FolderSource:
 
     def caption(self, index: int) -> str:
         """The caption of a sample whose image can be read, without reading it."""
-        return Stream(self.seed, index).pick(self.items[index % len(self.items)].captions)
+        return Draws(self.seed, index).pick(self.items[index % len(self.items)].captions)
 
     def captions(self) -> Iterator[str]:
         """Every caption of every image."""

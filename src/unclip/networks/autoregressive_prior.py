@@ -74,7 +74,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Prefix:
+class CodePrefix:
     """What codes follow: captions, and the dot products that z_i should have with them.
 
     Attributes:
@@ -183,7 +183,7 @@ class AutoregressivePrior(nn.Module):
         zero_init(self.head)
 
     def forward(
-        self, codes: Tensor, prefix: Prefix | None = None, cache: Cache | None = None
+        self, codes: Tensor, prefix: CodePrefix | None = None, cache: Cache | None = None
     ) -> Tensor:
         """Logits of the next code after the prefix and after every code that is given.
 
@@ -218,7 +218,7 @@ class AutoregressivePrior(nn.Module):
         exact: Tensor = logits.float()
         return exact
 
-    def _prefix(self, prefix: Prefix) -> Tensor:
+    def _prefix(self, prefix: CodePrefix) -> Tensor:
         """[caption, z_t, dot product] (N, L + 2, W)."""
         length, longest = prefix.text_hidden_states.shape[1], self.config.num_embeddings
         if length > longest:

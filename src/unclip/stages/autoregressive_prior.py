@@ -23,7 +23,7 @@ from unclip.networks.autoregressive_prior import (
     AutoregressivePrior,
     AutoregressivePriorConfig,
     Cache,
-    Prefix,
+    CodePrefix,
 )
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.pca import Buckets, Components, Moments, Spacing
@@ -174,7 +174,7 @@ class AutoregressivePriorStage:
             null = null or self.clip.text([""])
             many = many + null.expand(count)
             dots = torch.cat([dots, torch.full_like(dots, config.num_dot_buckets)])
-        prefix: Prefix | None = self._prefix(many, dots)
+        prefix: CodePrefix | None = self._prefix(many, dots)
         cache, codes = Cache(), torch.empty(count, 0, dtype=torch.long, device=draws.device)
         for i in range(length):
             new = codes[:, -1:]
@@ -213,8 +213,8 @@ class AutoregressivePriorStage:
             self.network.state_dict(),
         )
 
-    def _prefix(self, text: TextCondition, dots: Tensor) -> Prefix:
-        return Prefix(text.z_t, text.hidden, text.mask, dots)
+    def _prefix(self, text: TextCondition, dots: Tensor) -> CodePrefix:
+        return CodePrefix(text.z_t, text.hidden, text.mask, dots)
 
 
 def build_network(

@@ -26,7 +26,7 @@ from unclip.data.world.scenery import (
     surroundings,
     visible_colours,
 )
-from unclip.randomness import Stream
+from unclip.randomness import Draws
 
 ATTEMPTS: Final = 100_000  # to draw a scene of a count that the trials found to be possible
 TRIALS: Final = 1000  # to find out whether scenes of a count are possible
@@ -142,7 +142,7 @@ class Composer:
             count
             for count, weight in _OBJECTS.items()
             if config.min_objects <= count <= config.max_objects
-            and self._search(Stream(count), count, "plain", TRIALS) is not None
+            and self._search(Draws(count), count, "plain", TRIALS) is not None
             for _ in range(weight)
         )
         if not self._counts:
@@ -166,7 +166,7 @@ class Composer:
             return COLOURS
         return tuple(c for c in visible_colours(kind, colours) if c in self.config.colours)
 
-    def draw(self, stream: Stream) -> Draft:
+    def draw(self, stream: Draws) -> Draft:
         """A random draft of this config's split."""
         style = stream.pick(self._styles)
         count = stream.pick(self._counts)
@@ -176,7 +176,7 @@ class Composer:
         assert draft is not None, "the constructor found a scene of this count"
         return draft
 
-    def _search(self, stream: Stream, count: int, style: str, attempts: int) -> Draft | None:
+    def _search(self, stream: Draws, count: int, style: str, attempts: int) -> Draft | None:
         for _ in range(attempts):
             draft = self._attempt(stream, count, style)
             if self.admits(draft):
@@ -219,7 +219,7 @@ class Composer:
             first.kind == "emoji" or first.name in RIDERS
         )
 
-    def _attempt(self, stream: Stream, count: int, style: str) -> Draft:
+    def _attempt(self, stream: Draws, count: int, style: str) -> Draft:
         kind = stream.pick(self._backgrounds)
         colours = stream.pick(self._colourings[kind])
         variant = stream.below(VARIANTS)
@@ -238,7 +238,7 @@ class Composer:
             things = tuple(self._thing(stream, size, visible, smooth) for size in sizes)
         return Draft(things, background, relation, style, counted)
 
-    def _relation(self, stream: Stream) -> str | None:
+    def _relation(self, stream: Draws) -> str | None:
         sizes = self.config.sizes
         options = [
             name
@@ -249,7 +249,7 @@ class Composer:
         return stream.pick(options) if options else None
 
     def _sizes(
-        self, stream: Stream, count: int, relation: str | None, style: str
+        self, stream: Draws, count: int, relation: str | None, style: str
     ) -> tuple[str, ...]:
         sizes = self.config.sizes
         if relation == "inside":
@@ -265,7 +265,7 @@ class Composer:
             picked.sort(key=("small", "medium", "large").index)
         return tuple(picked)
 
-    def _thing(self, stream: Stream, size: str, visible: tuple[str, ...], smooth: bool) -> Thing:
+    def _thing(self, stream: Draws, size: str, visible: tuple[str, ...], smooth: bool) -> Thing:
         kinds = self.config.kinds
         if stream.pick(kinds) == "emoji":
             return Thing("emoji", stream.pick(self.emoji), "", "plain", size)
@@ -276,7 +276,7 @@ class Composer:
             texture = _only(self.config.textures, ("plain",))[0]
         return Thing("shape", name, colour, texture, size)
 
-    def variants(self, stream: Stream, count: int) -> list[Draft]:
+    def variants(self, stream: Draws, count: int) -> list[Draft]:
         """`count` drafts of one scene that are told apart by a detail only: a contrast group.
 
         A quarter to two fifths of the groups turn on binding and order (`_rebound`), which a CLIP
@@ -308,7 +308,7 @@ class Composer:
             "variants of one scene; allow more of them or lower contrast"
         )
 
-    def _filled(self, group: list[Draft], stream: Stream, count: int) -> list[Draft]:
+    def _filled(self, group: list[Draft], stream: Draws, count: int) -> list[Draft]:
         """The group, and behind it as many other names and colours as it takes for `count`."""
         if len(group) >= count:
             return group

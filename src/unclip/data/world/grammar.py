@@ -11,7 +11,7 @@ from typing import Final
 
 from unclip.data.world.compose import Draft, Thing
 from unclip.data.world.scene import Background
-from unclip.randomness import Stream
+from unclip.randomness import Draws
 
 BACKGROUND_PERCENT: Final = 85
 SIZE_PERCENT: Final[dict[str, int]] = {"small": 40, "medium": 10, "large": 40}
@@ -168,7 +168,7 @@ class Grammar:
         self.english = language == "en"
         self.emoji_words = emoji_words
 
-    def caption(self, draft: Draft, stream: Stream) -> tuple[str, tuple[bool, ...], bool]:
+    def caption(self, draft: Draft, stream: Draws) -> tuple[str, tuple[bool, ...], bool]:
         """A sentence; for each thing whether it gives its size; whether it names the background."""
         things = draft.things[:1] if draft.counted else draft.things
         named = tuple(stream.chance(SIZE_PERCENT[thing.size]) for thing in things)
@@ -210,7 +210,7 @@ class Grammar:
         draft: Draft,
         things: tuple[Thing, ...],
         named: tuple[bool, ...],
-        stream: Stream,
+        stream: Draws,
         may_front: bool,
     ) -> str:
         phrases = [
@@ -246,7 +246,7 @@ class Grammar:
         return f"{number} {plural(noun)}{clause}{rest}"
 
 
-def _words(thing: Thing, says_size: bool, stream: Stream, alone: bool) -> dict[str, str]:
+def _words(thing: Thing, says_size: bool, stream: Draws, alone: bool) -> dict[str, str]:
     """The words of a noun phrase in order; always takes the same number of draws."""
     size = stream.pick(_SIZE_WORDS[thing.size])
     name = stream.pick(_SHAPE_WORDS.get(thing.name, (thing.name,)))
@@ -272,7 +272,7 @@ def _plain_words(thing: Thing) -> dict[str, str]:
     }
 
 
-def _background_words(background: Background, stream: Stream) -> str:
+def _background_words(background: Background, stream: Draws) -> str:
     words = stream.pick(_BACKGROUND_WORDS[background.kind])
     names = (*background.colours, "", "")[:2]  # always two draws
     text = words.format(*(stream.pick(_COLOUR_WORDS.get(name, (name,))) for name in names))
@@ -290,7 +290,7 @@ def _listed(phrases: list[str]) -> str:
     return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
-def _related(relation: str, first: str, second: str, stream: Stream, may_front: bool) -> str:
+def _related(relation: str, first: str, second: str, stream: Draws, may_front: bool) -> str:
     """`first` stands in `relation` to `second`, said one of four ways."""
     roll = stream.below(100)
     words = stream.pick(_RELATION_WORDS[relation])

@@ -9,7 +9,7 @@ from typing import Final
 
 from unclip.data.world.compose import Draft, Thing
 from unclip.data.world.scene import EXTENTS, GRID
-from unclip.randomness import Stream
+from unclip.randomness import Draws
 
 Box = tuple[float, float, int]
 Ink = Callable[[Thing], tuple[int, int]]
@@ -22,7 +22,7 @@ CONTAINER_EXTENTS: Final = (36, 40)
 _TRIES: Final = 12
 
 
-def _extents(draft: Draft, stream: Stream) -> list[int]:
+def _extents(draft: Draft, stream: Draws) -> list[int]:
     extents = [stream.between(*EXTENTS[thing.size]) for thing in draft.things]
     # One extent for each size of emoji, so that few sprites have to be kept.
     extents = [
@@ -38,7 +38,7 @@ def _extents(draft: Draft, stream: Stream) -> list[int]:
     return extents
 
 
-def _beside(extents: list[int], stream: Stream, vertical: bool) -> list[Box]:
+def _beside(extents: list[int], stream: Draws, vertical: bool) -> list[Box]:
     """The first box before (above or left of) the second, roughly in line with it."""
     first, second = extents
     spare = ROOM - first - second - GAP
@@ -57,7 +57,7 @@ def _beside(extents: list[int], stream: Stream, vertical: bool) -> list[Box]:
     return [(near, across, first), (far, other, second)]
 
 
-def _inside(extents: list[int], thing: Thing, stream: Stream) -> list[Box]:
+def _inside(extents: list[int], thing: Thing, stream: Draws) -> list[Box]:
     inner, outer = extents[0], stream.between(*CONTAINER_EXTENTS)
     left = stream.between(MARGIN, GRID - MARGIN - outer)
     top = stream.between(MARGIN, GRID - MARGIN - outer)
@@ -68,7 +68,7 @@ def _inside(extents: list[int], thing: Thing, stream: Stream) -> list[Box]:
     return [(x, y, inner), (left, top, outer)]
 
 
-def _on(extents: list[int], things: tuple[Thing, ...], ink: Ink, stream: Stream) -> list[Box]:
+def _on(extents: list[int], things: tuple[Thing, ...], ink: Ink, stream: Draws) -> list[Box]:
     rider, carrier = extents
     feet = rider * ink(things[0])[1] / (2 * GRID)
     surface = carrier * ink(things[1])[0] / (2 * GRID)
@@ -93,7 +93,7 @@ def _apart(box: Box, others: list[Box]) -> bool:
     )
 
 
-def _scattered(extents: list[int], stream: Stream) -> list[Box]:
+def _scattered(extents: list[int], stream: Draws) -> list[Box]:
     boxes: list[Box] = []
     for extent in extents:
         for _ in range(_TRIES):
@@ -118,14 +118,14 @@ def _scattered(extents: list[int], stream: Stream) -> list[Box]:
     return boxes
 
 
-def _on_blocks(extent: int, stream: Stream) -> Box:
+def _on_blocks(extent: int, stream: Draws) -> Box:
     """A box whose edges fall between the blocks of the pixelated style, and no smaller than it."""
     blocks = -(-extent // BLOCK)
     last = GRID // BLOCK - blocks - 1
     return (BLOCK * stream.between(1, last), BLOCK * stream.between(1, last), blocks * BLOCK)
 
 
-def lay_out(draft: Draft, ink: Ink, stream: Stream) -> list[Box]:
+def lay_out(draft: Draft, ink: Ink, stream: Draws) -> list[Box]:
     """A box for each of the draft's things, with its relation true.
 
     `ink` gives the first and last-plus-one row that a thing reaches, in 128ths of its box.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unclip.data.world.scene import COLOURS, GRID, PALETTE, RGB, Background
 from unclip.data.world.shapes import ArrayCache, mask
-from unclip.randomness import Stream
+from unclip.randomness import Draws
 
 Pixels = NDArray[np.uint16]
 
@@ -93,7 +93,7 @@ def _horizon(kind: str, variant: int, size: int) -> NDArray[np.int64]:
 
 
 def _night_sky(variant: int, size: int, canvas: Pixels) -> None:
-    stream = Stream(GRID, variant)
+    stream = Draws(GRID, variant)
     for _ in range(14):
         x, y = stream.between(1, 2 * GRID - 3), stream.between(1, 2 * GRID - 3)
         left, top = x * size // GRID, y * size // GRID  # in half pixels

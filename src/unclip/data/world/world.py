@@ -19,7 +19,7 @@ from unclip.data.world.scene import (
 )
 from unclip.data.world.scenery import accent_colour, surroundings
 from unclip.data.world.shapes import ink_rows
-from unclip.randomness import Stream
+from unclip.randomness import Draws
 
 _JITTER: Final = 8  # of each colour channel
 _NEUTRAL: Final = ("black", "white", "grey")
@@ -56,8 +56,8 @@ class World:
                 shades, to see how much of an image a caption leaves open.
         """
         keys, draft = self._draft(index)
-        caption, named, background_named = self._grammar.caption(draft, Stream(*keys, _WORDS))
-        places = Stream(*keys, _LAYOUT, *([layout] if layout else []))
+        caption, named, background_named = self._grammar.caption(draft, Draws(*keys, _WORDS))
+        places = Draws(*keys, _LAYOUT, *([layout] if layout else []))
         background, objects = _realise(draft, named, places)
         return Scene(
             objects=objects,
@@ -79,7 +79,7 @@ class World:
         config = self.config
         group, member = divmod(index, config.contrast)
         keys = (config.seed, _SPLIT_KEYS[config.split], group)
-        content = Stream(*keys, _CONTENT)
+        content = Draws(*keys, _CONTENT)
         if config.contrast == 1:
             return keys, self._composer.draw(content)
         held, drafts = self._group  # neighbouring indices share it
@@ -98,7 +98,7 @@ class World:
         if draft.relation not in ("inside", "on"):  # there, shapes alone would tell
             wrong["relation"] = order_inverted(draft)
         return {
-            name: self._grammar.caption(other, Stream(*keys, _WORDS))[0]
+            name: self._grammar.caption(other, Draws(*keys, _WORDS))[0]
             for name, other in wrong.items()
             if other is not None
         }
@@ -130,13 +130,13 @@ def _jittered(name: str, shift: tuple[int, int, int]) -> RGB:
     return red, green, blue
 
 
-def _shift(stream: Stream) -> tuple[int, int, int]:
+def _shift(stream: Draws) -> tuple[int, int, int]:
     low, high = -_JITTER, _JITTER
     return stream.between(low, high), stream.between(low, high), stream.between(low, high)
 
 
 def _realise(
-    draft: Draft, named: tuple[bool, ...], stream: Stream
+    draft: Draft, named: tuple[bool, ...], stream: Draws
 ) -> tuple[Background, tuple[Object, ...]]:
     """Places and colours for a draft's background and things."""
     kind, names = draft.background.kind, draft.background.colours

@@ -25,7 +25,7 @@ from unclip.evaluation.judge.network import (
     label,
     resize,
 )
-from unclip.randomness import Stream
+from unclip.randomness import Draws
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training, open_data
 from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.folder import ModelFolder
@@ -68,7 +68,7 @@ class LabelledScenes(WorldSource):
 
     def __getitem__(self, index: int) -> LabelledSample:
         scene = self.scene(index)
-        size = Stream(self.config.seed, index).pick(RENDERED)
+        size = Draws(self.config.seed, index).pick(RENDERED)
         objects, background = label(scene)
         image = torch.from_numpy(self.world.render(scene, size)).permute(2, 0, 1)  # (3, H, W)
         if size != SIDE:

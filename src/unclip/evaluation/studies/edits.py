@@ -31,7 +31,7 @@ from unclip.evaluation.metrics.composition import (
 from unclip.outputs.latents import Latents
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
-from unclip.randomness import Stream
+from unclip.randomness import Draws
 
 ATTRIBUTES: Final = ("object", "colour", "background")
 THETAS: Final = (0.25, 0.35, 0.5)
@@ -164,7 +164,7 @@ def case(scene: Scene, attribute: str, config: WorldConfig) -> Case:
 def _pick(scene: Scene, attribute: str, values: Sequence[Any]) -> Any:
     if not values:
         raise ValueError(f"this world has no other {attribute} for: {scene.plain_caption}")
-    return Stream(_EDIT, scene.seed, scene.index).pick(values)
+    return Draws(_EDIT, scene.seed, scene.index).pick(values)
 
 
 # ---- what the judge sees --------------------------------------------------------------------

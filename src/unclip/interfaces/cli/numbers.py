@@ -75,7 +75,7 @@ Side = Annotated[int, whole(1, 64)]
 Steps = Annotated[int, whole(1, 10_000)]
 """Of sampling; a model has its own limit, the steps that it was trained with."""
 Pixels = Annotated[int, whole(1, 2**15)]
-Batch = Annotated[int, whole(1, 10_000)]
+BatchSize = Annotated[int, whole(1, 10_000)]
 Fraction = Annotated[float, real(0, 1)]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
-from unclip.interfaces.cli.numbers import Batch, Seed, flag_type, rules
+from unclip.interfaces.cli.numbers import BatchSize, Seed, flag_type, rules
 from unclip.pipeline.knobs import concerning, flag_of, hints_of
 from unclip.pipeline.settings import DECODING, STAGES, known
 
@@ -95,7 +95,7 @@ class SamplingOptions(ModelOptions):
 class BatchOptions(SamplingOptions):
     """Flags of what makes several images."""
 
-    batch_size: Batch | None = None
+    batch_size: BatchSize | None = None
     """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
 
 

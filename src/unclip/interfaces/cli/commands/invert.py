@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from unclip.interfaces.cli.manipulations import inverted, open_images
-from unclip.interfaces.cli.numbers import Batch, Steps
+from unclip.interfaces.cli.numbers import BatchSize, Steps
 from unclip.interfaces.cli.options import ModelOptions, parse
 from unclip.interfaces.cli.outputs import check_file, write_file
 
@@ -25,7 +25,7 @@ class Invert(ModelOptions):
     """A .safetensors file."""
     steps: Steps = 100
     """Of DDIM; more lead back more exactly."""
-    batch_size: Batch | None = None
+    batch_size: BatchSize | None = None
     """Images computed at once; if left out, 16 on a GPU and 1 on a CPU."""
     sheet: Path | None = None
     """Write a labelled sheet of the images and their reconstructions, a .png file."""

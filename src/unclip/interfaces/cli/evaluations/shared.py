@@ -12,7 +12,7 @@ from unclip import __version__
 from unclip.checks import printable
 from unclip.config import to_mapping
 from unclip.data.world.scene import WorldConfig
-from unclip.interfaces.cli.numbers import Batch
+from unclip.interfaces.cli.numbers import BatchSize
 from unclip.interfaces.cli.options import BatchOptions
 from unclip.interfaces.cli.outputs import check_file, write_file
 
@@ -39,7 +39,7 @@ class Measuring(BatchOptions):
     """Scenes of the built-in world."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Name of a .json file for the numbers and what they were measured with."""
-    batch_size: Batch = 32
+    batch_size: BatchSize = 32
 
 
 @dataclass(frozen=True, kw_only=True)
