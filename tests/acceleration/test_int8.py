@@ -14,6 +14,7 @@ from tests.tiny import _awaken
 from unclip import Pipeline
 from unclip.acceleration import int8
 from unclip.acceleration.int8 import Int8Conv2d, Int8Linear, Int8Pointwise, is_int8, to_int8
+from unclip.device import precision
 from unclip.device.precision import check_int8, dtype_named, name_of
 from unclip.interfaces.cli import main
 from unclip.networks.decoder import DECODERS
@@ -191,7 +192,7 @@ def test_where_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="int8 is for CPUs; on the device cuda take bf16"):
         dtype_named("int8", torch.device("cuda"))
     for cpu, advice in ((PLAIN, "take fp32$"), (replace(WITH_BF16, int8=False), "bf16 or fp32$")):
-        monkeypatch.setattr(int8, "instructions", lambda cpu=cpu: cpu)
+        monkeypatch.setattr(precision, "instructions", lambda cpu=cpu: cpu)
         with pytest.raises(ValueError, match=f"this CPU has no fast products .*: .*{advice}"):
             dtype_named("int8", CPU)
 

@@ -72,7 +72,6 @@ def test_one_version_licence_and_address() -> None:
     assert {"message", "title", "authors"} <= set(citation)
     source = PROJECT["urls"]["Source"]
     assert citation["repository-code"] == source
-    assert f"git+{source}" in (ROOT / "README.md").read_text(encoding="utf-8")
     (paper,) = citation["references"]
     assert paper["url"] == PROJECT["urls"]["Paper"]
 

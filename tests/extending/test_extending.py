@@ -116,7 +116,7 @@ class EchoSettings(Checked):
 
 class EchoPrior:
     KIND = "echo"
-    COMPONENTS = ("echo",)
+    COMPONENTS = {"echo": ("Echo",)}
 
     def __init__(self, network, clip):
         self.network, self.clip = network, clip
@@ -241,7 +241,7 @@ class AverageStage:
 SPEC = StageSpec(
     "average",
     Recipe(AverageSettings(), Data(), Training(batch_size=4, steps=2), Optimiser()),
-    ("average",),
+    {"average": ("Average",)},
     lambda settings, context: AverageStage(settings),
 )
 ''',

@@ -17,7 +17,6 @@ from unclip.interfaces.cli.commands import (
     decode,
     edit,
     embed,
-    evaluate,
     generate,
     info,
     inpaint,
@@ -28,6 +27,7 @@ from unclip.interfaces.cli.commands import (
     world,
 )
 from unclip.interfaces.cli.commands.train import SPECS, _options
+from unclip.interfaces.cli.evaluations import clip, edits, fid, inpainting
 from unclip.pipeline.knobs import concerning, flag_of
 from unclip.pipeline.settings import Settings
 from unclip.stages.catalogue import STAGES
@@ -56,15 +56,15 @@ _COMMANDS: dict[tuple[str, ...], tuple[Any, tuple[str, ...]]] = {
         world.Look, ("--kinds", "shapes", "--rows", "1", "--columns", "2", "--size", "32"),
     ),
     ("info",): (info.Info, ()),
-    ("evaluate", "clip"): (evaluate.EvaluateClip, ("-n", "4", "--data", "images", "--size", "16")),
+    ("evaluate", "clip"): (clip.Clip, ("-n", "4", "--data", "images", "--size", "16")),
     ("evaluate", "fid"): (
-        evaluate.EvaluateFid, ("-n", "2", "--data", "images", "--batch-size", "2", *QUICK, *_PRIOR),
+        fid.Fid, ("-n", "2", "--data", "images", "--batch-size", "2", *QUICK, *_PRIOR),
     ),
     ("evaluate", "edits"): (
-        evaluate.EvaluateEdits, (*_MEASURED, "--invert-steps", "1", "--theta", "0.5"),
+        edits.Edits, (*_MEASURED, "--invert-steps", "1", "--theta", "0.5"),
     ),
     ("evaluate", "inpainting"): (
-        evaluate.EvaluateInpainting, (*_MEASURED, *_PRIOR, "--resamples", "1"),
+        inpainting.Inpainting, (*_MEASURED, *_PRIOR, "--resamples", "1"),
     ),
     **{
         ("train", name): (_options(SPECS[name]), ("--dry-run", "--recipe", f"{name}.toml"))

@@ -117,3 +117,15 @@ def test_its_weights_too_are_read_when_they_are_needed(tiny_priors: Path, pipe: 
     made = slim("a star", callback_on_step_end=note, **options).images  # type: ignore[arg-type]
     assert torch.equal(made, pipe("a star", **options).images)  # type: ignore[arg-type]
     assert seen == {("prior", False), ("decoder", True), ("super_res", True)}
+
+
+def test_two_priors_of_one_kind_and_strange_defaults_are_refused(tiny_priors: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_priors, dtype="fp32", device="cpu")
+    assert pipe.prior is not None
+    with pytest.raises(ValueError, match="two priors of one kind"):
+        Pipeline(pipe.clip, [pipe.prior, pipe.prior], pipe.decoder)
+    for wrong in ({"foo": 1}, {"eta": 5}, {"sampler": "x"}, {"decoder_guidance_scale": "8"}):
+        with pytest.raises(ValueError, match="defaults"):
+            Pipeline(pipe.clip, pipe.prior, pipe.decoder, defaults=wrong)
+    with pytest.raises(ValueError, match=next(iter(pipe.priors))):
+        Pipeline(pipe.clip, pipe.prior, pipe.decoder, defaults={"prior": "none"})

@@ -16,7 +16,7 @@ from unclip.interfaces.cli.reproduction import command_for
 from unclip.outputs.images import read_info
 from unclip.pipeline import settings
 from unclip.pipeline.knobs import knob, knobs_of
-from unclip.pipeline.settings import PRESETS, extend, model_says, of_prior, resolve, schema
+from unclip.pipeline.settings import PRESETS, extend, known, model_says, of_prior, resolve, schema
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -154,3 +154,18 @@ def test_help_begins_with_a_noun_and_ends_without_a_full_stop() -> None:
 def test_the_table_in_the_documentation_is_as_the_knobs_are() -> None:
     text = (DOCS / "sampling.md").read_text()
     assert settings.with_table(text) == text, "run `make knobs`"
+
+
+def test_only_a_subclass_of_what_is_known_extends_it() -> None:
+    class Other(Settings):
+        pass
+
+    for wrong in (3, dict, Settings()):
+        with pytest.raises(ValueError, match="must be a subclass of"):
+            extend(wrong)  # type: ignore[type-var]
+    before = known()
+    assert extend(Other) is Other is known()
+    with pytest.raises(ValueError, match="must be a subclass of Other"):
+        extend(Settings)
+    settings._known.remove(Other)
+    assert known() is before

@@ -256,3 +256,9 @@ def test_a_resumed_run_ends_with_the_same_bits(tiny_model: Path, tmp_path: Path)
         ends.append(read_safetensors(checkpoint.checkpoints(run / "checkpoints")[-1]))
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-40, 5e-324, 1e-30])
+def test_next_to_no_temperature_takes_the_likeliest_code(temperature: float) -> None:
+    logits = torch.tensor([[0.0, 9.0, 8.0], [1.0, -3.0, 0.5]])
+    assert draw(logits, torch.tensor([0.9, 0.9]), temperature).tolist() == [1, 0]

@@ -26,8 +26,8 @@ class LossConfig(Checked):
     """Weights of the training loss.
 
     Args:
-        weighting: weights of timesteps: ``"simple"`` is uniform; for ``"min_snr"`` and
-            ``"truncated_snr"`` see ``snr_weights``.
+        weighting: weights of timesteps: simple is uniform; min_snr and truncated_snr are those of
+            ``snr_weights``.
         min_snr_gamma: γ, the largest weight on the x_0 error.
         vlb_weight: λ of the variational bound, which trains the learned variance.
 

@@ -190,6 +190,8 @@ def read_embeddings(path: str | Path, width: int, clip: str = "") -> Tensor:
         raise ValueError(f"{path} ends neither in .npy nor in .safetensors")
     tensors = read_safetensors(path)
     if "embeddings" not in tensors:
+        if {"z_i", "x_T"} <= set(tensors):
+            raise ValueError(f"{path} holds latents; `unclip vary` and `unclip edit` take them")
         names = ", ".join(sorted(tensors)[:5]) or "nothing"
         raise ValueError(f"{path} holds {names}; the tensor must be called 'embeddings'")
     theirs = read_facts(path).get("clip", "")

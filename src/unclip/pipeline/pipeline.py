@@ -25,7 +25,7 @@ from unclip.pipeline.inpainting import Hole
 from unclip.pipeline.inputs import check_count, check_prompts, check_stage
 from unclip.pipeline.loading import load
 from unclip.pipeline.requests import Output, Part, Request
-from unclip.pipeline.settings import Settings, published
+from unclip.pipeline.settings import Settings, model_says, published
 from unclip.pipeline.upscaling import enlarged
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
@@ -77,9 +77,11 @@ class Pipeline:
             of_kind(*given)
         self.clip, self.decoder = clip, decoder
         self.priors: dict[str, Prior] = {one.KIND: one for one in priors}
+        if len(self.priors) < len(priors):
+            raise ValueError("two priors of one kind were given; a pipeline takes one of each")
         self.upsamplers: list[UpsamplerStage] = upsamplers
         # A model of ours says what suits it in its index.
-        self.defaults: dict[str, Any] = published() | (defaults or {})
+        self.defaults: dict[str, Any] = published() | model_says(defaults or {}, "defaults")
         self.name, self.revision, self.fingerprint = name, revision, fingerprint
         self._interrupt = False
         self._null: TextCondition | None = None
@@ -164,7 +166,8 @@ class Pipeline:
             generator: instead of `seed`: one that draws for the whole batch, or one per image.
             output_type: "pil" images, "np" (N, H, W, 3) in [0, 1], "pt" (N, 3, H, W) in [-1, 1].
             callback_on_step_end: called as (pipeline, step, timestep, state) with the state's
-                "stage" ("prior", "decoder" or "super_res"), "x", "x0" and number of "images".
+                "stage" ("prior", "decoder" or "super_res"), "x" (also as "latents"), "x0" and
+                number of "images"; sampling goes on with the "latents" of a dict that it returns.
             batch_size: images computed at once, which bounds the memory; all of them if one
                 generator draws for the whole batch. See `batch_size_for`.
             settings, overrides: see `Settings`; its fields can be given by name.

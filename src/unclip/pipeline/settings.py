@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unclip.checks import check_interval, of_kind
+from unclip.checks import check_interval, of_kind, shown
 from unclip.config import (
     Candidates,
     Interval,
@@ -225,7 +225,14 @@ def known() -> type[Settings]:
 
 
 def extend(kind: Kind) -> Kind:
-    """Have them know the knobs of a subclass too; a decorator, for packages that add some."""
+    """Have them know the knobs of a subclass too; a decorator, for packages that add some.
+
+    Raises:
+        ValueError: it is no subclass of the settings that are known, `known()`: those of another
+            package would be lost.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, known())):
+        raise ValueError(f"{shown(kind)} must be a subclass of {known().__name__} (see known())")
     _known.append(kind)
     return kind
 

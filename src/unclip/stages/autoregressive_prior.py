@@ -255,6 +255,9 @@ def _stops(callback: Callback, i: int, length: int, z_i: Tensor) -> bool:
     return False
 
 
+_COLD = 1e-30  # what is divided by less can be infinite in fp32; the likeliest is drawn anyway
+
+
 def draw(logits: Tensor, places: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
     """Buckets (N,) from logits (N, B): the ones at `places` (N,) in [0, 1) of their distribution.
 
@@ -263,7 +266,7 @@ def draw(logits: Tensor, places: Tensor, temperature: float = 1.0, top_p: float 
     """
     if not temperature >= 0:
         raise ValueError(f"the temperature is {temperature}; it must be 0 or more")
-    if temperature == 0:
+    if temperature < _COLD:
         return logits.argmax(dim=1)
     p = nucleus((logits / temperature).softmax(dim=1), top_p)
     cumulated = p.cumsum(dim=1)

@@ -22,7 +22,7 @@ class Sized(Checked):
 
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]]
 
-    size: str = field(default="small", kw_only=True)  # name of a size: small, karlo or paper
+    size: str = field(default="small", kw_only=True)  # name of a size, from tiny to paper
 
     def __post_init__(self) -> None:
         for name, value in _row(type(self), self.size).items():

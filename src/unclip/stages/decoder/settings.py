@@ -47,8 +47,9 @@ class DecoderSettings(Sized):
     text_layers: Layers = BY_SIZE
     inpainting: bool = False  # mask channels; with `training.init`, they are added where need be
     loss: LossConfig = field(default_factory=LossConfig)
-    # sizes of that own Transformer; 0: those of CLIP's text Transformer
+    # width of that own Transformer; 0: that of CLIP's text Transformer
     text_width: Annotated[int, Between(0, 2**16)] = BY_SIZE
+    # attention heads of that own Transformer; 0: as many as CLIP's text Transformer has
     text_heads: Annotated[int, Between(0, 1024)] = BY_SIZE
 
     @property

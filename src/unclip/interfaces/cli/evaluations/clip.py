@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,6 +12,7 @@ from unclip.interfaces.cli.evaluations.shared import (
     WORLD,
     Split,
     check_output,
+    check_world,
     open_folder,
     open_measured,
     origin,
@@ -19,9 +20,6 @@ from unclip.interfaces.cli.evaluations.shared import (
 )
 from unclip.interfaces.cli.numbers import Pixels, Pool
 from unclip.interfaces.cli.options import parse
-
-if TYPE_CHECKING:
-    pass
 
 PAIRS = 4  # sets of pairs that retrieval is averaged over, where the data has so many
 
@@ -47,6 +45,9 @@ class Clip:
     """Name of a .json file for the numbers."""
     device: str = "auto"
     """Device that computes: auto, cpu, cuda or cuda:N; auto is a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        check_world(self.world)
 
 
 def run(arguments: Sequence[str]) -> int:

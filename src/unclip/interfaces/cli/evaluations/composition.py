@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateComposition(Judged, PromptOptions):
+class Compositions(Judged, PromptOptions):
     """Generate images for captions of held-out scenes, and say how often they are right."""
 
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 500
@@ -31,7 +31,7 @@ class EvaluateComposition(Judged, PromptOptions):
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip evaluate composition` say, and give the exit code."""
-    options = parse(EvaluateComposition, "evaluate composition", arguments)
+    options = parse(Compositions, "evaluate composition", arguments)
     check_output(options.output)
     from unclip.device.precision import name_of
     from unclip.evaluation.metrics.composition import evaluate_model

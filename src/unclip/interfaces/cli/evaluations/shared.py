@@ -40,6 +40,10 @@ class Measuring(BatchOptions):
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Name of a .json file for the numbers and what they were measured with."""
     batch_size: BatchSize = 32
+    """Number of images computed at once."""
+
+    def __post_init__(self) -> None:
+        check_world(self.world)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,19 @@ class Judged(Measuring):
         judge = load_judge(self.judge)
         pipe = self.open()
         return pipe, judge.to(pipe.device)
+
+
+def check_world(world: WorldConfig) -> None:
+    """Refuse what decides nothing: scenes are held-out ones, of the size that images are made in.
+
+    Raises:
+        ValueError: a split or size is asked for.
+    """
+    if (world.size, world.split) != (WORLD.size, WORLD.split):
+        raise ValueError(
+            "world.size and world.split decide nothing here: scenes are those that training holds "
+            "out, as large as the model's images"
+        )
 
 
 class OnData(Protocol):
