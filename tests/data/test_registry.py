@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import captioned_folder
+from tests.data.world.test_glyphs import needs_font
 from tests.interfaces.cli.test_cli import Capture
 from tests.tiny import tiny_recipe
 from unclip.data.batches import Order, batches
@@ -84,6 +85,7 @@ def test_a_folder_is_found_by_a_name_like_a_kind(
     assert len(open_source("me:2024", size=16)) == 2
 
 
+@needs_font
 def test_options_are_the_kinds_own() -> None:
     config = WorldConfig(seed=7, max_objects=2, size=128)
     opened = open_source("emoji:emoji", size=32, split="all", options={"emoji": config})
