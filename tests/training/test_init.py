@@ -16,7 +16,7 @@ from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.recipe import open_data
-from unclip.stages.spec import BuildContext
+from unclip.stages.spec import BuildContext, load_recipe
 from unclip.stages.upsampler import FIRST, SECOND, UpsamplerStage
 from unclip.storage.folder import ModelFolder
 from unclip.training.job import Folders, build_job
@@ -82,6 +82,22 @@ def test_the_loss_is_the_recipes_and_the_sizes_are_the_other_models(
     assert built.process.weights == built.settings.loss == recipe.network.loss
     here = built.settings.num_layers if stage == "prior" else built.settings.widths
     assert here == (1 if stage == "prior" else (16, 32))
+
+
+@pytest.mark.parametrize("stage", ["prior", "ar-prior", "decoder", "upsampler"])
+def test_the_runs_recipe_says_the_sizes_that_are_trained(
+    stage: str, origin: Path, tmp_path: Path
+) -> None:
+    model, run = tmp_path / "model", tmp_path / "run"
+    wrong: dict[str, Any] = {"num_layers": 3} if "prior" in stage else {"widths": [32, 64]}
+    train(stage, model, run, origin, **wrong)
+    told = load_recipe(STAGES[stage], run / "recipe.toml").network
+    assert (told.num_layers if "prior" in stage else told.widths) == (
+        1 if "prior" in stage else (16, 32)
+    )
+    again = load_recipe(STAGES[stage], run / "recipe.toml")
+    longer = replace(again, training=replace(again.training, steps=2))
+    assert start(STAGES[stage], longer, Folders(model, run, resume=True), "cpu") == 0
 
 
 def test_another_size_is_refused(origin: Path, tmp_path: Path) -> None:

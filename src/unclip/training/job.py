@@ -1,7 +1,7 @@
 """From a recipe to a job: data is opened and checked, and the stage built."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,7 +113,15 @@ def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel:
     )
     clip = clip_of(stage)
     learned_from = clip.fingerprints() if clip else {}
-    return Job(spec.name, recipe, folders, stage, data, parallel, learned_from)
+    return Job(spec.name, _as_it_is(recipe, stage), folders, stage, data, parallel, learned_from)
+
+
+def _as_it_is(recipe: Recipe[S], stage: Stage) -> Recipe[S]:
+    """The recipe with the sizes of another model's networks, where the stage starts from them."""
+    settings = getattr(stage, "settings", None)
+    if recipe.training.init and isinstance(settings, type(recipe.network)):
+        return replace(recipe, network=settings)
+    return recipe
 
 
 def clip_of(stage: Stage) -> FrozenCLIP | None:
