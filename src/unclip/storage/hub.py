@@ -83,10 +83,14 @@ def commit_of(path: Path) -> str | None:
     return path.name if in_cache else None
 
 
+_FILES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".npy", ".toml")  # of no model's name
+
+
 def absent(name: str | Path, what: str = "model folder") -> str:
     """What to say of a path where nothing is, which may be meant for a model on the Hub."""
     hint = f"; the model of that name on the Hugging Face Hub is hf:{name}"
-    return f"there is no {what} {name}{hint if _NAME.fullmatch(str(name)) else ''}"
+    is_like_one = _NAME.fullmatch(str(name)) and Path(name).suffix.lower() not in _FILES
+    return f"there is no {what} {name}{hint if is_like_one else ''}"
 
 
 def _check(name: Any, revision: Any, variant: Any) -> None:
