@@ -88,7 +88,8 @@ def test_other_precisions_are_the_same_model(dtype: str, tiny_model: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "note", [3, {"prior": 3}, {"prior": {"text_encoder": 3}}, {"x": {"y": ""}}]
+    "note",
+    [3, {"prior": 3}, {"prior": {"text_encoder": 3}}, {"x": {"y": ""}}, {"../x": {"y": "0"}}],
 )
 def test_notes_that_make_no_sense(note: object, tiny_copy: Path) -> None:
     index = ModelFolder(tiny_copy).index()
@@ -117,3 +118,24 @@ def test_what_depends_on_what() -> None:
     index = {"prior": ["a", "b"], "decoder": ["a", "b"], "super_res_first": ["a", "b"]}
     assert belonging.dependents(index, ("text_encoder", "image_encoder")) == ["prior", "decoder"]
     assert belonging.dependents(index, ("super_res_first",)) == []
+
+
+def test_what_somebody_added_belongs_to_what_it_learned_from(tiny_copy: Path) -> None:
+    folder = ModelFolder(tiny_copy)
+    clip = FrozenCLIP.load(folder).fingerprints()
+    assert set(clip) == {"text_encoder", "image_encoder"}
+    with folder.publishing(learned_from=clip):
+        weights = {"turn.weight": torch.ones(2, 2)}
+        folder.save("echo", ("unclip", "Echo"), {"config.json": {}}, weights)
+        folder.save("echo_scheduler", ("unclip", "Scheduler"), {"scheduler_config.json": {}})
+    note = folder.index()[belonging.NOTE]
+    assert note["echo"] == clip
+    assert "echo_scheduler" not in note
+    opened(tiny_copy)
+    assert "echo" in belonging.dependents(folder.index(), ("text_encoder",))
+    train_another_clip(tiny_copy)
+    index = folder.index()
+    assert index[belonging.NOTE]["echo"] == clip
+    alone = {**index, belonging.NOTE: {"echo": clip}}
+    with pytest.raises(ValueError, match=r"echo was trained with another .*-overwrite\), or"):
+        belonging.check_belonging(alone, tiny_copy)

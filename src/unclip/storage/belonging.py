@@ -3,11 +3,13 @@
 A prior or decoder is of use with the CLIP that it was trained with and with no other, although
 another one's tensors may have the same shapes. The note `_trained_with` says for each component the
 fingerprints of those that it belongs to. It is kept by `ModelFolder` whenever something is
-published, from what lies in the folder. Folders without it, published or older ones, are not
-checked; nor are weights in fp16, which round differently.
+published, from what lies in the folder: for the components that the paper has by the table below,
+for those of a stage that somebody added by what it learned from. Folders without it, published or
+older ones, are not checked; nor are weights in fp16, which round differently.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ _COMMANDS = {
     "autoregressive_prior": "ar-prior",
     "decoder_distilled": "distilled-decoder",
 }
-_SPARE = ("autoregressive_prior", "decoder_distilled")  # a model can do without
+_NEEDED = ("image_encoder", "prior", "decoder")  # a model can do without the others
 
 Note = dict[str, dict[str, str]]
 
@@ -50,17 +52,23 @@ def print_of(component: Path) -> str:
     )
 
 
-def renewed(index: Mapping[str, Any], there: Path, new: Path) -> Note:
+def renewed(
+    index: Mapping[str, Any], there: Path, new: Path, learned_from: Collection[str] = ()
+) -> Note:
     """The note for `index`, when the components in `new` join or replace those in `there`.
 
     A component that stays and has no note yet gets it now: it belongs to what is replaced.
+
+    Args:
+        learned_from: what the stage that wrote `new` learned from; it counts where none of its
+            components is in the table.
     """
     note: Note = {}
     try:
         noted = _noted(index, there)
     except ValueError:  # no reason to lose what was trained
         noted = {}
-    for owner, others in _TIES.items():
+    for owner, others in (_ties(noted) | _added(new, learned_from)).items():
         if not isinstance(index.get(owner), list):
             continue
         fresh, before = (new / owner).is_dir(), noted.get(owner, {})
@@ -80,9 +88,10 @@ def renewed(index: Mapping[str, Any], there: Path, new: Path) -> Note:
 
 def dependents(index: Mapping[str, Any], replaced: tuple[str, ...]) -> list[str]:
     """Components in the index that belong to some of those in `replaced`."""
+    noted = index.get(NOTE)
     return [
         owner
-        for owner, others in _TIES.items()
+        for owner, others in _ties(noted if isinstance(noted, dict) else {}).items()
         if isinstance(index.get(owner), list)
         and owner not in replaced
         and any(other in replaced for other in others)
@@ -103,12 +112,37 @@ def check_belonging(index: Mapping[str, Any], folder: Path) -> None:
                 continue
             found = print_of(folder / other)
             if found and found != wanted:
-                spare = f", or delete {folder / owner}" if owner in _SPARE else ""
+                spare = "" if owner in _NEEDED else f", or delete {folder / owner}"
                 raise ValueError(
                     f"{folder}: the {owner} was trained with another {other} than is there now; "
-                    f"train it anew (unclip train {_COMMANDS.get(owner, owner)} --overwrite)"
+                    f"train it anew ({_command(owner)})"
                     f"{spare}"
                 )
+
+
+def _ties(noted: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What each component belongs to: by the table, and by the note where it is in no table."""
+    added = {owner: tuple(tied) for owner, tied in noted.items() if isinstance(tied, dict)}
+    return {**added, **_TIES}
+
+
+def _added(new: Path, learned_from: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """What the components of a stage that is in no table belong to."""
+    written = [path.name for path in new.iterdir()] if new.is_dir() else []
+    if any(name in _TIES for name in written):
+        return {}
+    return {
+        name: tuple(learned_from)
+        for name in written
+        if name not in learned_from and any((new / name).glob("*.safetensors"))
+    }
+
+
+def _command(owner: str) -> str:
+    """What trains a component anew."""
+    if owner not in _TIES:
+        return "--overwrite"
+    return f"unclip train {_COMMANDS.get(owner, owner)} --overwrite"
 
 
 def check_unchanged(folder: Path, wanted: Mapping[str, str]) -> None:
@@ -132,10 +166,12 @@ def check_unchanged(folder: Path, wanted: Mapping[str, str]) -> None:
 def _noted(index: Mapping[str, Any], folder: Path) -> Note:
     note = index.get(NOTE, {})
     good = isinstance(note, dict) and all(
-        isinstance(tied, dict) and all(isinstance(text, str) for text in tied.values())
+        isinstance(tied, dict) and all(isinstance(text, str) and text for text in tied.values())
         for tied in note.values()
     )
-    if not good or not all(other in _TIES.get(o, ()) for o, tied in note.items() for other in tied):
+    names = {*note, *chain.from_iterable(note.values())} if good else ()
+    good = good and all(name == Path(name).name for name in names)
+    if not good or not all(set(tied) <= set(_TIES.get(o, tied)) for o, tied in note.items()):
         raise ValueError(
             f"{folder / INDEX}: {NOTE} is {shown(note)}; it must say a fingerprint for each "
             "component that another belongs to"

@@ -272,7 +272,7 @@ class ModelFolder:
                 with self._alone():
                     belonging.check_unchanged(self.path, learned_from or {})
                     index = self.index()
-                    note = belonging.renewed(index, self.path, private / NEW)
+                    note = belonging.renewed(index, self.path, private / NEW, learned_from or ())
                     index.pop(belonging.NOTE, None)
                     commit(self.path, private, index | ({belonging.NOTE: note} if note else {}))
             finally:
