@@ -231,7 +231,7 @@ def pipe(tiny_model: Path) -> Pipeline:
         ("decode far.npy", "is not a whole .npy file"),
         ("decode big.npy", "is not a whole .npy file"),
         ("decode short.safetensors", "not a whole safetensors file"),
-        ("decode ok.safetensors", "must be called 'embeddings'"),
+        ("decode ok.safetensors", "holds latents; `unclip vary` and"),
         ("upscale ok.png --size 40", "does not enlarge it"),
     ],
 )
