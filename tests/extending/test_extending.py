@@ -314,7 +314,7 @@ def open_format(request):
     )
     house.row(
         "data/registry.py", '    "emoji": Format(\n',
-        '    "colours": Format(_of("unclip.data.colours"), "colours:NAME,NAME"),\n',
+        '    "colours": Format("unclip.data.colours:open_format", "colours:NAME,NAME"),\n',
     )  # fmt: skip
     house.run("""
 words = "--model mine --data.size 32 --data.workers 1 --training.steps 2 --training.batch-size 4"

@@ -6,13 +6,13 @@ takes such a name apart.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from unclip.checks import shown
 from unclip.config import to_mapping
 from unclip.data.world.scene import SPLITS
+from unclip.lazy import imported
 
 if TYPE_CHECKING:
     from unclip.data.sources import Source, Stream
@@ -46,7 +46,9 @@ class Format:
     """One kind of data, and what can be known of it before it is opened.
 
     Args:
-        open: the source or stream that is asked for; ValueError for what cannot be opened.
+        open: gives the source or stream that is asked for; ValueError for what cannot be opened.
+            Or "module:name", which is imported when it is first used, as drawing and decoding need
+            more than a list of flags does.
         names: how it is named, for a user who named something else.
         holds_out: what it keeps from training: a "fraction" that is asked for (data.held_out), a
             part that it chooses "itself", or "nothing".
@@ -55,7 +57,7 @@ class Format:
         smallest: smallest side of its images, pixels.
     """
 
-    open: "Callable[[Request], Source | Stream]"
+    open: "Callable[[Request], Source | Stream] | str"
     names: str
     holds_out: Literal["fraction", "itself", "nothing"] = "nothing"
     alone: bool = False
@@ -63,23 +65,12 @@ class Format:
     smallest: int = 1
 
 
-def _of(module: str) -> "Callable[[Request], Source | Stream]":
-    """The module's `open_format`; it is imported when it is used, as drawing and decoding need
-    more than a list of flags does."""
-
-    def open_format(request: Request) -> "Source | Stream":
-        source: Source | Stream = import_module(module).open_format(request)
-        return source
-
-    return open_format
-
-
 FORMATS: dict[str, Format] = {
     FOLDER: Format(
-        _of("unclip.data.folder"), "the path of a folder of captioned images", "fraction"
+        "unclip.data.folder:open_format", "the path of a folder of captioned images", "fraction"
     ),
     "emoji": Format(
-        _of("unclip.data.world.source"),
+        "unclip.data.world.source:open_format",
         "emoji, emoji:shapes or emoji:emoji (the built-in world)",
         "itself",
         alone=True,
@@ -129,7 +120,9 @@ def open_source(
         _check_path(place)
     given = (options or {}).get(kind, {})
     given = given if isinstance(given, Mapping) else to_mapping(given)
-    return FORMATS[kind].open(Request(place, size, seed, split, held_out, given))
+    request = Request(place, size, seed, split, held_out, given)
+    source: Source | Stream = imported(FORMATS[kind].open)(request)
+    return source
 
 
 def _check_path(name: str) -> None:

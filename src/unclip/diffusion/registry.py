@@ -8,8 +8,9 @@ A new one is one function and one row. A module outside of this package adds its
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unclip.lazy import imported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ class SamplerRow:
 
     def sampler(self, eta: float = 0.0) -> "Sampler":
         """The function, which adds `eta` of the noise if it can be told how much."""
-        function = _imported(self.function)
+        function = imported(self.function)
         sampler: Sampler = partial(function, eta=eta) if self.takes_eta else function
         return sampler
 
@@ -67,13 +68,5 @@ SPACINGS: dict[str, "Spacing | str"] = {
 
 def spacing_named(name: str) -> "Spacing":
     """The function of a row of `SPACINGS`."""
-    function: Spacing = _imported(SPACINGS[name])
+    function: Spacing = imported(SPACINGS[name])
     return function
-
-
-def _imported(reference: Any) -> Any:
-    """What "module:name" names; anything else is returned as it is."""
-    if not isinstance(reference, str):
-        return reference
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)

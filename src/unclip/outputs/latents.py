@@ -99,6 +99,12 @@ class Latents:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
+    def suiting(self, settings: Any) -> Any:
+        """`Settings`, where they leave it open, as these latents lead back to their images."""
+        if not hasattr(settings, "for_reconstruction"):
+            raise ValueError(f"settings must be a Settings, not {type(settings).__name__}")
+        return settings.for_reconstruction(self.steps)
+
     def check(self, width: int, size: int, model: str) -> None:
         """Refuse latents of another model.
 

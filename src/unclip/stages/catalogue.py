@@ -4,10 +4,11 @@ Nothing heavy is imported here, so that help and flags can be made of it: a row 
 spec is, and what is asked of it is looked up there.
 """
 
-import importlib
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from unclip.lazy import imported
 
 if TYPE_CHECKING:
     from unclip.stages.prior import Prior
@@ -36,7 +37,7 @@ class Stages(Mapping[str, "StageSpec[Any]"]):
         self.rows = rows
 
     def __getitem__(self, name: str) -> "StageSpec[Any]":
-        spec: StageSpec[Any] = _named(self.rows[name].spec)
+        spec: StageSpec[Any] = imported(self.rows[name].spec)
         return spec
 
     def __iter__(self) -> Iterator[str]:
@@ -75,9 +76,4 @@ def prior_kinds() -> tuple[str, ...]:
 
 def priors() -> dict[str, "type[Prior]"]:
     """The classes of the priors, by what requests call them."""
-    return {row.prior: _named(row.stage) for row in STAGES.rows.values() if row.prior}
-
-
-def _named(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return {row.prior: imported(row.stage) for row in STAGES.rows.values() if row.prior}

@@ -39,12 +39,9 @@ class Data(Checked):
                 "data.held_out is for data such as a folder of images; "
                 f"{kind} data holds out {what[FORMATS[kind].holds_out]}"
             )
-        known = WorldConfig()
-        if (self.world.size, self.world.split) != (known.size, known.split):
-            raise ValueError(
-                "data.world.size and data.world.split decide nothing here: data.size is the "
-                "images' size, and training takes the training split"
-            )
+        self.world.check_undecided(
+            "data.world", "data.size is the images' size, and training takes the training split"
+        )
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,17 @@ class WorldConfig(Checked):
         if not self.language:
             raise ValueError("language is empty; give a code such as 'en' or 'de'")
 
+    def check_undecided(self, name: str, instead: str) -> None:
+        """Refuse a size or a split where something else decides them.
+
+        Args:
+            name: how the sentence calls this configuration.
+            instead: what decides them, for the sentence.
+        """
+        known = WorldConfig()
+        if (self.size, self.split) != (known.size, known.split):
+            raise ValueError(f"{name}.size and {name}.split decide nothing here: {instead}")
+
 
 def _check_names(
     field: str, names: tuple[str, ...], known: tuple[str, ...], may_be_empty: bool

@@ -104,6 +104,18 @@ def write_beside(names: Iterable[Path], save: Callable[[Path], Any]) -> Path:
     return placed
 
 
+def write_image(output: Path, name: str, save: Callable[[Path], Any]) -> str:
+    """Have `save` write one image: the file that was asked for, else a free name in the folder.
+
+    Returns:
+        What to tell the user.
+    """
+    if is_file(output):
+        return write_file(output, save)
+    file = output / name
+    return str(write_beside(chain([file], numbered(file)), save))
+
+
 def numbered(file: Path, first: int = 1) -> Iterator[Path]:
     """`file-1.png`, `file-2.png` and so on for `file.png`."""
     return (file.with_name(f"{file.stem}-{i}{file.suffix}") for i in count(first))

@@ -5,21 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from unclip.interfaces.cli.options import PromptOptions, parse
-from unclip.interfaces.cli.outputs import (
-    check_output,
-    is_file,
-    numbered,
-    write_beside,
-    write_file,
-    written_by,
-)
+from unclip.interfaces.cli.outputs import check_output, is_file, write_file, write_image, written_by
 from unclip.interfaces.cli.streams import progress_bar
 
 
@@ -107,12 +99,9 @@ def write(
     files = []
     for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
         save = partial(save_png, image, info={"prompt": prompts[i // count], "seed": seed, **notes})
-        if is_file(output):
-            return write_file(output, save)
         name = f"{names[i // count]}-{seed}{f'-{i // count}' * repeated}.png"
-        file = output / name
-        files.append(write_beside(chain([file], numbered(file)), save))
-    return str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1].name}"
+        files.append(write_image(output, name, save))
+    return files[0] if len(files) == 1 else f"{files[0]} … {Path(files[-1]).name}"
 
 
 def _slug(prompt: str) -> str:

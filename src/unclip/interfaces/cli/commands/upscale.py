@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -12,14 +11,7 @@ import tyro
 
 from unclip.interfaces.cli.numbers import Pixels
 from unclip.interfaces.cli.options import SamplingOptions, parse
-from unclip.interfaces.cli.outputs import (
-    check_output,
-    is_file,
-    numbered,
-    write_beside,
-    write_file,
-    written_by,
-)
+from unclip.interfaces.cli.outputs import check_output, write_image, written_by
 from unclip.interfaces.cli.streams import progress_bar
 from unclip.pipeline.settings import UPSAMPLING
 
@@ -64,11 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         "settings": settings.changed() | {"precision": name_of(pipe.dtype)},
     }
     save = partial(save_png, made, info=notes)
-    if is_file(options.output):
-        where = write_file(options.output, save)
-    else:
-        file = options.output / f"{options.image.stem}-{max(made.size)}.png"
-        where = str(write_beside(chain([file], numbered(file)), save))
+    where = write_image(options.output, f"{options.image.stem}-{max(made.size)}.png", save)
     (w, h), (width, height) = image.size, made.size
     print(
         f"{w}×{h} to {width}×{height} pixels in {time.perf_counter() - started:.1f} s "

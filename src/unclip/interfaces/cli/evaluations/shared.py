@@ -70,11 +70,9 @@ def check_world(world: WorldConfig) -> None:
     Raises:
         ValueError: a split or size is asked for.
     """
-    if (world.size, world.split) != (WORLD.size, WORLD.split):
-        raise ValueError(
-            "world.size and world.split decide nothing here: scenes are those that training holds "
-            "out, as large as the model's images"
-        )
+    world.check_undecided(
+        "world", "scenes are those that training holds out, as large as the model's images"
+    )
 
 
 class OnData(Protocol):
