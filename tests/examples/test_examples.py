@@ -1,8 +1,11 @@
 """Every script in examples/ runs at a small size, and what it promises is there and opens."""
 
 import importlib.util
+import io
+import json
 import re
 import shlex
+import tarfile
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +14,8 @@ from PIL import Image
 
 from tests.conftest import captioned_folder
 from unclip import Latents
+from unclip.data.registry import open_source
+from unclip.data.sources import read
 
 FOLDER = Path(__file__).parents[2] / "examples"
 SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
@@ -68,7 +73,40 @@ def test_it_runs(name: str, tiny_priors: Path, tmp_path: Path) -> None:
 
 
 def test_every_script_has_a_run() -> None:
-    assert set(SCRIPTS) == set(RUNS), "add the script to RUNS"
+    assert set(SCRIPTS) == {*RUNS, "fetch_emoji"}, "add the script to RUNS"
+
+
+def _package(path: Path, emoji: list[dict[str, object]]) -> Path:
+    """A package as npm packs it: the table, and a picture of each emoji and of a tone of skin."""
+    picture = io.BytesIO()
+    Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(picture, "PNG")
+    files = {"emoji.json": json.dumps(emoji).encode(), "img/google/64/2.png": picture.getvalue()}
+    files |= {f"img/google/64/{one['image']}": picture.getvalue() for one in emoji}
+    with tarfile.open(path, "w:gz") as package:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            package.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_emoji_are_unpacked_as_a_folder_that_can_be_trained_on(tmp_path: Path) -> None:
+    emoji: list[dict[str, object]] = [
+        {"name": "GRINNING FACE", "short_names": ["grinning"], "subcategory": "face-smiling"},
+        {"name": "MEXICO FLAG", "short_names": ["flag-mx"], "subcategory": "country-flag"},
+    ]
+    for number, one in enumerate(emoji):
+        one |= {"short_name": one["short_names"][0], "image": f"{number}.png"}  # type: ignore[index]
+    package = _package(tmp_path / "package.tgz", emoji)
+    load("fetch_emoji").main([str(tmp_path / "images"), "--package", str(package)])
+    source = open_source(str(tmp_path / "images"), size=64, split="all")
+    assert sorted(source.captions()) == [
+        "flag mx", "grinning", "grinning face", "grinning face, face smiling",
+        "mexico flag", "mexico flag, country flag",
+    ]  # fmt: skip
+    assert [int(sample["image"].min()) for sample in read(source, range(2))] == [255, 255]
+    with pytest.raises(SystemExit):
+        load("fetch_emoji").main([str(tmp_path / "images"), "--package", str(package)])
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
