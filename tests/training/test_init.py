@@ -1,6 +1,7 @@
 """Runs that start from another model's weights (`training.init`)."""
 
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny import tiny_recipe
+from tests.tiny import scenes, tiny_recipe
+from unclip.checks import Notice
 from unclip.files import read_safetensors
+from unclip.networks.clip_config import CLIPConfig
+from unclip.stages.autoregressive_prior import AutoregressivePriorStage
 from unclip.stages.catalogue import STAGES
-from unclip.stages.clip import ClipStage
+from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
+from unclip.stages.encoders import CLIP
 from unclip.stages.recipe import open_data
 from unclip.stages.spec import BuildContext, load_recipe
 from unclip.stages.upsampler import FIRST, SECOND, UpsamplerStage
-from unclip.storage.folder import ModelFolder
+from unclip.storage.folder import ModelFolder, bundled
 from unclip.training.job import Folders, build_job
 from unclip.training.parallel import Alone
 from unclip.training.plan import plan
@@ -98,6 +103,82 @@ def test_the_runs_recipe_says_the_sizes_that_are_trained(
     again = load_recipe(STAGES[stage], run / "recipe.toml")
     longer = replace(again, training=replace(again.training, steps=2))
     assert start(STAGES[stage], longer, Folders(model, run, resume=True), "cpu") == 0
+
+
+@pytest.fixture(scope="module")
+def own_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that has nothing but a CLIP, of other sizes than the origin's."""
+    path = tmp_path_factory.mktemp("own") / "model"
+    sizes = CLIPConfig.preset("tiny", 530, 20)
+    wider = replace(sizes.text, hidden_size=48, projection_dim=48, eos_token_id=529)
+    torch.manual_seed(3)
+    stage = ClipStage.build(ClipSettings("tiny", 530, 20), ["a red circle", "a blue star"])
+    clip = CLIP(CLIPConfig(replace(wider, vocab_size=len(stage.tokenizer),
+                                   eos_token_id=len(stage.tokenizer) - 1),
+                           replace(sizes.vision, projection_dim=48))).initialise()  # fmt: skip
+    ClipStage(clip, stage.tokenizer).save(ModelFolder(path))
+    return path
+
+
+@pytest.mark.parametrize("stage", ["prior", "ar-prior", "decoder"])
+def test_a_model_with_its_own_clip_takes_what_fits(
+    stage: str, origin: Path, own_clip: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(own_clip, tmp_path / "model"))
+    recipe = tiny_recipe(stage, training={"init": str(origin)})
+    folders = Folders(model, tmp_path / "run")
+    with pytest.warns(Notice, match="trained with another CLIP .* all but .* anew: [a-z_]+"):
+        built: Any = build_job(STAGES[stage], recipe, folders, Alone(torch.device("cpu"))).stage
+    theirs: Any = {
+        "prior": PriorStage, "ar-prior": AutoregressivePriorStage, "decoder": DecoderStage
+    }[stage].load(ModelFolder(origin), FrozenCLIP.load(ModelFolder(origin)))  # fmt: skip
+    assert built.clip.width == 48 != theirs.clip.width
+    old, new = theirs.network.state_dict(), built.network.state_dict()
+    measured = ("clip_mean", "clip_std", "codec.")
+    taken = [k for k in new if new[k].shape == old[k].shape and not k.startswith(measured)]
+    assert len(taken) > len(new) / 2
+    assert all(torch.equal(new[key], old[key]) for key in taken)
+    with torch.no_grad():
+        assert built.loss(scenes(4), torch.Generator().manual_seed(0))["loss"].isfinite()
+
+
+def test_a_prior_measures_the_embeddings_of_the_models_own_clip(
+    origin: Path, tmp_path: Path
+) -> None:
+    """Also where everything fits: another CLIP's mean would be another model's."""
+    model = tmp_path / "model"
+    clip = ClipStage.load(ModelFolder(origin))
+    with torch.no_grad():
+        clip.network.visual_projection.weight.neg_()
+        clip.network.text_projection.weight.neg_()
+    clip.save(ModelFolder(model))
+    recipe = tiny_recipe("prior", training={"steps": 1, "init": str(origin)})
+    where = Folders(model, tmp_path / "run")
+    with pytest.warns(Notice, match="another CLIP .*: all of its [0-9]+ tensors fit and are taken"):
+        assert start(STAGES["prior"], recipe, where, "cpu") == 0
+    mine, theirs = (
+        PriorStage.load(ModelFolder(path), FrozenCLIP.load(ModelFolder(path))).network
+        for path in (model, origin)
+    )
+    assert torch.cosine_similarity(mine.clip_mean, theirs.clip_mean) < 0
+    # Resumed, it is the folder's own prior: nothing is measured or said any more.
+    longer = replace(recipe, training=replace(recipe.training, steps=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        assert start(STAGES["prior"], longer, replace(where, resume=True), "cpu") == 0
+
+
+def test_bundled_is_a_models_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny_recipe("upsampler", training={"init": "bundled"}, data={"size": 128})
+    folders = Folders(Path("model"), Path("run"))
+    built: Any = build_job(STAGES["upsampler"], recipe, folders, Alone(torch.device("cpu"))).stage
+    theirs = UpsamplerStage.load(ModelFolder(bundled("model")), FIRST, torch.float32)
+    assert built.settings.widths == theirs.settings.widths
+    assert all(map(torch.equal, built.network.parameters(), theirs.network.parameters()))
+    (tmp_path / "bundled").mkdir()  # a folder of that name is meant first
+    with pytest.raises(ValueError, match="bundled is not a model folder"):
+        build_job(STAGES["upsampler"], recipe, folders, Alone(torch.device("cpu")))
 
 
 def test_another_size_is_refused(origin: Path, tmp_path: Path) -> None:

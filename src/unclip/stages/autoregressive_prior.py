@@ -33,9 +33,11 @@ from unclip.stages.prior import Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder
 
 COMPONENT = "autoregressive_prior"
+_MEASURED = ("codec.",)  # tensors of the network that no training changes
 _BUCKETED = 2**16  # embeddings that buckets are measured on; components have all of them
 
 
@@ -323,8 +325,14 @@ def _build(
 def _warm_start(
     settings: AutoregressivePriorSettings, context: BuildContext, origin: ModelFolder
 ) -> AutoregressivePriorStage:
-    stage = AutoregressivePriorStage.load(origin, context.clip(origin), torch.float32)
+    stage = AutoregressivePriorStage.load(origin, context.clip_of(origin), torch.float32)
     stage.settings = replace(stage.settings, drop_text=settings.drop_text)
+    if context.has_own_clip(origin):
+        theirs, error = stage.network, settings.reconstruction_error
+        sizes = replace(stage.settings, statistics=settings.statistics, reconstruction_error=error)
+        stage = AutoregressivePriorStage.build(sizes, context.clip(), context.batches())
+        left = take(stage.network, theirs, _MEASURED)
+        context.say_what_stays("autoregressive prior", origin, stage.network, left)
     return stage
 
 

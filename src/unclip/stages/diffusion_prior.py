@@ -29,8 +29,11 @@ from unclip.stages.prior import MAX_CANDIDATES, Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
+
+_MEASURED = ("clip_mean", "clip_std")  # tensors of the network that no training changes
 
 
 @dataclass(frozen=True)
@@ -240,9 +243,15 @@ def _build(settings: PriorSettings, context: BuildContext) -> PriorStage:
 
 
 def _warm_start(settings: PriorSettings, context: BuildContext, origin: ModelFolder) -> PriorStage:
-    stage = PriorStage.load(origin, context.clip(origin), torch.float32)
+    stage = PriorStage.load(origin, context.clip_of(origin), torch.float32)
+    process = Diffusion(stage.process.config, settings.loss)
     stage.settings = replace(stage.settings, drop_text=settings.drop_text, loss=settings.loss)
-    stage.process = Diffusion(stage.process.config, settings.loss)
+    if context.has_own_clip(origin):
+        theirs, sizes = stage.network, replace(stage.settings, statistics=settings.statistics)
+        stage = PriorStage.build(sizes, context.clip(), context.batches())
+        left = take(stage.network, theirs, _MEASURED)
+        context.say_what_stays("prior", origin, stage.network, left)
+    stage.process = process
     return stage
 
 

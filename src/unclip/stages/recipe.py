@@ -74,7 +74,8 @@ class Training(Checked):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     ema: Averaging = 0.9999  # decay of the averaged weights, which are the ones published
     seed: Seed = 0  # seed of weights, noise and order
-    init: str = ""  # model (folder or hf:owner/model) whose weights are trained further
+    # model whose weights are trained further: bundled, a folder or hf:owner/model
+    init: str = ""
     log_every: Count = 50  # steps between two lines of metrics
     preview_every: Annotated[int, Between(0, 10**9)] = 1000  # steps between two previews; 0: none
     checkpoint_every: Count = 500  # steps between two checkpoints

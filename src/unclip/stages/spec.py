@@ -1,7 +1,7 @@
 """How a stage is trained: what its spec says, and what it may look at when it is built."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,7 @@ from unclip.stages.base import ComponentClasses, Replicas, Stage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import Sized
+from unclip.stages.warm_start import say_what_stays
 from unclip.storage.folder import ModelFolder
 
 S = TypeVar("S")
@@ -56,6 +57,27 @@ class BuildContext:
             )
         with folder.steady():
             return FrozenCLIP.load(folder, torch.float32).to(self.device)
+
+    def has_own_clip(self, origin: ModelFolder) -> bool:
+        """Whether the model folder's CLIP is another than the origin's, where both have one."""
+        both = self.folder.has("text_encoder") and origin.has("text_encoder")
+        return both and self.folder.fingerprint("text_encoder") != origin.fingerprint(
+            "text_encoder"
+        )
+
+    def clip_of(self, origin: ModelFolder) -> FrozenCLIP:
+        """The CLIP that the origin's networks listen to: its own, if it has one, in fp32."""
+        if self.has_own_clip(origin):
+            with origin.steady():
+                return FrozenCLIP.load(origin, torch.float32).to(self.device)
+        return self.clip(origin)
+
+    def say_what_stays(
+        self, what: str, origin: ModelFolder, network: nn.Module, left: Sequence[str]
+    ) -> None:
+        """One process says what of the origin's stage did not fit this model's CLIP."""
+        if self.replicas.rank == 0:
+            say_what_stays(what, origin.path, network, left)
 
     def check_size(self, size: int, origin: ModelFolder) -> None:
         """Refuse another model's networks for images of `size` pixels where data has others."""

@@ -12,8 +12,11 @@ from typing import Any
 
 from unclip.checks import shown
 from unclip.files import as_path
+from unclip.storage.folder import bundled
 from unclip.storage.weights import variants
 
+BUNDLED = "bundled"
+"""The name of the model that comes with the package."""
 PREFIX = "hf:"
 """What names on the Hub begin with."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -33,7 +36,7 @@ def resolve_model(
     """A model folder's path: `name` itself, or for "hf:owner/model" that of the Hub's model.
 
     Args:
-        name: a path, or "hf:owner/model".
+        name: a path, "hf:owner/model", or "bundled" for the model that comes with the package.
         revision: branch, tag or commit on the Hub.
         variant: whose weights are fetched; components without it give their plain ones.
         components: the folders that are of use; nothing else is fetched, and never a pickle.
@@ -45,7 +48,7 @@ def resolve_model(
     _check(name, revision, variant)
     wanted = hub_name(name)
     if wanted is None:
-        return _here(name)
+        return bundled("model") if is_bundled(name) else _here(name)
     names = list(components)
     path = _snapshot(wanted, revision, _patterns(names, variant), fetch)
     if variant:
@@ -75,6 +78,12 @@ def hub_name(name: str | Path) -> str | None:
     if not _NAME.fullmatch(wanted):
         raise ValueError(f"{shown(name)} is no model on the Hub: write hf:owner/model")
     return wanted
+
+
+def is_bundled(name: str | Path) -> bool:
+    """Whether it names the package's own model; a folder of that name, if there is one, is meant
+    instead."""
+    return name == BUNDLED and not Path(name).exists()
 
 
 def commit_of(path: Path) -> str | None:

@@ -21,6 +21,7 @@ from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder.protocols import Pixels, Space
 from unclip.stages.decoder.settings import DecoderSettings
 from unclip.stages.sizes import size_of
+from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder
 
 TEXT_ENCODER = "decoder_text_encoder"
@@ -130,6 +131,21 @@ def load_network(
     if settings.caption_tokens == "own":
         network.text_encoder = _load_text_encoder(folder, clip, dtype)
     return network
+
+
+def for_another_clip(
+    network: DecoderNetwork, text: CLIPTextConfig
+) -> tuple[DecoderNetwork, list[str]]:
+    """The same U-Net for a CLIP whose text tower this is; what fits it of the other networks is
+    taken. The second value names the tensors that are fresh."""
+    config = network.decoder.config
+    text_proj = TextProjection(text_projection_config(config, text.projection_dim))
+    other = DecoderNetwork(network.decoder, text_proj)
+    if network.text_encoder is not None:
+        keys = ("vocab_size", "max_position_embeddings", "projection_dim", "eos_token_id")
+        sizes = replace(network.text_encoder.config, **{key: getattr(text, key) for key in keys})
+        other.text_encoder = CaptionTransformer(sizes)
+    return other, take(other, network)
 
 
 def _load_text_encoder(

@@ -18,7 +18,8 @@ def _build(settings: DecoderSettings, context: BuildContext) -> DecoderStage:
 def _warm_start(
     settings: DecoderSettings, context: BuildContext, origin: ModelFolder
 ) -> DecoderStage:
-    stage = DecoderStage.load(origin, context.clip(origin), torch.float32).with_student(None)
+    clip = context.clip_of(origin)
+    stage = DecoderStage.load(origin, clip, torch.float32).with_student(None)
     if stage.settings.caption_tokens != settings.caption_tokens:
         raise ValueError(
             f"the decoder of {origin.path} takes caption tokens from "
@@ -30,6 +31,9 @@ def _warm_start(
         raise ValueError(
             f"the decoder of {origin.path} has mask channels; add --network.inpainting"
         )
+    if context.has_own_clip(origin):
+        stage, left = stage.for_clip(context.clip())
+        context.say_what_stays("decoder", origin, stage.network, left)
     stage.settings = settings.resized(stage.settings)
     stage.process = Diffusion(stage.process.config, settings.loss)
     context.check_size(stage.size, origin)

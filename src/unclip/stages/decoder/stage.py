@@ -25,6 +25,7 @@ from unclip.stages.decoder.network import (
     TEXT_ENCODER,
     DecoderNetwork,
     build_network,
+    for_another_clip,
     load_network,
     save_network,
     settings_of,
@@ -96,6 +97,14 @@ class DecoderStage:
         """The same decoder with another student."""
         process, settings = self.process.config, self.settings
         return DecoderStage(self.network, self.clip, process, settings, student, self.space)
+
+    def for_clip(self, clip: FrozenCLIP) -> tuple["DecoderStage", list[str]]:
+        """This decoder as the start of one that listens to another CLIP, without its student; and
+        the names of the tensors that did not fit it and are fresh."""
+        network, left = for_another_clip(self.network, clip.text_sizes)
+        process = self.process.config
+        settings = settings_of(network, clip, process, self.settings)
+        return DecoderStage(network, clip, process, settings, space=self.space), left
 
     @property
     def needs_prior(self) -> bool:
