@@ -25,13 +25,13 @@ def note(folder: ModelFolder, stage: str, fraction: float | None) -> None:
     Args:
         fraction: 0 for none; None for data that is no folder.
     """
-    noted = _noted(folder)
-    before = dict(noted)
-    noted.pop(stage, None)
+    stages = _noted(folder)
+    before = dict(stages)
+    stages.pop(stage, None)
     if fraction is not None:
-        noted[stage] = fraction
-    if noted != before:
-        folder.update_index({NOTE: {"rule": RULE, **noted}})
+        stages[stage] = fraction
+    if stages != before:
+        folder.update_index({NOTE: {"rule": RULE, **stages}})
 
 
 def fraction_of(folder: ModelFolder, *stages: str) -> float:
@@ -41,8 +41,13 @@ def fraction_of(folder: ModelFolder, *stages: str) -> float:
     Raises:
         ValueError: the note is none that this version writes.
     """
-    noted = _noted(folder)
-    return min((noted[stage] for stage in stages or noted if stage in noted), default=0.0)
+    known = _noted(folder)
+    return min((known[stage] for stage in stages or known if stage in known), default=0.0)
+
+
+def noted(folder: ModelFolder, stage: str) -> float | None:
+    """What `note` has written of a stage; None for nothing."""
+    return _noted(folder).get(stage)
 
 
 def _noted(folder: ModelFolder) -> dict[str, float]:

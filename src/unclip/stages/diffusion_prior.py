@@ -33,6 +33,7 @@ from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
 
+_CANDIDATES = "_prior_num_candidates"  # in the index: z_i drawn for an image
 _MEASURED = ("clip_mean", "clip_std")  # tensors of the network that no training changes
 
 
@@ -99,12 +100,8 @@ class PriorStage:
                 f"text encoder gives {clip.tokenizer.context_length}: they are not of one model"
             )
         network = folder.load("prior", DiffusionPrior, config, dtype)
-        candidates = folder.index().get(
-            "_prior_num_candidates", 1
-        )  # where none is said: diffusers'
-        candidates = whole_number(
-            candidates, f"{folder.path}: _prior_num_candidates", 1, MAX_CANDIDATES
-        )
+        candidates = folder.index().get(_CANDIDATES, 1)  # where none is said: diffusers'
+        candidates = whole_number(candidates, f"{folder.path}: {_CANDIDATES}", 1, MAX_CANDIDATES)
         sizes = {key: getattr(config, key) for key in SIZES["small"]}
         settings = PriorSettings(
             **sizes,
@@ -198,7 +195,7 @@ class PriorStage:
             self.network.state_dict(),
         )
         save_scheduler(folder, "prior_scheduler", self.process.config)
-        folder.update_index({"_prior_num_candidates": self.settings.candidates})
+        folder.update_index({_CANDIDATES: self.settings.candidates})
 
 
 def build_network(settings: PriorSettings, text: CLIPTextConfig) -> DiffusionPrior:
@@ -268,4 +265,5 @@ SPEC = StageSpec(
     _build,
     _warm_start,
     network=lambda settings, text, _: build_network(settings, text),
+    notes=(_CANDIDATES,),
 )

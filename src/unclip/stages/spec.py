@@ -104,6 +104,9 @@ class StageSpec(Generic[S]):
             whose text tower this is and images of so many pixels a side. It is counted on the meta
             device, where it takes no memory; without it, only `build` can say how large it is.
         optional: components that only some of these stages have.
+        notes: keys of the index that it writes beside them.
+        check_fit: refuses a model folder, the first, whose other components are of no use with
+            these, which are of another model, the second; for what `unclip borrow` takes over.
     """
 
     name: str
@@ -116,6 +119,8 @@ class StageSpec(Generic[S]):
     source: Callable[[Recipe[S]], Source | Stream] | None = None
     network: Callable[[S, CLIPTextConfig, int], nn.Module] | None = None
     optional: ComponentClasses = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    check_fit: Callable[[ModelFolder, ModelFolder], None] | None = None
 
 
 def load_recipe(spec: StageSpec[S], recipe_file: Path | None, size: str | None = None) -> Recipe[S]:

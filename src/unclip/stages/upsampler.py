@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unclip.acceleration.tiling import tile_side, tiled
 from unclip.batch import Batch
+from unclip.checks import shown
 from unclip.config import Between, Dropout, Probability, Width, Widths
 from unclip.data.degradations import DegradedSource
 from unclip.data.sources import Source, Stream
@@ -356,10 +357,30 @@ def _spec(
         context.check_size(stage.size, origin)
         return stage
 
+    def check_fit(folder: ModelFolder, origin: ModelFolder) -> None:
+        _check_fit(folder, origin, component)
+
     first = (FIRST, SCHEDULERS[FIRST])
     return StageSpec(
-        name, recipe, components, build, warm_start, first, source=_source, network=_network
-    )
+        name, recipe, components, build, warm_start, first,
+        source=_source, network=_network, check_fit=check_fit,
+    )  # fmt: skip
+
+
+def _check_fit(folder: ModelFolder, origin: ModelFolder, component: str) -> None:
+    """Refuse to enlarge images of another size than those that the upsampler learned from."""
+    smaller = "decoder" if component == FIRST else FIRST
+    if not (folder.has(smaller) and origin.has(smaller)):
+        return
+    here, there = (model.config(smaller).get("sample_size") for model in (folder, origin))
+    if here != there:
+        large = origin.config(component).get("sample_size")
+        name = "upsampler" if component == FIRST else "upsampler-1024"
+        raise ValueError(
+            f"the {name} of {origin.path} enlarges images from {shown(there)} to {shown(large)} "
+            f"pixels a side, but the {smaller} of {folder.path} makes {shown(here)}: train one of "
+            f"its own: unclip train {name}"
+        )
 
 
 def _network(settings: UpsamplerSettings, _: CLIPTextConfig, size: int) -> UNet:

@@ -98,6 +98,13 @@ def dependents(index: Mapping[str, Any], replaced: tuple[str, ...]) -> list[str]
     ]
 
 
+def belongs_to(component: str, index: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a component was trained with, of what the index names."""
+    noted = index.get(NOTE)
+    ties = _ties(noted if isinstance(noted, dict) else {}).get(component, ())
+    return tuple(other for other in ties if isinstance(index.get(other), list))
+
+
 def check_belonging(index: Mapping[str, Any], folder: Path) -> None:
     """Refuse a folder whose components were not trained with each other.
 

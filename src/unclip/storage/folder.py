@@ -232,10 +232,27 @@ class ModelFolder:
         source = self.component(component)
         with self.replacing(name, tuple(self.index()[component])) as folder:
             for file in source.iterdir():
-                try:
-                    os.link(file, folder / file.name)
-                except OSError:  # a file system without links
-                    shutil.copyfile(file, folder / file.name)
+                _link(file, folder / file.name)
+
+    def copy(self, other: "ModelFolder", components: Collection[str]) -> None:
+        """Take these components of another model over, byte for byte; equal files are stored once.
+
+        Raises:
+            ValueError: the other model lacks one of them.
+        """
+        with other.steady(), self.publishing():
+            written: list[Path] = []
+            for component in components:
+                source = other.component(component)
+                with self.replacing(component, tuple(other.index()[component])) as folder:
+                    for file in source.iterdir():
+                        same = (place / file.name for place in written)
+                        twin = next((one for one in same if _equal(one, file)), None)
+                        if twin is not None:
+                            _link(twin, folder / file.name)
+                        else:
+                            shutil.copyfile(file, folder / file.name)
+                    written.append(folder)
 
     def same(self, component: str, other: str) -> bool:
         """Whether two components have the same weights, byte for byte."""
@@ -290,7 +307,7 @@ class ModelFolder:
             self.update_index({component: list(entry)})
 
     def remove(self, component: str) -> None:
-        """Take a component and its note out of the index, and delete it."""
+        """Take a component and its note, or a note, out of the index, and delete it."""
         with self.publishing():
             assert self._draft is not None
             self._draft.removed.add(component)
@@ -313,6 +330,18 @@ def together(save: Callable[[S, ModelFolder], None]) -> Callable[[S, ModelFolder
             save(self, folder)
 
     return saved
+
+
+def _link(file: Path, name: Path) -> None:
+    """The file under a second name; a copy where the file system has no links."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return one.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _stamps(component: Path, variant: str | None) -> list[tuple[str, int, int, int]]:

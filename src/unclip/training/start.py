@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from unclip.config import dump_toml, to_mapping
 from unclip.files import write_text
+from unclip.stages.borrowing import students_of
 from unclip.stages.recipe import Recipe
 from unclip.stages.spec import StageSpec
 from unclip.storage.belonging import dependents
@@ -87,9 +88,18 @@ def _say_what_will_not_fit(spec: StageSpec[S], folder: ModelFolder) -> None:
     """Parts of the model that were trained with what this run replaces."""
     if not any(folder.has(name) for name in spec.components):
         return
+    gone = [name for name in students_of(spec) if folder.has(name)]
     others = [
-        name for name in dependents(folder.index(), tuple(spec.components)) if folder.has(name)
+        name
+        for name in dependents(folder.index(), tuple(spec.components))
+        if folder.has(name) and name not in gone
     ]
+    if gone:
+        print(
+            f"{', '.join(gone)} of {folder.path} learned from what this run replaces, and goes "
+            "with it",
+            flush=True,
+        )
     if others:
         print(
             f"{', '.join(others)} of {folder.path} will not fit what this run makes: train "

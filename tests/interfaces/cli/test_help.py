@@ -12,6 +12,7 @@ from unclip.interfaces.cli.commands.train import SPECS
 COMMANDS = [
     *(f"train {name}" for name in SPECS),
     "evaluate clip",
+    "borrow",
     "embed",
     "data emoji",
     "info",

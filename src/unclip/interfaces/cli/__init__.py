@@ -26,6 +26,7 @@ COMMANDS = {
     "embed": ("embed images and texts with CLIP", "embed"),
     "decode": ("make images for embeddings", "decode"),
     "train": ("train a stage into a model folder", "train"),
+    "borrow": ("take stages over from another model, without training", "borrow"),
     "evaluate": ("measure a model", "evaluate"),
     "info": ("describe a model folder, or say how an image was made", "info"),
     "data": ("look at the built-in captioned world", "world"),

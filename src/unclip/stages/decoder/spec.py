@@ -4,7 +4,7 @@ import torch
 
 from unclip.diffusion.process import Diffusion
 from unclip.stages.decoder.network import COMPONENTS, OPTIONAL, build_network
-from unclip.stages.decoder.settings import DecoderSettings
+from unclip.stages.decoder.settings import NOTE, DecoderSettings
 from unclip.stages.decoder.stage import DecoderStage
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.spec import BuildContext, StageSpec
@@ -53,4 +53,5 @@ SPEC = StageSpec(
     _warm_start,
     optional=OPTIONAL,
     network=build_network,
+    notes=(NOTE,),
 )

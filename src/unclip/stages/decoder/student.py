@@ -15,7 +15,7 @@ from unclip.stages.decoder.protocols import Branches
 from unclip.storage.folder import ModelFolder
 
 STUDENT = "decoder_distilled"
-_STUDENT_NOTE = f"_{STUDENT}"  # in the index: the guidance scales that the student has learned
+STUDENT_NOTE = f"_{STUDENT}"  # in the index: the guidance scales that the student has learned
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class GuidanceStudent:
     def save(self, folder: ModelFolder) -> None:
         """decoder_distilled, and the scales that it has learned."""
         with folder.publishing():
-            folder.update_index({_STUDENT_NOTE: {"guidance_scales": list(self.scales)}})
+            folder.update_index({STUDENT_NOTE: {"guidance_scales": list(self.scales)}})
             folder.save(
                 STUDENT,
                 ("diffusers", self.network.config.class_name),
@@ -76,11 +76,11 @@ def load_student(
             f"{where} must have the sizes of the decoder, and a time_cond_proj_dim: they are not "
             "of one model"
         )
-    noted = folder.index().get(_STUDENT_NOTE)
+    noted = folder.index().get(STUDENT_NOTE)
     if not isinstance(noted, dict):
         raise ValueError(
-            f"{folder.path}: {_STUDENT_NOTE} is {shown(noted)}; it must be an object that says the "
+            f"{folder.path}: {STUDENT_NOTE} is {shown(noted)}; it must be an object that says the "
             "guidance_scales"
         )
-    note = from_mapping(_StudentNote, noted, f"{folder.path}: {_STUDENT_NOTE}")
+    note = from_mapping(_StudentNote, noted, f"{folder.path}: {STUDENT_NOTE}")
     return GuidanceStudent(folder.load(STUDENT, UNet, config, dtype), note.guidance_scales)

@@ -30,6 +30,7 @@ from unclip.networks.unet import UNet
 from unclip.networks.unet_config import CONDITIONAL
 from unclip.stages.conditioning import dropped
 from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage, GuidanceStudent
+from unclip.stages.decoder.student import STUDENT_NOTE
 from unclip.stages.masks import mask_channels, random_masks
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.spec import BuildContext, StageSpec
@@ -161,4 +162,5 @@ SPEC = StageSpec(
     {STUDENT: (CONDITIONAL,)},
     _build,
     teacher=TEACHER,
+    notes=(STUDENT_NOTE,),
 )
