@@ -17,6 +17,7 @@ from pathlib import Path
 from unclip.diffusion.registry import SAMPLERS
 from unclip.files import write_text
 from unclip.pipeline.pipeline import Pipeline
+from unclip.pipeline.settings import STAGES
 from unclip.storage.folder import bundled
 
 CARD = """---
@@ -99,9 +100,12 @@ def main() -> None:
     ):
         if scale is not None:
             pipe.defaults[f"{stage}_guidance_scale"] = scale
-    if options.eta is not None:
-        pipe.defaults["eta"] = options.eta
-    pipe.defaults["sampler"] = options.sampler or pipe.defaults["sampler"]
+    chosen = {name: getattr(options, name) for name in ("sampler", "eta")}
+    for name, value in chosen.items():
+        if value is not None:  # for all stages: what each said of itself counts no more
+            own = {f"{stage}_{name}" for stage in STAGES}
+            pipe.defaults = {k: v for k, v in pipe.defaults.items() if k not in own}
+            pipe.defaults[name] = value
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "model"
         pipe.save_pretrained(trial)

@@ -287,7 +287,8 @@ def resolve(stage: str, request: Settings, row: Row, model: Mapping[str, Any]) -
     for name, one in concerning(type(request), [stage]).items():
         key = one.row or name
         overruled = one.beside and getattr(request, one.beside) is not None
-        said = (getattr(request, name), None if overruled else row.get(key), model.get(name))
+        own = model.get(f"{stage}_{name}", model.get(name))
+        said = (getattr(request, name), None if overruled else row.get(key), own)
         value = next((value for value in said if value is not None), None)
         if value is not None:
             found[key] = value
@@ -303,7 +304,8 @@ def published() -> dict[str, Any]:
 def model_says(noted: Any, where: str) -> dict[str, Any]:
     """What a model's index notes under `_defaults`, by argument name, checked.
 
-    A prior's knobs can be said for one kind of prior alone: `autoregressive_prior_guidance_scale`.
+    A knob of several stages can be said for one of them alone, `decoder_sampler`, and a prior's for
+    one kind of prior: `autoregressive_prior_guidance_scale`.
 
     Args:
         where: how sentences name the note.
@@ -312,8 +314,10 @@ def model_says(noted: Any, where: str) -> dict[str, Any]:
         ValueError: a key that no model says; a value that makes no sense.
     """
     says = {name: name for name, one in knobs_of(known()).items() if one.model}
-    says |= {f"{kind}_{name}": name for kind in prior_kinds()[1:] for name in says
-             if name.startswith("prior_")}  # fmt: skip
+    says |= {f"{stage}_{name}": name for name, one in knobs_of(known()).items() if one.model
+             and len(one.stages) > 1 for stage in one.stages}  # fmt: skip
+    says |= {f"{kind}_{key}": name for kind in prior_kinds()[1:] for key, name in says.items()
+             if key.startswith("prior_")}  # fmt: skip
     hints, knobs = hints_of(known()), knobs_of(known())
     entries = [
         (key, hints[name], field(default=None, metadata={"knob": knobs[name]}))

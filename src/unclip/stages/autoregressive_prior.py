@@ -33,6 +33,7 @@ from unclip.stages.prior import Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.suiting import PRIOR_SCALE
 from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder
 
@@ -201,6 +202,10 @@ class AutoregressivePriorStage:
     def steps_for(self, sampling: Sampling) -> int:
         """K, whatever is asked for."""
         return self.steps
+
+    def suits(self) -> dict[str, Any]:
+        """No sampler has a say in it; guided where captions were dropped."""
+        return {f"{COMPONENT}_guidance_scale": PRIOR_SCALE if self.settings.drop_text else 1.0}
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         return None

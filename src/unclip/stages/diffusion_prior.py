@@ -29,6 +29,7 @@ from unclip.stages.prior import MAX_CANDIDATES, Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.suiting import PRIOR_SCALE, by_diffusion
 from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
@@ -180,6 +181,11 @@ class PriorStage:
         if self._null is None or self._null[0] is not null:
             self._null = null, self.prefix(null)
         return self._null[1]
+
+    def suits(self) -> dict[str, Any]:
+        """By diffusion; guided where captions were dropped."""
+        scale = PRIOR_SCALE if self.settings.drop_text else 1.0
+        return by_diffusion("prior", self.process.config.prediction_type, scale)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         return None

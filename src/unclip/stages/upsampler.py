@@ -35,6 +35,7 @@ from unclip.stages.crops import blur, random_crops
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training, open_data
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.suiting import by_diffusion
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
 
@@ -248,6 +249,11 @@ class UpsamplerStage:
             return blurred
         drawn = torch.rand(len(small), 1, 1, 1, generator=generator, device=generator.device)
         return torch.where(drawn < self.settings.degradation_probability, blurred, small)
+
+    def suits(self) -> dict[str, Any]:
+        """By diffusion, never guided."""
+        name = SECOND if self.component == SECOND else "super_res"
+        return by_diffusion(name, self.process.config.prediction_type, None)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, bicubic enlargements, and what the upsampler makes of the small images."""

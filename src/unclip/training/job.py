@@ -12,6 +12,7 @@ from unclip.data.captions import ENDLESS
 from unclip.data.held_out import note
 from unclip.data.registry import format_of
 from unclip.data.sources import first_captions, length
+from unclip.stages import suiting
 from unclip.stages.base import Stage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.stages.recipe import Recipe, open_data
@@ -68,11 +69,16 @@ class Job:
         """Where metrics and pictures go; None in all processes but the main one."""
         return self.folders.run if self.parallel.main else None
 
-    def publish(self) -> None:
-        """Write the stage's weights, as they are now, into the model folder, all together."""
+    def publish(self, anew: bool = True) -> None:
+        """Write the stage's weights, as they are now, into the model folder, all together.
+
+        Args:
+            anew: whether it is the first time that this run does, see `suiting.note`.
+        """
         folder, data = ModelFolder(self.folders.model), self.recipe.data
         with folder.publishing(learned_from=self.learned_from):
             self.stage.save(folder)
+            suiting.note(folder, self.stage, anew)
             by_fraction = format_of(data.source).holds_out != "itself"
             note(folder, self.name, data.held_out if by_fraction else None)
 

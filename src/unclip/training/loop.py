@@ -55,6 +55,7 @@ class Trainer:
             learned_from=job.learned_from,
         )
         self.checkpoints = job.folders.run / "checkpoints"
+        self._published = job.folders.resume
         if job.folders.resume:
             self._resume()
         self.dtype = self._precision()
@@ -169,7 +170,8 @@ class Trainer:
         checkpoint.save(self.state, self.checkpoints)
         with self.state.ema.in_place(), self.parallel.full_weights(self.network):
             if self.parallel.main:
-                self.job.publish()
+                self.job.publish(anew=not self._published)
+        self._published = True
 
     def _autocast(self) -> torch.autocast:
         enabled = self.dtype != torch.float32

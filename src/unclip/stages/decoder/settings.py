@@ -58,6 +58,11 @@ class DecoderSettings(Sized):
         keys = ("condition", "caption_tokens", "inpainting")
         return {key: getattr(self, key) for key in keys}
 
+    @property
+    def guidable(self) -> bool:
+        """Whether it has seen that all of its condition is missing."""
+        return self.drop_text > 0 and (self.condition == "caption" or self.drop_image > 0)
+
     def inputs(self, channels: int = 3) -> int:
         """Channels into the U-Net, of a space of `channels`: x_t, and with mask channels what is
         known and where."""
