@@ -1,5 +1,6 @@
 """Stages that a model folder takes over from another model."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ def test_an_upsampler_is_taken_over_whole(without: ModelFolder, tiny_model: Path
             super_res_num_inference_steps=2).images[0]
             for path in (without.path, tiny_model)]  # fmt: skip
     assert made[0].tobytes() == made[1].tobytes()
+
+
+def test_how_it_is_sampled_comes_with_it(without: ModelFolder, tiny_model: Path) -> None:
+    origin = ModelFolder(shutil.copytree(tiny_model, without.path.parent / "origin"))
+    origin.update_index({"_defaults": {"sampler": "heun", "eta": 0.5, "super_res_eta": 0.25}})
+    without.update_index({"_defaults": {"decoder_eta": 0.75, "super_res_eta": 1.0}})
+    borrow(["upsampler"], without, origin)
+    said = {"decoder_eta": 0.75, "super_res_sampler": "heun", "super_res_eta": 0.25}
+    assert without.index()["_defaults"] == said
 
 
 def test_what_is_there_stays_unless_it_is_to_be_replaced(tiny_copy: Path, tiny_model: Path) -> None:

@@ -20,7 +20,7 @@ from unclip.pipeline.settings import (
     resolve,
 )
 from unclip.stages.prior import Prior
-from unclip.stages.upsampler import SECOND, UpsamplerStage
+from unclip.stages.upsampler import SAMPLED_AS, UpsamplerStage
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -126,7 +126,7 @@ def steps_of(pipe: "Pipeline", stage: str, process: Diffusion, settings: Setting
 
 def stage_name(upsampler: UpsamplerStage) -> str:
     """What settings and presets call an upsampler."""
-    return SECOND if upsampler.component == SECOND else "super_res"
+    return SAMPLED_AS[upsampler.component]
 
 
 def upsamplers_to(pipe: "Pipeline", size: int | None) -> list[UpsamplerStage]:

@@ -354,4 +354,5 @@ SPEC = StageSpec(
     _build,
     _warm_start,
     network=_network,
+    sampled_as=COMPONENT,
 )

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from unclip.data.held_out import note, noted
+from unclip.stages import suiting
 from unclip.stages.catalogue import STAGES
 from unclip.stages.spec import StageSpec
 from unclip.storage.belonging import belongs_to, print_of
@@ -42,6 +43,8 @@ def borrow(
                 spec.check_fit(folder, origin)
             _replace_what_belongs(spec, folder, origin.index(), copied)
             note(folder, name, noted(origin, name))
+            if spec.sampled_as:
+                suiting.take(folder, origin.index(), spec.sampled_as)
     return copied
 
 

@@ -272,4 +272,5 @@ SPEC = StageSpec(
     _warm_start,
     network=lambda settings, text, _: build_network(settings, text),
     notes=(_CANDIDATES,),
+    sampled_as="prior",
 )

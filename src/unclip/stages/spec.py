@@ -105,6 +105,7 @@ class StageSpec(Generic[S]):
             device, where it takes no memory; without it, only `build` can say how large it is.
         optional: components that only some of these stages have.
         notes: keys of the index that it writes beside them.
+        sampled_as: what arguments that are about its sampling begin with; "" if it is not sampled.
         check_fit: refuses a model folder, the first, whose other components are of no use with
             these, which are of another model, the second; for what `unclip borrow` takes over.
     """
@@ -120,6 +121,7 @@ class StageSpec(Generic[S]):
     network: Callable[[S, CLIPTextConfig, int], nn.Module] | None = None
     optional: ComponentClasses = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sampled_as: str = ""
     check_fit: Callable[[ModelFolder, ModelFolder], None] | None = None
 
 

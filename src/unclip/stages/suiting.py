@@ -5,7 +5,7 @@ argument names. Everybody may change it there: `unclip tune` does, by measuring.
 nothing are sampled as the published models are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from unclip.diffusion.schedules import PredictionType
@@ -66,14 +66,38 @@ def note(folder: ModelFolder, stage: Any, anew: bool = True) -> None:
     if not isinstance(stage, Sampled):
         return
     own, index = dict(stage.suits()), folder.index()
-    said = index.get(DEFAULTS, {})
-    if not isinstance(said, dict):  # refused when the model is opened
-        said = {}
+    said = _said(index)
     if not anew and own.keys() & said.keys():
         return
-    entries: dict[str, Any] = {DEFAULTS: said | own}
+    folder.update_index({DEFAULTS: said | own, **_less_tuned(index, own)})
+
+
+def take(folder: ModelFolder, origin: Mapping[str, Any], stage: str) -> None:
+    """Have the model folder say of a stage what another model's index says, which it is taken from.
+
+    Args:
+        stage: as arguments begin.
+    """
+    names = ("guidance_scale", "sampler", "eta")
+    theirs, index = _said(origin), folder.index()
+    said = {key: value for key, value in _said(index).items()
+            if key not in {f"{stage}_{name}" for name in names}}  # fmt: skip
+    taken = {f"{stage}_{name}": theirs.get(f"{stage}_{name}", theirs.get(name)) for name in names}
+    own = {key: value for key, value in taken.items() if value is not None}
+    if own or said != _said(index):
+        folder.update_index({DEFAULTS: said | own, **_less_tuned(index, taken)})
+
+
+def _said(index: Mapping[str, Any]) -> dict[str, Any]:
+    """An index's defaults; none where they make no sense, which is refused at opening."""
+    said = index.get(DEFAULTS)
+    return dict(said) if isinstance(said, dict) else {}
+
+
+def _less_tuned(index: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any]:
+    """The note of what was chosen by measuring, without some of it, for the index."""
     tuned = index.get(TUNED)
-    if isinstance(tuned, dict) and isinstance(tuned.get(SAYS), dict):
-        left = {key: value for key, value in tuned[SAYS].items() if key not in own}
-        entries[TUNED] = {**tuned, SAYS: left}
-    folder.update_index(entries)
+    if not isinstance(tuned, dict) or not isinstance(tuned.get(SAYS), dict):
+        return {}
+    left = {key: value for key, value in tuned[SAYS].items() if key not in gone}
+    return {TUNED: {**tuned, SAYS: left}}

@@ -40,6 +40,7 @@ from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
 
 FIRST, LAST, SECOND = "super_res_first", "super_res_last", "super_res_1024"
+SAMPLED_AS = {FIRST: "super_res", SECOND: SECOND}  # what arguments about its sampling begin with
 SCHEDULERS = {FIRST: "super_res_scheduler", SECOND: "super_res_1024_scheduler"}
 
 
@@ -252,8 +253,8 @@ class UpsamplerStage:
 
     def suits(self) -> dict[str, Any]:
         """By diffusion, never guided."""
-        name = SECOND if self.component == SECOND else "super_res"
-        return by_diffusion(name, self.process.config.prediction_type, None)
+        kind = self.process.config.prediction_type
+        return by_diffusion(SAMPLED_AS[self.component], kind, None)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, bicubic enlargements, and what the upsampler makes of the small images."""
@@ -369,7 +370,7 @@ def _spec(
     first = (FIRST, SCHEDULERS[FIRST])
     return StageSpec(
         name, recipe, components, build, warm_start, first,
-        source=_source, network=_network, check_fit=check_fit,
+        source=_source, network=_network, check_fit=check_fit, sampled_as=SAMPLED_AS[component],
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 
 from unclip.batch import on_device
+from unclip.config import to_mapping
+from unclip.data import trained_on
 from unclip.data.captions import ENDLESS
 from unclip.data.held_out import note
 from unclip.data.registry import format_of
@@ -81,6 +83,7 @@ class Job:
             suiting.note(folder, self.stage, anew)
             by_fraction = format_of(data.source).holds_out != "itself"
             note(folder, self.name, data.held_out if by_fraction else None)
+            trained_on.note(folder, self.name, data.source, to_mapping(data.world))
 
 
 def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel: Parallel) -> Job:

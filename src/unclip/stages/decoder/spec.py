@@ -54,4 +54,5 @@ SPEC = StageSpec(
     optional=OPTIONAL,
     network=build_network,
     notes=(NOTE,),
+    sampled_as="decoder",
 )
