@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from unclip.checks import printable, real_number, shown, whole_number
+from unclip.checks import many, printable, real_number, shown, whole_number
+
+
+def test_one_thing_is_no_plural():
+    assert many(1, "images without a caption") == "1 image without a caption"
+    assert many(1234, "images") == "1,234 images"
+    assert many(0, "threads") == "0 threads"
+    assert many(1, "words were") == "1 word was"
+    assert many(1, "archives: unpack") == "1 archive: unpack"
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), torch.tensor(3), np.array(3)])

@@ -7,6 +7,7 @@ control characters that a terminal would obey.
 
 import math
 import operator
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
@@ -129,6 +130,18 @@ def shown(value: Any) -> str:
     if len(text) <= _SHOWN:
         return text
     return f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 4 :]} ({len(text):,} characters)"
+
+
+def many(count: int, things: str) -> str:
+    """A number of things: "1,234 images", "1 image"; "2 images were", "1 image was".
+
+    Args:
+        things: begins with a plural that ends in s.
+    """
+    first, space, rest = things.partition(" ")
+    if count == 1:
+        first, rest = re.sub(r"s\b", "", first), re.sub(r"^were\b", "was", rest)
+    return f"{count:,} {first}{space}{rest}"
 
 
 def printable(text: str) -> str:

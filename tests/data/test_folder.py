@@ -179,8 +179,8 @@ def only_broken(root: Path) -> None:
         (lambda root: root.write_text("x"), "is not a folder"),
         (lambda root: root.mkdir(), "holds no images.*captions.csv"),
         (only_text, "holds no images"),
-        (only_images, "no usable image with a caption, but 1 images without a caption .*beside"),
-        (only_broken, "1 unreadable images"),
+        (only_images, "no usable image with a caption, but 1 image without a caption .*beside"),
+        (only_broken, "1 image that cannot be read "),
         (two_tables, "captions.csv and metadata.jsonl both name '0.png'"),
         (bad_table("captions.csv", "file,caption\n../x.png,a\n"), "line 2: '../x.png' is not"),
         (bad_table("captions.csv", "file,caption\n/etc/x.png,a\n"), "not a path inside"),
@@ -214,6 +214,21 @@ def only_photos_of_phones(root: Path) -> None:
     (root / "1.heic").write_bytes(b"")
 
 
+def class_folders(root: Path) -> None:
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        put(root / name / "1.png")
+        put(root / name / "2.png")
+
+
+def one_file(name: str) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        root.mkdir()
+        (root / name).write_bytes(b"x")
+
+    return make
+
+
 def swallowing(root: Path) -> None:
     folder(root, 1)
     (root / "captions.csv").write_text('file,caption\n0.png,"a red star\n1.png,a blue heart\n')
@@ -229,9 +244,22 @@ def pipes(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (only_photos_of_phones, "holds no images, but 1 pictures or films.*PNG or JPEG .1.heic"),
+        (
+            class_folders,
+            "4 images without a caption in folders that may be classes.*write",
+        ),
+        (one_file("data-000.tar"), "holds no images, but 1 archive or tar shards to be unpacked"),
+        (one_file("train.parquet"), "1 file with a data set in one piece .*metadata.jsonl"),
+        (one_file("captions_train.json"), "1 file in JSON, whose captions .COCO's.*metadata.jsonl"),
+        (
+            only_photos_of_phones,
+            "no images, but 1 file in formats of pictures.*PNG or JPEG .1.heic",
+        ),
         (swallowing, "captions.csv, line 2 is not CSV"),
-        (pipes, "1 images without a caption .1.png.; 1 pipes, devices or sockets .1.txt"),
+        (
+            pipes,
+            "1 image without a caption .1.png.; 1 file of other kinds: pipes, devices or sockets",
+        ),
     ],
 )
 def test_what_is_there_and_cannot_be_used_is_named(
@@ -240,6 +268,17 @@ def test_what_is_there_and_cannot_be_used_is_named(
     make(tmp_path / "data")
     with pytest.raises(ValueError, match=reason):
         FolderSource(tmp_path / "data", 16)
+
+
+def test_a_size_that_is_too_large_is_answered_with_one_that_fits(tmp_path: Path) -> None:
+    root, side = folder(tmp_path / "data", 3), 32
+    with pytest.raises(ValueError, match=rf"your images are {side} px: --data.size {side} or"):
+        FolderSource(root, 4 * side)
+    assert f"are {side} px: --data.size" in str(FolderSource(root, side + 8).check())
+    assert "--data.size" not in str(FolderSource(root, side).check())
+    put(root / "large.png", 4 * side, 4 * side)
+    (root / "large.txt").write_text("large")
+    assert "your images are mostly" in str(FolderSource(root, side + 8).check())
 
 
 def test_reports_hold_no_control_characters_and_no_long_names(tmp_path: Path) -> None:
@@ -262,7 +301,7 @@ def test_links_out_of_the_folder_are_said(tmp_path: Path) -> None:
     (tmp_path / "data" / "away").symlink_to(tmp_path / "elsewhere")
     source = FolderSource(tmp_path / "data", 16)
     assert len(source) == 4
-    assert "6 files that lie outside the folder, through links (away/0.png" in str(source.check())
+    assert "6 files outside the folder, through links (away/0.png" in str(source.check())
 
 
 def test_an_image_may_have_very_many_captions(tmp_path: Path) -> None:

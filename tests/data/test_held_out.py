@@ -70,7 +70,7 @@ def test_train_holds_out_and_evaluate_measures_what_was(tmp_path: Path, capsys: 
     assert start(STAGES["clip"], recipe, Folders(model, tmp_path / "run"), "cpu") == 0
     said = capsys.readouterr().out
     assert f"held out: {len(out)} of the usable images" in said
-    assert f"of {len(seen)} captions have more than the 24 tokens that CLIP reads; a larger" in said
+    assert f"of {len(seen)} captions, to the 24 tokens that CLIP reads; a larger" in said
     assert fraction_of(ModelFolder(model), "clip") == 0.3
 
     words = ["evaluate", "clip", "--model", str(model), "--data", str(data), "-n", "4"]

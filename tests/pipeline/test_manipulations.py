@@ -255,7 +255,7 @@ def test_theta_of_any_number_type(pipe: Pipeline, latents: Latents) -> None:
 def test_bad_manipulations(pipe: Pipeline, pictures: list[Image.Image], latents: Latents) -> None:
     for call, says in (
         (lambda: pipe.blend(pictures[:1]), "at least 2 of each"),
-        (lambda: pipe.blend(pictures, weights=[1]), "1 weights were given for 2"),
+        (lambda: pipe.blend(pictures, weights=[1]), "1 weight was given for 2"),
         (lambda: pipe.blend(pictures, noise="both"), "unknown noise 'both'; known: fixed, slerp"),
         (lambda: pipe.edit(latents, "a star", theta=1.5), "θ is 1.5"),
         (lambda: pipe.edit(latents, "a star", theta=[]), "between 0 and 1"),

@@ -99,7 +99,7 @@ def test_generators(pipe: Pipeline) -> None:
     assert not torch.equal(one[0], one[1])
     made = pipe("x", 2, generator=seeded(5), **QUICK)
     assert made.seeds == [None, None]
-    with pytest.raises(ValueError, match="1 generators were given for 2 images"):
+    with pytest.raises(ValueError, match="1 generator was given for 2 images"):
         make(pipe, num_images_per_prompt=2, generator=[seeded(5)])
 
 

@@ -197,6 +197,33 @@ def test_signals_are_given_back(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_stopping_is_said_at_once_and_where_the_run_stands_at_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import signal
+
+    class Interrupted(Regression):
+        def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+            signal.raise_signal(signal.SIGINT)
+            assert "stopping after this step" in capfd.readouterr().err or self.told
+            self.told = True
+            return super().loss(batch, generator)
+
+        told = False
+
+    assert run(Interrupted(), tmp_path, steps(9)) == signal.SIGINT
+    assert capfd.readouterr().out.endswith("checkpoint at step 1 of 9\n")
+
+
+def test_the_first_step_is_said_and_not_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(Regression(), tmp_path, steps(6, log_every=3))
+    said = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert said == ["1/6", "3/6", "6/6"]
+    assert [line["step"] for line in logged(tmp_path)] == [3, 6]
+
+
 def test_logged_values_are_means_over_the_parts(tmp_path: Path) -> None:
     whole, parts = Regression(), Regression()
     run(whole, tmp_path / "whole", steps(2, log_every=1))

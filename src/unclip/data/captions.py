@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unclip.checks import printable, shown
+from unclip.checks import many, printable, shown
 from unclip.data.tables import decoded, read_table
 from unclip.data.transforms import image_size
 from unclip.data.walk import LINKED, Found, walk
@@ -27,13 +27,17 @@ _MAX_TEXT = 2**20  # bytes; a longer .txt is a book, not a caption
 _CONTROL = dict.fromkeys([*range(32), *range(127, 160)], " ")
 _NAMED = 160  # characters of a name that a report shows
 
-UNREADABLE = "unreadable images"
+UNREADABLE = "images that cannot be read"
 MISSING = "images without a caption"
+CLASSES = (
+    "images without a caption in folders that may be classes; what a folder is called is not read: "
+    "write each its caption"
+)
 EMPTY = "images whose caption is empty"
 NOT_TEXT = "images whose caption is not UTF-8 text"
 CLOSED_TEXT = "images whose caption cannot be read"
 SMALL = "images under half the wanted size"
-ENLARGED = "images below the wanted size, which are enlarged"
+ENLARGED = "images below the wanted size, enlarged"
 ELONGATED = "images longer than 4:1, of which a square shows little"
 ORPHANS = "captions without an image"
 REPEATED = "captions given twice for one image, counted once"
@@ -46,7 +50,7 @@ class Report:
 
     problems: kind -> the files concerned, for images and whatever else is skipped and captions that
     are not used. notes: the same for what is used in spite of something. held_out: usable images
-    that are not trained on.
+    that are not trained on. advice: what to type instead, if the size is too large for the images.
     """
 
     source: str
@@ -54,6 +58,7 @@ class Report:
     usable: int = 0
     captions: int = 0
     held_out: int = 0
+    advice: str = ""
     problems: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
 
@@ -67,11 +72,13 @@ class Report:
         if self.images >= ENDLESS:
             return f"{self.source}: scenes without end, each with its caption"
         lines = [
-            f"{printable(self.source)}: {self.usable:,} of {self.images:,} images usable, "
-            f"{self.captions:,} captions"
+            f"{printable(self.source)}: {self.usable:,} of {many(self.images, 'images')} usable, "
+            f"{many(self.captions, 'captions')}"
         ]
         lines += [f"  skipped: {line}" for line in counted(self.problems)]
         lines += [f"  used: {line}" for line in counted(self.notes)]
+        if self.advice:
+            lines.append(f"  {self.advice}")
         if self.held_out:
             lines.append(f"  held out: {self.held_out:,} of the usable images, for evaluation")
         return "\n".join(lines)
@@ -79,8 +86,9 @@ class Report:
 
 def counted(kinds: Mapping[str, Sequence[str]]) -> list[str]:
     """For each kind how many there are, and the first three by name."""
+    first = {kind: ", ".join(map(_brief, names[:3])) for kind, names in kinds.items()}
     return [
-        f"{len(names):,} {kind} ({', '.join(map(_brief, names[:3]))}{', ...' * (len(names) > 3)})"
+        f"{many(len(names), kind)} ({first[kind]}{', ...' * (len(names) > 3)})"
         for kind, names in kinds.items()
     ]
 
@@ -124,17 +132,23 @@ def find(root: Path, size: int, min_side: int, threads: int = 8) -> tuple[list[C
         return _examine(root, name, rows.get(name, []), found, min_side)
 
     usable: list[Captioned] = []
+    sides: list[int] = []  # the shorter ones, of all images with a caption
     with ThreadPoolExecutor(threads) as pool:
         for one in pool.map(examine, found.images):
             if isinstance(one, _Problem):
                 report.problem(one.kind, one.name)
+                sides += [one.shorter] * (one.kind == SMALL)
                 continue
+            sides.append(one.shorter)
             usable.append(one)
             if one.shorter < size:
                 report.note(ENLARGED, one.name)
             if one.longer > 4 * one.shorter:
                 report.note(ELONGATED, one.name)
+    if MISSING in report.problems and _are_classes(found):
+        report.problems[CLASSES] = report.problems.pop(MISSING)
     report.problems |= found.unread
+    report.advice = _size_advice(sides, size)
     report.usable = len(usable)
     report.captions = sum(len(one.captions) for one in usable)
     return usable, report
@@ -144,6 +158,25 @@ def find(root: Path, size: int, min_side: int, threads: int = 8) -> tuple[list[C
 class _Problem:
     kind: str
     name: str
+    shorter: int = 0
+
+
+def _are_classes(found: Found) -> bool:
+    """Whether images lie in several folders, as classes do, and there is no caption at all."""
+    folders = {os.path.dirname(name) for name in found.images}
+    return len(folders - {""}) > 1 and not found.texts and not found.tables
+
+
+def _size_advice(sides: list[int], size: int) -> str:
+    """What to type where most images are smaller than `size`; "" where they are not."""
+    if not sides:
+        return ""
+    common = sorted(sides)[len(sides) // 2]
+    if common >= size:
+        return ""
+    fits = max(8, common - common % 8)  # networks halve the size a few times
+    what = "are" if min(sides) == max(sides) else "are mostly"
+    return f"your images {what} {common} px: --data.size {fits} or smaller"
 
 
 def _examine(
@@ -170,7 +203,7 @@ def _examine(
     except ValueError as error:
         return _Problem(UNREADABLE, str(error))
     if shorter < min_side:
-        return _Problem(SMALL, name)
+        return _Problem(SMALL, name, shorter)
     return Captioned(name, captions, shorter, longer)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from unclip.checks import printable, shown
+from unclip.checks import many, printable, shown
 from unclip.data.captions import FORMATS, UNREADABLE, Captioned, Report, counted, find
 from unclip.data.held_out import is_held_out
 from unclip.data.registry import Request
@@ -97,8 +97,8 @@ class FolderSource:
             what = "usable image with a caption" if report.images else "images"
             there = "; ".join(counted(report.problems)[:3])
             raise ValueError(
-                f"{where} holds no {what}{f', but {there}' if there else ''}; expected images with "
-                f"{FORMATS}"
+                f"{where} holds no {what}{f', but {there}' if there else ''}; "
+                + (report.advice or f"expected images with {FORMATS}")
             )
         held_out = [one for one in items if is_held_out(one.name, self.held_out)]
         report.held_out = len(held_out)
@@ -109,7 +109,7 @@ class FolderSource:
         if not items:
             raise ValueError(
                 f"the split {self.split!r} of {where} is empty: {len(held_out)} of "
-                f"{report.usable} images are held out, by their names; change the fraction"
+                f"{many(report.usable, 'images')} held out, by their names; change the fraction"
             )
         return items, report
 

@@ -14,15 +14,20 @@ from unclip.data.transforms import SUFFIXES
 
 TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "captions.csv")
 
-FOREIGN = "pictures or films in formats that are not read; convert them to PNG or JPEG"
-ARCHIVES = "archives; unpack them"
+FOREIGN = "files in formats of pictures or films that are not read; convert to PNG or JPEG"
+ARCHIVES = "archives or tar shards to be unpacked: captions beside the images are read then"
 OTHER_TABLES = f"tables under other names than {', '.join(TABLES)}"
+SHARDS = (
+    "files with a data set in one piece (Arrow, Parquet, TFRecord, LMDB, HDF5); write its "
+    "images out, with their captions in a metadata.jsonl"
+)
+JSONS = "files in JSON, whose captions (COCO's, say) are not read; write a metadata.jsonl of them"
 OTHER = "other files"
-SPECIAL = "pipes, devices or sockets"
-DEAD = "links that lead nowhere"
+SPECIAL = "files of other kinds: pipes, devices or sockets"
+DEAD = "links to nowhere"
 AGAIN = "links to folders that are read under another name"
 CLOSED = "folders that cannot be read"
-LINKED = "files that lie outside the folder, through links"
+LINKED = "files outside the folder, through links"
 
 _SYSTEM = frozenset(
     ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
@@ -33,10 +38,17 @@ _PICTURES = (
     " .psb .psd .raf .raw .rw2 .sgi .sr2 .srw .svg .svgz .tga .webm .wmf .wmv .x3f .xcf .xpm"
 )
 _ARCHIVES = ".7z .bz2 .gz .rar .tar .tbz .tgz .txz .xz .zip .zst"
-_TABLES = ".csv .jsonl .ndjson .ods .parquet .tsv .xls .xlsx"
+_TABLES = ".csv .jsonl .ndjson .ods .tsv .xls .xlsx"
+_SHARDS = ".arrow .feather .h5 .hdf5 .lmdb .mdb .parquet .tfrec .tfrecord"
 _UNREAD = {
     suffix: kind
-    for kind, endings in ((FOREIGN, _PICTURES), (ARCHIVES, _ARCHIVES), (OTHER_TABLES, _TABLES))
+    for kind, endings in (
+        (FOREIGN, _PICTURES),
+        (ARCHIVES, _ARCHIVES),
+        (OTHER_TABLES, _TABLES),
+        (SHARDS, _SHARDS),
+        (JSONS, ".json"),
+    )
     for suffix in endings.split()
 }
 

@@ -11,6 +11,7 @@ from unclip.device.instructions import instructions
 # fp16 and int8 are for sampling only: training underflows in the one, the other has no gradients.
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ENOUGH = 0.5  # seconds of a measurement
 _NAMED = {**DTYPES, "int8": torch.int8}
 
 
@@ -104,7 +105,8 @@ def emulated(dtype: torch.dtype, device: torch.device) -> bool:
 def matmul_speeds(n: int, repeats: int = 7) -> dict[torch.dtype, float]:
     """Best of `repeats` in operations per second of an n × n × n product, on the CPU.
 
-    For each data type that it has instructions for: others would take seconds to minutes.
+    For each data type that it has instructions for: others would take seconds to minutes. Where the
+    machine is slow, half a second of products is enough.
     """
     speeds = {}
     for dtype in types_of("cpu"):
@@ -114,5 +116,7 @@ def matmul_speeds(n: int, repeats: int = 7) -> dict[torch.dtype, float]:
             start = time.perf_counter()
             a @ a
             seconds.append(time.perf_counter() - start)
+            if sum(seconds) > _ENOUGH:
+                break
         speeds[dtype] = 2 * n**3 / max(min(seconds), 1e-9)  # a coarse clock may stand still
     return speeds

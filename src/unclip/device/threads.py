@@ -8,10 +8,13 @@ import torch.nn.functional as F
 
 _ROWS, _WIDTH = 64, 192  # a small network's layer
 _LAYERS: Final = 8
+_ENOUGH: Final = 0.25  # seconds
 
 
 def layer_seconds(threads: int, rounds: int = 40) -> float:
     """Mean seconds of small layers, one after the other, on so many threads of this process.
+
+    Where they are slow, a quarter of a second of them is enough.
 
     A mean and not the best: threads that wait for each other at every kernel, because a core does
     other work, are late now and then. The process has as many threads afterwards as before.
@@ -22,8 +25,10 @@ def layer_seconds(threads: int, rounds: int = 40) -> float:
     try:
         F.gelu(x @ weight)  # starts the threads
         start = time.perf_counter()
-        for _ in range(rounds * _LAYERS):
+        done, took = 0, 0.0
+        while done < rounds * _LAYERS and took < _ENOUGH:
             F.gelu(x @ weight)
-        return (time.perf_counter() - start) / (rounds * _LAYERS)
+            done, took = done + 1, time.perf_counter() - start
+        return took / done
     finally:
         torch.set_num_threads(before)

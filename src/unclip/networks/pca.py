@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from unclip.checks import many
 from unclip.config import Between
 from unclip.device.precision import full_precision
 
@@ -85,7 +86,9 @@ class Components:
             ValueError: there are fewer than two embeddings, or they are not finite.
         """
         if moments.count < 2:
-            raise ValueError(f"principal components of {moments.count} embeddings: take more")
+            raise ValueError(
+                f"principal components of {many(moments.count, 'embeddings')}: take more"
+            )
         if not moments.covariance.isfinite().all():
             raise ValueError("the embeddings hold values that are not finite")
         variances, vectors = torch.linalg.eigh(moments.covariance)  # ascending
@@ -124,7 +127,7 @@ class Components:
         if z_i.shape[1] != width:
             raise ValueError(f"components of width {width} do not fit width {z_i.shape[1]}")
         if not 0 <= count <= kept:
-            raise ValueError(f"{count} components were asked for; there are {kept}")
+            raise ValueError(f"{many(count, 'components were')} asked for; there are {kept}")
         axes, mean = self.axes[:count].to(z_i.device), self.mean.to(z_i.device)
         return (mean + (z_i.double() - mean) @ axes.T @ axes).to(z_i.dtype)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unclip.checks import of_kind, printable, whole_number
+from unclip.checks import many, of_kind, printable, whole_number
 from unclip.files import (
     as_path,
     open_regular,
@@ -161,7 +161,7 @@ def check_noise(start: Any, count: int, size: int) -> Tensor:
     start = _dense(of_kind(start, Tensor, "start", "a tensor"), "start")
     if start.shape != (count, 3, size, size):
         raise ValueError(
-            f"start has the shape {tuple(start.shape)}; x_T of {count} embeddings is "
+            f"start has the shape {tuple(start.shape)}; x_T of {many(count, 'embeddings')} is "
             f"({count}, 3, {size}, {size}) in this model"
         )
     return _finite_floats(start, "start")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.checks import listed, real_number, shown, whole_number
+from unclip.checks import listed, many, real_number, shown, whole_number
 
 _ALIGNED = 1e-7  # sine below which two directions are taken for parallel or opposite
 
@@ -82,7 +82,7 @@ def check_weights(weights: Sequence[float], points: int) -> list[float]:
     """The weights, unless they are not as many as the points, negative, infinite or all 0."""
     numbers = [real_number(weight, "one of the weights") for weight in listed(weights)]
     if len(numbers) != points:
-        raise ValueError(f"{len(numbers)} weights were given for {points} images")
+        raise ValueError(f"{many(len(numbers), 'weights were')} given for {many(points, 'images')}")
     if min(numbers) < 0 or not 0 < sum(numbers) < math.inf:
         raise ValueError("weights must be 0 or more, and one of them above 0")
     return numbers

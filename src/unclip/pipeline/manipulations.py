@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.checks import listed, of_kind, whole_number
+from unclip.checks import listed, many, of_kind, whole_number
 from unclip.config import one_of
 from unclip.device.memory import kept_memory
 from unclip.diffusion.guidance import Guidance
@@ -152,7 +152,9 @@ def psnr(pipe: "Pipeline", image: Images, latents: Latents) -> list[float]:
     squares = pipe.squares(image)
     made = pipe.reconstruct(latents, size=pipe.decoder.size, output_type="pt").images
     if len(squares) != len(made):
-        raise ValueError(f"{len(squares)} images were given for the latents of {len(made)}")
+        raise ValueError(
+            f"{many(len(squares), 'images were')} given for the latents of {len(made)}"
+        )
     errors = ((made - squares) / 2).square().flatten(1).mean(dim=1)
     decibels: list[float] = (-10 * errors.clamp(min=1e-12).log10()).tolist()
     return decibels

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unclip.acceleration.int8 import is_int8
-from unclip.checks import listed, of_kind
+from unclip.checks import listed, many, of_kind
 from unclip.device.memory import give_back
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise
@@ -259,7 +259,9 @@ class Pipeline:
         check_stage(text, noise, callback)
         z_i = check_embeddings(z_i, self.clip.width, "z_i").to(self.device)
         if len(z_i) != len(text):
-            raise ValueError(f"{len(z_i)} embeddings were given for {len(text)} captions")
+            raise ValueError(
+                f"{many(len(z_i), 'embeddings were')} given for {many(len(text), 'captions')}"
+            )
         start = None if start is None else check_noise(start, len(z_i), self.decoder.size)
         of_kind(known, Known | None, "known", "a Known")  # type: ignore[arg-type]
         sampling = self.sampling("decoder", settings)

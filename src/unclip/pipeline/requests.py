@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unclip.checks import listed, of_kind, seed_after
+from unclip.checks import listed, many, of_kind, seed_after
 from unclip.config import Between, Checked, Count
 from unclip.data.transforms import to_pil
 from unclip.device.memory import kept_memory
@@ -164,7 +164,9 @@ def noise_for(
     if isinstance(generator, torch.Generator):
         return noise_from(generator)
     if generator is not None and len(generator) != len(seeds):
-        raise ValueError(f"{len(generator)} generators were given for {len(seeds)} images")
+        raise ValueError(
+            f"{many(len(generator), 'generators were')} given for {many(len(seeds), 'images')}"
+        )
     if generator is None:
         streams = [torch.Generator().manual_seed(seed % 2**64) for seed in seeds[rows]]
     else:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from unclip.checks import many
+
 _TRAINED = 16  # bytes of a parameter: weight, gradient and two moments, in fp32
 _BUILT = 4  # of them, what a network takes before it moves to a GPU
 _PIXEL = 3 * 5  # bytes: as read and, beside that, as floats
@@ -70,7 +72,8 @@ def check_images(count: int, side: int) -> None:
     needed, there = count * side**2 * _PIXEL, machine_memory()
     if needed > there:
         raise ValueError(
-            f"{count:,} images of {side} pixels a side take {needed / 2**30:,.0f} GiB before "
-            f"anything is computed from them, and this machine has {there / 2**30:,.0f}: lower "
-            "training.batch_size, raise training.accumulation, or take smaller images (data.size)"
+            f"{many(count, 'images')} of {side} pixels a side take {needed / 2**30:,.0f} GiB "
+            f"before anything is computed from them, and this machine has {there / 2**30:,.0f}: "
+            "lower training.batch_size, raise training.accumulation, or take smaller images "
+            "(data.size)"
         )

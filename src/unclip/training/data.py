@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TypeVar
 
 from unclip.batch import Batch
+from unclip.checks import many
 from unclip.data.batches import Order, batches
 from unclip.data.sources import Source, Stream
 from unclip.stages.base import Stage
@@ -41,7 +42,7 @@ class TrainingData:
         if not 0 < self.images < batch_size:
             return ""
         times = f"{batch_size / self.images:.3g}"
-        return f"  repeated: a step shows each of the {self.images:,} images {times} times"
+        return f"  repeated: a step shows each of {many(self.images, 'images')} {times} times"
 
 
 def batches_of(
@@ -75,7 +76,7 @@ def say_what_is_cut(stage: Stage, source: Source | Stream, fresh: bool) -> None:
     if cut:
         larger = "a larger" if fresh else "a CLIP that is trained anew with a larger"
         print(
-            f"  cut: {cut:,} of {len(read):,} captions have more than the {length} tokens that "
-            f"CLIP reads; {larger} --network.context-length reads more",
+            f"  cut: {cut:,} of {many(len(read), 'captions')}, to the {length} tokens that CLIP "
+            f"reads; {larger} --network.context-length reads more",
             flush=True,
         )

@@ -95,7 +95,12 @@ class Trainer:
         state, training, data = self.state, self.recipe.training, self.job.data
         report = Report(training, state.step, self.job.reported, self.dtype, self.parallel.device)
         kept, stopped = -1, 0
-        with Stopper() as stopper, contextlib.closing(report), contextlib.closing(self.parts):
+        stopping = "stopping after this step…" if self.job.reported else ""
+        with (
+            Stopper(stopping) as stopper,
+            contextlib.closing(report),
+            contextlib.closing(self.parts),
+        ):
             while state.step < training.steps:
                 stopped = self.parallel.agreed(stopper.signal)
                 if stopped:
@@ -111,6 +116,8 @@ class Trainer:
                     kept = state.step
             if kept != state.step:  # or a complete run is resumed, which may lack its last publish
                 self.keep()
+            if stopped:
+                report.stopped(state.step)
         return stopped
 
     def step(self) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.batch import Batch, on_device
+from unclip.checks import many
 from unclip.networks.clip_config import CLIP_SIZES, CLIPConfig, CLIPTextConfig
 from unclip.stages.recipe import Recipe
 from unclip.stages.spec import StageSpec
@@ -65,7 +66,7 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = 
             f"operations in all    {operations * recipe.training.steps / 1e15:,.3f} PFLOP",
             f"memory, about        {(state + activations) / 2**20:,.0f} MiB in fp32: "
             f"{state / 2**20:,.0f} of weights and optimiser, {activations / 2**20:,.0f} of "
-            f"activations for {part} images",
+            f"activations for {many(part, 'images')}",
             f"model folder         {folders.model}",
             f"run folder           {folders.run}",
         ]

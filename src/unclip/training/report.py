@@ -30,6 +30,7 @@ class Report:
             total=training.steps, initial=first_step, unit="step", dynamic_ncols=True,
             disable=folder is None or not sys.stderr.isatty(),
         )  # fmt: skip
+        self.first_step = first_step
         self.last_step, self.last_time = first_step, time.monotonic()
         if folder:
             said = f"training from step {first_step} to {training.steps} in {name_of(dtype)}"
@@ -38,12 +39,17 @@ class Report:
             print(said, flush=True)
 
     def is_due(self, step: int) -> bool:
-        """Count a step; whether it is one to be logged, which all processes agree on."""
+        """Count a step; whether it is one to be said, which all processes agree on: the first of a
+        process too, so that something is seen soon."""
         self.bar.update()
+        return step == self.first_step + 1 or self._is_logged(step)
+
+    def _is_logged(self, step: int) -> bool:
+        """Whether a step is one for `metrics.jsonl`, whenever the run was interrupted."""
         return step % self.training.log_every == 0 or step == self.training.steps
 
     def step(self, step: int, values: dict[str, float], rate: float) -> None:
-        """Log a step's values, and the speed if the clock has moved since the last log."""
+        """Say and log a step's values, and the speed if the clock has moved since the last time."""
         if self.log is None:
             return
         now = time.monotonic()
@@ -53,7 +59,8 @@ class Report:
         if took > 0:
             values["images_per_second"] = self.training.batch_size * steps / took
             shown["images/s"] = values["images_per_second"]
-        self.log.scalars(step, values)
+        if self._is_logged(step):
+            self.log.scalars(step, values)
         self.bar.set_postfix({key: f"{value:.4g}" for key, value in shown.items()})
         if self.bar.disable:
             left = (self.training.steps - step) * took / max(1, steps)
@@ -65,6 +72,12 @@ class Report:
         """Keep what a preview has drawn, if it has drawn anything."""
         if self.log is not None and rows is not None:
             self.log.pictures(step, rows)
+
+    def stopped(self, step: int) -> None:
+        """Say what is kept of a run that a signal has ended."""
+        if self.log is not None:
+            self.bar.clear()
+            print(f"checkpoint at step {step} of {self.training.steps}", flush=True)
 
     def close(self) -> None:
         self.bar.close()

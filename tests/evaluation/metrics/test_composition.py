@@ -239,7 +239,7 @@ def test_check_judge_looks_at_each_of_the_four() -> None:
 
 def test_bad_input_is_said_in_one_sentence() -> None:
     some, judge = scenes(2), Judge(JudgeConfig((8, 8, 8), (0, 0, 0)))
-    with pytest.raises(ValueError, match="1 images were judged for 2 scenes"):
+    with pytest.raises(ValueError, match="1 image was judged for 2 scenes"):
         score(perfect(some[:1]), some)
     with pytest.raises(ValueError, match="at least one"):
         score([], [])
@@ -248,7 +248,7 @@ def test_bad_input_is_said_in_one_sentence() -> None:
     for n, batch in ((0, 1), (1, 0), (-1, 8)):
         with pytest.raises(ValueError, match="at least 1"):
             evaluate_model(lambda c, s: torch.zeros(1), judge, CONFIG, n=n, batch=batch)
-    with pytest.raises(ValueError, match="1 images were generated for 3 captions"):
+    with pytest.raises(ValueError, match="1 image was generated for 3 captions"):
         evaluate_model(lambda c, s: torch.zeros(1, 3, 32, 32), judge, CONFIG, n=3)
     thing = replace(some[0].objects[0], kind="emoji")
     emoji = replace(some[0], objects=(thing,))

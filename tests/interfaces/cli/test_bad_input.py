@@ -157,7 +157,7 @@ REFUSED = [
     ("blend ok.png ok.png --frames 0", "0 images were asked for"),
     ("blend ok.png ok.png --frames 1", "1 frames between 2 images"),
     ("blend ok.png ok.png --frames 100000", "100,000 images were asked for at once"),
-    ("blend ok.png ok.png --invert --weights 1", "1 weights were given for 2 images"),
+    ("blend ok.png ok.png --invert --weights 1", "1 weight was given for 2 images"),
     ("blend ok.png ok.png --weights", "it takes 1 to 64 values, not 0"),
     ("blend ok.png ok.png --weights 1 nan", "--weights: the value is nan"),
     ("blend ok.png ok.png --weights 1 -1", "weights must be 0 or more"),

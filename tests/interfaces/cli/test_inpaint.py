@@ -55,7 +55,7 @@ def test_bad_requests(tiny_model: Path, picture: str, tmp_path: Path, capsys: Ca
     (tmp_path / "text.png").write_text("no picture")
     for words, says in (
         ([picture, "a star"], "nothing says what to repaint: give a mask, or --box"),
-        ([picture], "1 words were given; give the image"),
+        ([picture], "1 word was given; give the image"),
         ([picture, mask, "a", "star"], "4 words were given"),
         ([picture, mask, " "], "the prompt is empty"),
         ([picture, "none.png", "a star"], "none.png does not exist; the order is IMAGE [MASK]"),

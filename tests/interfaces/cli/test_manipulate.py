@@ -111,9 +111,9 @@ def test_folders_are_embedded_as_training_finds_them(
     rows = json.loads(read_facts(file)["names"])
     assert rows == [str(folder / name) for name in ("b.png", "d.jpg/a.png", "link/g.png")]
     said = capsys.readouterr().err
-    assert "skipped: 1 pictures or films in formats that are not read" in said
-    assert "used: 1 files that lie outside the folder, through links (link/g.png)" in said
-    assert "skipped: 2 unreadable images" in said
+    assert "skipped: 1 file in formats of pictures or films that are not read" in said
+    assert "used: 1 file outside the folder, through links (link/g.png)" in said
+    assert "skipped: 2 images that cannot be read" in said
     assert r"c\x1b[2J.png is damaged" in said
     assert unclip("probe", picture, "--data", str(folder), "--components", "1", "-o",
                   str(tmp_path / "p.png"), model=tiny_model) == 0  # fmt: skip

@@ -25,7 +25,7 @@ DRAWING_BYTES: Final = 96 << 20
 SPRITE_BYTES: Final = 96 << 20
 
 _NO_PACKAGE: Final = (
-    "emoji scenes need the Python package emoji; install it with: pip install 'unclip[train]'"
+    "emoji scenes need the Python package emoji; install it with: pip install emoji"
 )
 _NO_FONT: Final = (
     "emoji scenes need the font Noto Color Emoji; install it with: "

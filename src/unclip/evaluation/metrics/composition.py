@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unclip.checks import many
 from unclip.data.world.scene import GRID, Object, Scene, WorldConfig
 from unclip.data.world.shapes import ink_rows
 from unclip.data.world.world import World
@@ -168,7 +169,7 @@ def score(detections: Sequence[Detections], scenes: Sequence[Scene]) -> Composit
     """
     if len(detections) != len(scenes) or not scenes:
         raise ValueError(
-            f"{len(detections)} images were judged for {len(scenes)} scenes; "
+            f"{many(len(detections), 'images were')} judged for {many(len(scenes), 'scenes')}; "
             "give one image for each scene, and at least one"
         )
     tally: dict[str, list[bool]] = {name: [] for name in Composition.__annotations__}
@@ -228,7 +229,7 @@ def real_scores(
 ) -> Composition:
     """The judge on `n` real held-out scenes, from number `first` on, drawn at `size` pixels."""
     if n < 1:
-        raise ValueError(f"{n} scenes were asked for; score at least 1")
+        raise ValueError(f"{many(n, 'scenes were')} asked for; score at least 1")
     world = held_out(config)
     scenes = [world.scene(first + i) for i in range(n)]
     found: list[Detections] = []
@@ -288,7 +289,10 @@ def evaluate_model(
         captions = [scene.caption for scene in part]
         images = generate(captions, seed + len(found))
         if len(images) != len(captions):
-            raise ValueError(f"{len(images)} images were generated for {len(captions)} captions")
+            raise ValueError(
+                f"{many(len(images), 'images were')} generated for "
+                f"{many(len(captions), 'captions')}"
+            )
         if real is None:
             size = min(max(images.shape[-1], 32), 1024)
             real = real_scores(judge, config, max(n, _REAL), size)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
+from unclip.checks import many
 from unclip.interfaces.cli.numbers import Steps
 from unclip.interfaces.cli.options import BatchOptions
 from unclip.interfaces.cli.outputs import (
@@ -177,7 +178,7 @@ def write(
         where += f", {write_file(sheet, draw)}"
     size = "×".join(map(str, images[0].size))
     print(
-        f"{len(images)} image{'s' * (len(images) > 1)} of {size} pixels in "
+        f"{many(len(images), 'images')} of {size} pixels in "
         f"{time.perf_counter() - started:.1f} s ({name_of(pipe.dtype)} on {pipe.device}): {where}"
     )
     sys.stdout.flush()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from unclip.checks import real_number, shown, whole_number
+from unclip.checks import many, real_number, shown, whole_number
 from unclip.config import suggest
 
 _IT = "the value"
@@ -141,7 +141,7 @@ def _tuple(
 
     def read(words: list[str]) -> tuple[Any, ...]:
         if not endless and len(words) != count:
-            raise ValueError(f"it takes {count} values, not {len(words)}")
+            raise ValueError(f"it takes {many(count, 'values')}, not {len(words)}")
         if endless and not 1 <= len(words) <= _MANY:
             raise ValueError(f"it takes 1 to {_MANY} values, not {len(words):,}")
         kinds = specs * len(words) if endless else specs

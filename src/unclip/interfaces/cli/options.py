@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
+from unclip.checks import many
 from unclip.interfaces.cli.numbers import BatchSize, Seed, flag_type, rules
 from unclip.pipeline.knobs import concerning, flag_of, hints_of
 from unclip.pipeline.settings import DECODING, STAGES, known
@@ -69,7 +70,7 @@ def made_on(pipe: "Pipeline") -> str:
 
     if pipe.device.type != "cpu":
         return str(pipe.device)
-    return f"cpu ({instructions().kernels}, {torch.get_num_threads()} threads)"
+    return f"cpu ({instructions().kernels}, {many(torch.get_num_threads(), 'threads')})"
 
 
 @dataclass(frozen=True, kw_only=True)

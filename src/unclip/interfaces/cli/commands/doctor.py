@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from unclip.checks import many
 from unclip.interfaces.cli.options import parse
 
-# module: what it brings, and the extra that installs it
+# module, which is its package's name too: what it brings
 _OPTIONAL = {
-    "emoji": "names of emoji in the built-in world (extra: train)",
-    "tensorboard": "TensorBoard curves (extra: train)",
+    "emoji": "names of emoji in the built-in world",
+    "tensorboard": "curves and previews of training in TensorBoard",
 }
 
 
@@ -36,12 +37,13 @@ def diagnosis() -> dict[str, Any]:
     from unclip.device.precision import fastest_dtype, matmul_speeds, name_of
     from unclip.storage.folder import bundled
 
+    cores = many(os.cpu_count() or 1, "cores")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: dict[str, Any] = {
         "unclip": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "processor": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "processor": f"{cores}, {many(torch.get_num_threads(), 'threads')} used",
         "instructions": _instructions(),
         "memory": _memory(),
         "GPU": torch.cuda.get_device_name() if device == "cuda" else "none",
@@ -53,7 +55,8 @@ def diagnosis() -> dict[str, Any]:
     rows["emoji font"] = _font()
     for module, what in _OPTIONAL.items():
         there = importlib.util.find_spec(module) is not None
-        rows[module] = f"{_version(module) if there else 'absent'}: {what}"
+        state = _version(module) if there else f"absent (pip install {module})"
+        rows[module] = f"{state}: {what}"
     model = bundled("model")
     rows["bundled model"] = model if model.is_dir() else "absent"
     return rows

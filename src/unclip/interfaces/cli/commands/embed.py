@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
+from unclip.checks import many, printable
 from unclip.interfaces.cli.options import ModelOptions, parse
 from unclip.interfaces.cli.outputs import check_file, write_file
 from unclip.interfaces.cli.streams import progress_bar
@@ -69,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         options.output, lambda path: write_embeddings(path, z, names, pipe.clip.print)
     )
     took = time.perf_counter() - started
-    print(f"{len(rows)} embeddings of width {pipe.clip.width} in {took:.1f} s: {where}")
+    print(f"{many(len(rows), 'embeddings')} of width {pipe.clip.width} in {took:.1f} s: {where}")
     return 0
 
 
@@ -88,7 +89,6 @@ def images_in(folder: Path) -> list[Path]:
     Raises:
         ValueError: there is none.
     """
-    from unclip.checks import printable
     from unclip.data.captions import counted
     from unclip.data.walk import LINKED, walk
 
@@ -108,14 +108,13 @@ def embeddings_of(pipe: "Pipeline", data: str, samples: int) -> "Tensor":
     """At most `samples` embeddings (M, D): of the built-in world, of a folder, or from a file."""
     import torch
 
-    from unclip.checks import printable
     from unclip.data.registry import FOLDER, open_source, parse
     from unclip.data.sources import length, read
     from unclip.data.transforms import from_bytes, open_image
     from unclip.outputs.latents import read_embeddings
 
     if samples < 2:
-        raise ValueError(f"{samples} samples were asked for; components need at least 2")
+        raise ValueError(f"{many(samples, 'samples were')} asked for; components need at least 2")
     kind, place = parse(data)
     if kind != FOLDER:
         source = open_source(data, size=pipe.sizes[-1])

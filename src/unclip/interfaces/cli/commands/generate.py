@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from unclip.checks import many
 from unclip.interfaces.cli.options import PromptOptions, parse
 from unclip.interfaces.cli.outputs import check_output, is_file, write_file, write_image, written_by
 from unclip.interfaces.cli.streams import progress_bar
@@ -58,9 +59,9 @@ def run(arguments: Sequence[str]) -> int:
     used |= {name: value for name, value in given.items() if value is not None}
     notes = {"settings": used, **written_by(options.model, pipe)}
     where = write(made.images, prompts, made.seeds, notes, options.output)
-    many, size = len(made.images), "×".join(map(str, made.images[0].size))
+    count, size = len(made.images), "×".join(map(str, made.images[0].size))
     print(
-        f"{many} image{'s' * (many > 1)} of {size} pixels in {done - opened:.1f} s "
+        f"{many(count, 'images')} of {size} pixels in {done - opened:.1f} s "
         f"(opened in {opened - started:.1f} s; {name_of(pipe.dtype)} on {pipe.device}): {where}"
     )
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
+from unclip.checks import many
 from unclip.interfaces.cli.manipulations import ImageOptions, open_images, write
 from unclip.interfaces.cli.options import PromptOptions, parse
 from unclip.interfaces.cli.streams import progress_bar
@@ -47,8 +48,8 @@ def run(arguments: Sequence[str]) -> int:
     count = check_count(options.n, 1)
     if not 2 <= len(options.words) <= 3:
         raise ValueError(
-            f"{len(options.words)} words were given; give the image, the mask if there is one, and "
-            "the prompt in quotes"
+            f"{many(len(options.words), 'words were')} given; give the image, the mask if there is "
+            "one, and the prompt in quotes"
         )
     *files, prompt = options.words
     check_prompts(prompt)

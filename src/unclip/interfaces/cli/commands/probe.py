@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from unclip.checks import many
 from unclip.interfaces.cli.manipulations import InversionOptions, call_arguments, read, write
 from unclip.interfaces.cli.numbers import Count, Width
 from unclip.interfaces.cli.options import parse
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     images = read([options.image])
     if len(images) > 1:
         raise ValueError(
-            f"{options.image} holds {len(images)} images; components are probed of one"
+            f"{options.image} holds {many(len(images), 'images')}; components are probed of one"
         )
     pipe = options.open()
     width = pipe.clip.width

@@ -7,6 +7,7 @@ from typing import Literal
 
 import tyro
 
+from unclip.checks import many
 from unclip.interfaces.cli.numbers import Pixels, Seed, Side
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_output, write_file
@@ -58,5 +59,5 @@ def run(arguments: Sequence[str]) -> int:
     )
     rows, columns, seed = options.rows, options.columns, options.seed
     where = write_file(options.preview, lambda path: preview(path, config, rows, columns, seed))
-    print(f"{rows * columns} scenes: {where}")
+    print(f"{many(rows * columns, 'scenes')}: {where}")
     return 0
