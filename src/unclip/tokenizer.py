@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unclip.checks import of_kind, printable, real_number, shown, whole_number
 from unclip.files import MAX_CONFIG, as_path, read_json, read_text, write_json, write_text
-from unclip.words import read_words, words_in, write_words
+from unclip.words import Vocabulary, read_vocabulary, write_subjects, write_words
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -61,10 +61,10 @@ class Tokenizer:
         context_length: L, the length that texts are cut and padded to.
         pad_token: the padding token; Karlo uses "!" (id 0), OpenAI's folders `<|endoftext|>`.
 
-    `words` are those of the captions that the model was trained with, if they are known.
+    `vocabulary` is that of the captions that the model was trained with, if it is known.
     """
 
-    words: tuple[str, ...] | None = None
+    vocabulary: Vocabulary | None = None
 
     def __init__(
         self,
@@ -151,10 +151,14 @@ class Tokenizer:
             for encoding in self._encoded(text[:longest] for text in part)
         )
 
+    @property
+    def words(self) -> tuple[str, ...] | None:
+        """Those of the vocabulary, the most frequent first."""
+        return self.vocabulary.words if self.vocabulary else None
+
     def unseen(self, text: str) -> list[str]:
         """The words of a text that no caption of the model's training had, as far as is known."""
-        known = set(self.words or ())
-        return [word for word in words_in(text) if word not in known] if known else []
+        return self.vocabulary.unknown(text) if self.vocabulary else []
 
     @classmethod
     def train(
@@ -226,12 +230,12 @@ class Tokenizer:
             tokenizer = cls(_checked_vocabulary(vocab), _checked_merges(merges), length, pad)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
-        tokenizer.words = read_words(folder)
+        tokenizer.vocabulary = read_vocabulary(folder)
         return tokenizer
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write vocab.json, merges.txt and tokenizer_config.json, as `CLIPTokenizer` reads them,
-        and words.txt."""
+        and what the vocabulary is."""
         folder = as_path(folder, "folder")
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -246,8 +250,10 @@ class Tokenizer:
         write_text(folder / "vocab.json", json.dumps(self.vocab, ensure_ascii=False))
         write_text(folder / "merges.txt", merges)
         write_json(folder / "tokenizer_config.json", config)
-        if self.words is not None:
-            write_words(folder, self.words)
+        if self.vocabulary:
+            write_words(folder, self.vocabulary.words)
+            if self.vocabulary.subjects:
+                write_subjects(folder, self.vocabulary.subjects)
 
 
 def _backend(model: Any) -> "Backend":

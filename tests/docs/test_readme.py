@@ -14,6 +14,7 @@ from tests.docs.commands import blocks, commands, smaller
 from unclip.interfaces.cli import main
 from unclip.outputs.images import read_info
 from unclip.storage.folder import bundled
+from unclip.words import read_vocabulary
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,6 +43,10 @@ SMALLER = {
     "inpaint": "--prior-steps 2 --decoder-steps 2 --super-res-steps 1 --resamples 1",
     "upscale": "--super-res-steps 1",
 }
+
+
+def test_it_says_what_the_bundled_model_knows() -> None:
+    assert f"({read_vocabulary(bundled('model') / 'tokenizer')})" in " ".join(README.split())
 
 
 def with_model(words: list[str], model: Path) -> list[str]:

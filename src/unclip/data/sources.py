@@ -13,6 +13,7 @@ from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 from torch import Tensor
 
 from unclip.data.captions import ENDLESS, Report
+from unclip.words import Vocabulary, vocabulary
 
 
 class Sample(TypedDict):
@@ -86,6 +87,11 @@ def read(data: Source | Stream, positions: Iterable[int]) -> Iterator[Sample]:
 def length(data: Source | Stream) -> int:
     """How many samples there are before they come again; `ENDLESS` of a stream."""
     return ENDLESS if isinstance(data, Stream) else len(data)
+
+
+def vocabulary_of(data: Source | Stream, captions: Iterable[str]) -> Vocabulary:
+    """What these captions of the data speak of; data that knows what they name has `subjects`."""
+    return Vocabulary(vocabulary(captions), getattr(data, "subjects", {}))
 
 
 def first_captions(data: Source | Stream, most: int) -> list[str]:

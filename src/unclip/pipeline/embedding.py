@@ -15,7 +15,6 @@ from unclip.checks import Notice, of_kind, shown
 from unclip.data.transforms import ImageProcessor, square, to_tensor
 from unclip.pipeline.inputs import check_images, check_prompt, check_prompts
 from unclip.pipeline.latent_space import text_diff
-from unclip.words import unknown_words
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -50,8 +49,9 @@ def captions(pipe: "Pipeline", prompt: str | Sequence[str]) -> list[str]:
         for unread in map(tokenizer.dropped, dict.fromkeys(prompts))
         if unread
     ]
+    known = tokenizer.vocabulary
     unseen = dict.fromkeys(word for text in prompts for word in tokenizer.unseen(text))
-    said += [unknown_words(list(unseen))] if unseen else []
+    said += [known.advice(list(unseen))] if known and unseen else []
     for sentence in said:
         warnings.warn(sentence, Notice, stacklevel=3)
     return prompts

@@ -31,6 +31,7 @@ from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import UpsamplerStage
+from unclip.words import Vocabulary
 
 
 class Pipeline:
@@ -136,6 +137,11 @@ class Pipeline:
     @property
     def autoregressive_prior(self) -> Prior | None:
         return self.priors.get("autoregressive")
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """What its captions can speak of, `print` says it in a line; None if nothing is known."""
+        return self.clip.tokenizer.vocabulary
 
     @property
     def sizes(self) -> list[int]:

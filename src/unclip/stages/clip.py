@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from unclip.batch import Batch
 from unclip.config import Between, Checked, Tokens
+from unclip.data.sources import vocabulary_of
 from unclip.device.precision import full_precision
 from unclip.networks.clip import MAX_LOGIT_SCALE
 from unclip.networks.clip_config import CLIPConfig
@@ -23,7 +24,7 @@ from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.folder import ModelFolder
 from unclip.tokenizer import MAX_VOCABULARY, Tokenizer
-from unclip.words import merged, vocabulary
+from unclip.words import Vocabulary, merged, vocabulary
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ class ClipStage:
 
     @classmethod
     def build(
-        cls, settings: ClipSettings, captions: list[str], words: tuple[str, ...] | None = None
+        cls, settings: ClipSettings, captions: list[str], known: Vocabulary | None = None
     ) -> Self:
-        """A fresh CLIP with a tokenizer trained on `captions`; `words` are those of all captions
-        that it will be trained with, if these are only some."""
+        """A fresh CLIP with a tokenizer trained on `captions`; `known` is what all captions speak
+        of that it will be trained with, if these are only some."""
         tokenizer = Tokenizer.train(captions, settings.vocab_size, settings.context_length)
-        tokenizer.words = vocabulary(captions) if words is None else words
+        tokenizer.vocabulary = known or Vocabulary(vocabulary(captions))
         return cls(CLIP(settings.config(len(tokenizer))).initialise(), tokenizer)
 
     @classmethod
@@ -125,8 +126,8 @@ def contrastive_loss(
 
 def _build(settings: ClipSettings, context: BuildContext) -> ClipStage:
     captions, source = context.captions(settings.captions), context.source
-    words = None if source.endless else vocabulary(source.captions())
-    stage = ClipStage.build(settings, captions, words)
+    spoken = captions if source.endless else source.captions()
+    stage = ClipStage.build(settings, captions, vocabulary_of(source, spoken))
     stage.replicas = context.replicas
     return stage
 
@@ -134,9 +135,12 @@ def _build(settings: ClipSettings, context: BuildContext) -> ClipStage:
 def _warm_start(settings: ClipSettings, context: BuildContext, origin: ModelFolder) -> ClipStage:
     stage, source = ClipStage.load(origin), context.source
     stage.replicas = context.replicas
-    if stage.tokenizer.words is not None:  # else it may know any
+    before = stage.tokenizer.vocabulary
+    if before is not None:  # else it may know any
         more = context.captions(settings.captions) if source.endless else source.captions()
-        stage.tokenizer.words = merged(stage.tokenizer.words, vocabulary(more))
+        new = vocabulary_of(source, more)
+        # What it learned last it knows best, and is what it says of itself.
+        stage.tokenizer.vocabulary = replace(new, words=merged(new.words, before.words))
     return stage
 
 

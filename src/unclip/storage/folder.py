@@ -32,6 +32,7 @@ from unclip.files import (
     write_json,
 )
 from unclip.storage import belonging
+from unclip.storage.assets import bundled as bundled
 from unclip.storage.publishing import INDEX, NEW, check_name, commit, complete, is_pending
 from unclip.storage.weights import (
     check_weights,
@@ -368,8 +369,3 @@ def check_links(root: Path, *paths: Path) -> None:
                 f"{path} is a link to '{printable(str(end))}', outside of the model's folder; "
                 "put the file itself there if you trust it"
             )
-
-
-def bundled(name: str) -> Path:
-    """A folder that comes with the package: "model", "judge"."""
-    return Path(__file__).parents[1] / "assets" / name

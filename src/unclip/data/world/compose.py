@@ -226,7 +226,7 @@ class Composer:
         background = Background(kind, colours, (), variant)
         relation = None
         if count == 2 and stream.chance(_RELATION_PERCENT):
-            relation = self._relation(stream)
+            relation = stream.pick(self.relations) if self.relations else None
         counted = count > 1 and relation is None and stream.chance(_COUNT_PERCENT)
         sizes = self._sizes(stream, count, relation, style)
         visible = self._visible(kind, colours)
@@ -238,15 +238,12 @@ class Composer:
             things = tuple(self._thing(stream, size, visible, smooth) for size in sizes)
         return Draft(things, background, relation, style, counted)
 
-    def _relation(self, stream: Draws) -> str | None:
-        sizes = self.config.sizes
-        options = [
-            name
-            for name in self.config.relations
-            if name != "inside"
-            or ("small" in sizes and "large" in sizes and "shapes" in self.config.kinds)
-        ]
-        return stream.pick(options) if options else None
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """Those that this world's objects can stand in: what holds another is a large shape, and
+        what it holds small."""
+        held = {"small", "large"} <= {*self.config.sizes} and "shapes" in self.config.kinds
+        return tuple(name for name in self.config.relations if name != "inside" or held)
 
     def _sizes(
         self, stream: Draws, count: int, relation: str | None, style: str

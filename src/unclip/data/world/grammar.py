@@ -5,12 +5,12 @@ background in 85 % of captions, sizes in some. The same draft and stream give th
 drafts that differ in one attribute differ, under one stream, in that attribute's words only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from unclip.data.world.compose import Draft, Thing
-from unclip.data.world.scene import Background
+from unclip.data.world.scene import Background, WorldConfig
 from unclip.randomness import Draws
 
 BACKGROUND_PERCENT: Final = 85
@@ -157,6 +157,34 @@ def _has_plural(name: str) -> bool:
         or words[-1] in ("done", "up", "down", "away", "left", "right", "struck", "ox", "skis")
         or words[0] in ("person", "backhand", "face", "globe", "magnifying", "page", "index")
     )
+
+
+def subjects(
+    config: WorldConfig, relations: tuple[str, ...], emoji: Sequence[str] = ()
+) -> dict[str, tuple[str, ...]]:
+    """What captions of such a world can ask for, by kind, in its plain wording.
+
+    Args:
+        relations: those that its objects can stand in.
+        emoji: their names in the captions' language.
+    """
+    shaped = "shapes" in config.kinds
+    most = config.max_objects
+    few = str(most) if config.min_objects == most else f"{config.min_objects} to {most}"
+    named = {
+        "shapes": config.shapes if shaped else (),
+        "emoji": tuple(emoji),
+        "colours": config.colours if shaped else (),
+        "backgrounds": tuple(
+            _PLAIN_BACKGROUND[kind].format("blue", "red") for kind in config.backgrounds
+        ),
+        "sizes": tuple(_SIZE_WORDS[size][0] for size in config.sizes),
+        "textures": tuple(name for name in config.textures if name != "plain" and shaped),
+        "styles": tuple(name for name in config.styles if name != "plain"),
+        "objects": (f"{few} in an image",),
+        "places": relations if most > 1 else (),
+    }
+    return {kind: names for kind, names in named.items() if names}
 
 
 class Grammar:

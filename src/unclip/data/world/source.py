@@ -15,6 +15,7 @@ from unclip.data.sources import Sample
 from unclip.data.world.compose import EDITION
 from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
+from unclip.words import Subjects
 
 _KINDS = ("shapes", "emoji")
 
@@ -44,6 +45,11 @@ class WorldSource:
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
         self.world = World(config)
+
+    @property
+    def subjects(self) -> Subjects:
+        """What captions can ask for, by kind."""
+        return self.world.subjects
 
     def __len__(self) -> int:
         return ENDLESS

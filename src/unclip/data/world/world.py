@@ -4,7 +4,7 @@ from typing import Final
 
 from unclip.data.world import glyphs
 from unclip.data.world.compose import Composer, Draft, Thing, colours_swapped, order_inverted
-from unclip.data.world.grammar import Grammar
+from unclip.data.world.grammar import Grammar, subjects
 from unclip.data.world.layout import lay_out
 from unclip.data.world.render import Image, render_scene
 from unclip.data.world.scene import (
@@ -102,6 +102,12 @@ class World:
             for name, other in wrong.items()
             if other is not None
         }
+
+    @property
+    def subjects(self) -> dict[str, tuple[str, ...]]:
+        """What its captions can ask for, by kind."""
+        emoji = tuple(self._grammar.emoji_words.values())
+        return subjects(self.config, self._composer.relations, emoji)
 
     def render(self, scene: Scene, size: int | None = None) -> Image:
         """The scene's pixels, (size, size, 3) uint8; `size` is the config's unless given."""

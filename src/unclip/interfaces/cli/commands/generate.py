@@ -14,6 +14,8 @@ from unclip.checks import many
 from unclip.interfaces.cli.options import PromptOptions, parse
 from unclip.interfaces.cli.outputs import check_output, is_file, write_file, write_image, written_by
 from unclip.interfaces.cli.streams import progress_bar
+from unclip.storage.assets import bundled
+from unclip.words import read_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Generate(PromptOptions):
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip generate` say, and give the exit code."""
-    options = parse(Generate, "generate", arguments)
+    options = parse(Generate, "generate", arguments, description=_described())
     started = time.perf_counter()
     from unclip.device.precision import name_of
     from unclip.pipeline.inputs import check_count, check_prompts
@@ -65,6 +67,13 @@ def run(arguments: Sequence[str]) -> int:
         f"(opened in {opened - started:.1f} s; {name_of(pipe.dtype)} on {pipe.device}): {where}"
     )
     return 0
+
+
+def _described() -> str:
+    """What the command does, and what captions of the bundled model can speak of."""
+    known = read_vocabulary(bundled("model") / "tokenizer")
+    said = f"\n\nThe bundled model knows {known}." if known else ""
+    return f"{Generate.__doc__}{said}"
 
 
 def write(

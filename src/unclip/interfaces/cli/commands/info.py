@@ -12,6 +12,7 @@ import tyro
 from unclip.checks import printable, shown
 from unclip.files import read_bytes
 from unclip.interfaces.cli.options import parse
+from unclip.words import read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def describe_model(path: Path | None) -> str:
         text = folder.config("text_encoder")
         rows["CLIP width"] = _brief(text.get("projection_dim"))
         rows["caption tokens"] = _brief(text.get("max_position_embeddings"))
+    if folder.has("tokenizer"):
+        rows["knows"] = read_vocabulary(folder.component("tokenizer")) or "not said"
     card = folder.path / "README.md"
     check_links(folder.path, card)
     rows["licence"] = _licence(card) if card.is_file() else "not said"
