@@ -54,7 +54,7 @@ def test_open_source_knows_the_world_and_folders(tmp_path: Path) -> None:
         ("emoji:shapes", {"options": {"emoji": {"max_objects": 99}}}, "max_objects"),
         ("emoji:shapes", {"size": 5}, "size"),
         ("https://example.org/data.tar", {}, "is an address"),
-        ("wds:shards", {}, r"no data of the kind 'wds'; known: .*folder.*; emoji, emoji:shapes"),
+        ("zip:a", {}, r"no data of the kind .zip.; known: .*folder.*wds:.*; emoji, emoji:shapes"),
         ("nowhere", {}, "does not exist"),
         (".", {"size": 0}, "1 to 4096"),
     ],
@@ -68,7 +68,7 @@ def test_what_names_no_kind_is_the_path_of_a_folder(tmp_path: Path) -> None:
     assert parse("emoji") == ("emoji", "")
     assert parse("emoji:shapes") == ("emoji", "shapes")
     assert parse("folder:emoji") == (FOLDER, "emoji")
-    paths = ("photos", "./emoji", "folder", r"C:\\photos", "C:photos", "a/b:c", "", "wds:shards")
+    paths = ("photos", "./emoji", "folder", r"C:\\photos", "C:photos", "a/b:c", "", "zip:shards")
     for path in paths:
         assert parse(path) == (FOLDER, path)
     with pytest.raises(ValueError, match="does not exist"):

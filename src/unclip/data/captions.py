@@ -59,14 +59,14 @@ class Report:
     captions: int = 0
     held_out: int = 0
     advice: str = ""
-    problems: dict[str, list[str]] = field(default_factory=dict)
-    notes: dict[str, list[str]] = field(default_factory=dict)
+    problems: dict[str, Sequence[str]] = field(default_factory=dict)
+    notes: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def problem(self, kind: str, name: str) -> None:
-        self.problems.setdefault(kind, []).append(name)
+        _append(self.problems, kind, name)
 
     def note(self, kind: str, name: str) -> None:
-        self.notes.setdefault(kind, []).append(name)
+        _append(self.notes, kind, name)
 
     def __str__(self) -> str:
         if self.images >= ENDLESS:
@@ -82,6 +82,12 @@ class Report:
         if self.held_out:
             lines.append(f"  held out: {self.held_out:,} of the usable images, for evaluation")
         return "\n".join(lines)
+
+
+def _append(kinds: dict[str, Sequence[str]], kind: str, name: str) -> None:
+    names = kinds.setdefault(kind, [])
+    assert isinstance(names, list), type(names)
+    names.append(name)
 
 
 def counted(kinds: Mapping[str, Sequence[str]]) -> list[str]:

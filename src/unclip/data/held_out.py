@@ -13,10 +13,16 @@ NOTE = "_held_out"  # in the index: stage → fraction, and the rule
 RULE = "blake2b-32 of the path within the folder"
 
 
-def is_held_out(name: str, fraction: float) -> bool:
-    """Whether an image is held out; `name` is its path within the folder, with "/"."""
+def place_of(name: str) -> int:
+    """Where an image stands among all, in [0, 2^32); `name` is its path within the folder or
+    archive, with "/"."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).digest()
-    return int.from_bytes(digest, "little") < fraction * 2**32
+    return int.from_bytes(digest, "little")
+
+
+def is_held_out(name: str, fraction: float) -> bool:
+    """Whether an image is held out: its place is below the fraction of all places."""
+    return place_of(name) < fraction * 2**32
 
 
 def note(folder: ModelFolder, stage: str, fraction: float | None) -> None:

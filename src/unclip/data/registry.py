@@ -69,6 +69,11 @@ FORMATS: dict[str, Format] = {
     FOLDER: Format(
         "unclip.data.folder:open_format", "the path of a folder of captioned images", "fraction"
     ),
+    "wds": Format(
+        "unclip.data.webdataset:open_format",
+        "wds:SHARDS (tar shards, such as wds:shards/{000..099}.tar)",
+        "fraction",
+    ),
     "emoji": Format(
         "unclip.data.world.source:open_format",
         "emoji, emoji:shapes or emoji:emoji (the built-in world)",

@@ -69,7 +69,7 @@ def _read_jsonl(path: Path, where: str) -> Iterator[Row]:
             raise ValueError(f"{place} is not JSON ({error})") from None
         if not isinstance(row, dict):
             raise ValueError(f"{place} is not a JSON object like {{'file_name': .., 'text': ..}}")
-        yield Row(number, 1, *_file_and_captions(row, place))
+        yield Row(number, 1, *_file_and_captions(lowered(row), place))
 
 
 def _read_csv(path: Path, where: str) -> Iterator[Row]:
@@ -135,6 +135,22 @@ def _file_and_captions(row: Mapping[str, Any], where: str) -> tuple[str, list[st
     file = next((row[key] for key in _FILE_KEYS if row.get(key)), None)
     if not isinstance(file, str):
         raise ValueError(f"{where} names no file; it needs one of {', '.join(_FILE_KEYS)}")
+    return file, captions_of(row, where)
+
+
+def lowered(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row with its columns' names in lower case, without space around them."""
+    return {str(key).strip().lower(): value for key, value in row.items()}
+
+
+def captions_of(row: Any, where: str) -> list[str]:
+    """What a row, a mapping of names in lower case, says its image shows; [""] if that is nothing.
+
+    Raises:
+        ValueError: it is no mapping, has no caption, or one that is no text or list of texts.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where} is not an object with a caption")
     keys = [key for key in _CAPTION_KEYS if key in row]
     if not keys:
         raise ValueError(f"{where} holds no caption; it needs one of {', '.join(_CAPTION_KEYS)}")
@@ -143,4 +159,4 @@ def _file_and_captions(row: Mapping[str, Any], where: str) -> tuple[str, list[st
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{where}: {keys[0]} is neither a text nor a list of texts")
-    return file, texts
+    return texts

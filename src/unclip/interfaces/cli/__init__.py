@@ -29,7 +29,7 @@ COMMANDS = {
     "borrow": ("take stages over from another model, without training", "borrow"),
     "evaluate": ("measure a model", "evaluate"),
     "info": ("describe a model folder, or say how an image was made", "info"),
-    "data": ("look at the built-in captioned world", "world"),
+    "data": ("look at captioned images: a folder, shards, the built-in world", "data"),
     "doctor": ("what this machine has, and what would be used", "doctor"),
 }
 
