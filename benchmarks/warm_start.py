@@ -1,6 +1,6 @@
 """What a start from the bundled model is worth on one's own images: losses after a few steps.
 
-python benchmarks/warm_start.py DATA [--work out/warm-start] [--stages decoder prior] [--steps 300]
+python benchmarks/warm_start.py DATA [--work out/warm-start] [--stages decoder prior] [--steps 100]
 
 Trains each stage, with the sizes of the bundled model's and the same seed, three times at 32 px:
 from nothing on the bundled CLIP, from the bundled model on its CLIP, and from the bundled model on
@@ -18,7 +18,7 @@ from unclip.interfaces.cli import main as unclip
 
 AT = (40, 100, 300)  # steps
 _MEAN_OF = 20  # steps
-_CLIP_STEPS = 100
+_CLIP_STEPS, _CLIP_BATCH = 100, 192
 _RECIPES = Path(__file__).parents[1] / "recipes"
 
 
@@ -33,7 +33,8 @@ def train(stage: str, model: Path, options: Any, steps: int, *words: str) -> lis
                 "--data", str(options.data), "--data.size", "32",
                 "--training.steps", str(steps), "--training.log-every", "1",
                 "--training.preview-every", "0", "--training.checkpoint-every", str(steps),
-                "--optimiser.warmup", "20", *words,
+                "--training.batch-size", str(_CLIP_BATCH if stage == "clip" else options.batch),
+                "--optimiser.warmup", "20", "--optimiser.decay", "0", *words,
             ]
         )  # fmt: skip
         if code:
@@ -53,7 +54,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("out/warm-start"))
     parser.add_argument("--stages", nargs="+", default=["decoder", "prior"])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=16, help="images a step")
     options = parser.parse_args()
     own = options.work / "own"
     train("clip", own, options, _CLIP_STEPS)

@@ -9,9 +9,8 @@ python examples/edit_by_words.py out/examples/0.png "a red star" "a blue star" -
 import argparse
 from pathlib import Path
 
-from PIL import Image
-
 from unclip import Pipeline
+from unclip.data.transforms import open_image
 from unclip.outputs.images import contact_sheet
 
 
@@ -27,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     pipe = Pipeline.from_pretrained(options.model)
-    picture = Image.open(options.image)
+    picture = open_image(options.image)
     latents = pipe.invert(picture, options.steps)
     thetas = [0.5 * i / max(options.n - 1, 1) for i in range(options.n)]
     edits = pipe.edit(latents, options.becomes, options.was, thetas, size=pipe.decoder.size).images

@@ -9,9 +9,8 @@ python examples/interpolation.py out/examples/0.png out/examples/2.png --out out
 import argparse
 from pathlib import Path
 
-from PIL import Image
-
 from unclip import Pipeline
+from unclip.data.transforms import open_image
 from unclip.outputs.animation import save_animation
 
 
@@ -25,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     pipe = Pipeline.from_pretrained(options.model)
-    latents = pipe.invert([Image.open(path) for path in options.images], options.steps)
+    latents = pipe.invert([open_image(path) for path in options.images], options.steps)
     frames = pipe.blend(latents, options.n, size=pipe.decoder.size).images
     there_and_back = [*frames, *reversed(frames[1:-1])]
     save_animation(there_and_back, options.out / "interpolation.apng", {})

@@ -9,9 +9,8 @@ python examples/inversion.py out/examples/0.png out/examples/1.png --out out/exa
 import argparse
 from pathlib import Path
 
-from PIL import Image
-
 from unclip import Latents, Pipeline
+from unclip.data.transforms import open_image
 from unclip.outputs.images import contact_sheet
 
 
@@ -25,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     # The bf16 that a machine may prefer rounds at every step; here exactness is the point.
     pipe = Pipeline.from_pretrained(options.model, dtype="fp32")
-    pictures = [Image.open(path) for path in options.images]
+    pictures = [open_image(path) for path in options.images]
     columns = [pictures]
     for steps in options.steps:
         latents = pipe.invert(pictures, steps)

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from unclip import Pipeline
+from unclip.data.transforms import open_image
 from unclip.outputs.images import contact_sheet
 
 
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     pipe = Pipeline.from_pretrained(options.model)
-    picture = Image.open(options.image).convert("RGB")
+    picture = open_image(options.image)
     picture.thumbnail((pipe.decoder.size, pipe.decoder.size))  # what upsamplers are trained on
     larger = pipe.upscale(picture, super_res_num_inference_steps=options.steps).images[0]
     plain = picture.resize(larger.size, Image.Resampling.BICUBIC)

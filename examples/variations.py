@@ -9,9 +9,8 @@ python examples/variations.py out/examples/0.png --out out/examples
 import argparse
 from pathlib import Path
 
-from PIL import Image
-
 from unclip import Pipeline
+from unclip.data.transforms import open_image
 from unclip.outputs.images import contact_sheet
 
 
@@ -25,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     pipe = Pipeline.from_pretrained(options.model)
-    picture, size = Image.open(options.image), pipe.decoder.size  # without the upsampler
+    picture, size = open_image(options.image), pipe.decoder.size  # without the upsampler
     fresh = pipe.vary(
         picture, options.n, size=size, decoder_num_inference_steps=options.steps
     ).images

@@ -64,6 +64,12 @@ def test_open_source_refuses(spec: str, options: dict[str, Any], reason: str) ->
         open_source(spec, **{"size": 32, **options})
 
 
+@pytest.mark.parametrize("name", ["", "folder:"])
+def test_an_empty_name_is_not_the_folder_that_one_is_in(name: str) -> None:
+    with pytest.raises(ValueError, match="the name of the data is empty; give a folder"):
+        open_source(name, size=32)
+
+
 def test_what_names_no_kind_is_the_path_of_a_folder(tmp_path: Path) -> None:
     assert parse("emoji") == ("emoji", "")
     assert parse("emoji:shapes") == ("emoji", "shapes")

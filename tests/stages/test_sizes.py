@@ -35,6 +35,12 @@ BEFORE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def test_no_size_needs_everything_that_a_size_says() -> None:
+    with pytest.raises(ValueError, match=r"unknown size ''; known: .*paper.*tiny"):
+        PriorSettings(size="")
+    assert PriorSettings(2, 3, 16, size="").num_layers == 2
+
+
 @pytest.mark.parametrize("name", SIZED)
 def test_the_defaults_are_what_they_were(name: str) -> None:
     network = STAGES[name].recipe.network
@@ -76,7 +82,7 @@ def test_unknown_sizes() -> None:
         PriorSettings(size="papr")
     with pytest.raises(ValueError, match="unknown size 'karl"):  # there is no such autoregressive
         parse_recipe(STAGES["ar-prior"], {"network": {"size": "karlo"}}, "test")
-    with pytest.raises(ValueError, match="test: network: num_layers is None"):
+    with pytest.raises(ValueError, match="test: network: unknown size ''"):
         parse_recipe(STAGES["prior"], {"network": {"size": ""}}, "test")
     assert CLIPConfig.preset("paper") == CLIPConfig.preset("ViT-H/16")
 

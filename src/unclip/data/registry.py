@@ -132,6 +132,10 @@ def open_source(
 
 def _check_path(name: str) -> None:
     """Names that are none of a folder, and were hardly meant as one."""
+    if not name:
+        raise ValueError(
+            "the name of the data is empty; give a folder of images with captions, such as ./images"
+        )
     if "://" in name:
         raise ValueError(f"{name!r} is an address; download the data and give the folder")
     kind, colon, _ = name.partition(":")

@@ -53,7 +53,7 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open_regular(path) as file:
             if file.read(len(_SIGNATURE)) != _SIGNATURE:
-                raise ValueError(f"{path} is not a PNG image")
+                raise ValueError(f"{path} is not a PNG image; only those say how unclip made them")
             texts = (_our_text(body, path) for kind, body in _chunks(file, path) if kind == b"iTXt")
             text = next((text for text in texts if text is not None), None)
     except OSError as error:

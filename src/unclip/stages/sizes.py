@@ -25,9 +25,12 @@ class Sized(Checked):
     size: str = field(default="small", kw_only=True)  # name of a size, from tiny to paper
 
     def __post_init__(self) -> None:
-        for name, value in _row(type(self), self.size).items():
+        row = _row(type(self), self.size)
+        for name in {name for one in self.SIZES.values() for name in one}:
             if getattr(self, name) is BY_SIZE:
-                object.__setattr__(self, name, value)
+                if name not in row:  # as of "", which says nothing of any
+                    one_of(self.size, "size", self.SIZES)
+                object.__setattr__(self, name, row[name])
         super().__post_init__()
 
     def given(self) -> dict[str, Any]:

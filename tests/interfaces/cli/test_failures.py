@@ -14,6 +14,7 @@ import torch
 from tests.interfaces.cli.test_cli import Capture
 from unclip.interfaces import cli
 from unclip.interfaces.cli import main
+from unclip.interfaces.cli.commands import doctor
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate"
 OF_OURS = "a fault of unclip's, not of your request: "
@@ -29,9 +30,12 @@ def command(monkeypatch: pytest.MonkeyPatch, run: Callable[[list[str]], int]) ->
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(run=run))
 
 
-def raising(error: BaseException) -> Callable[[list[str]], int]:
+def raising(error: BaseException, file: str = doctor.__file__) -> Callable[[list[str]], int]:
+    """A command that fails in a file, of unclip's if none is named."""
+
     def run(words: list[str]) -> int:
-        raise error
+        exec(compile("raise error", file, "exec"), {"error": error})
+        return 0
 
     return run
 
@@ -49,7 +53,7 @@ def raising(error: BaseException) -> Callable[[list[str]], int]:
         (torch.OutOfMemoryError("CUDA out of memory."), 2, "there is not enough memory"),
         (RuntimeError("mat1 and mat2"), 1, f"{OF_OURS}RuntimeError: mat1 and mat2"),
         (TypeError("int + str"), 1, f"{OF_OURS}TypeError: int + str"),
-        (AssertionError(), 1, f"{OF_OURS}AssertionError: (test_failures.py:"),
+        (AssertionError(), 1, f"{OF_OURS}AssertionError: (doctor.py:"),
         (RecursionError("too deep"), 1, f"{OF_OURS}RecursionError: too deep"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), 1, f"{OF_OURS}UnicodeDecodeError"),
         (Panic("called `Option::unwrap()`"), 1, f"{OF_OURS}Panic: called `Option::unwrap()`"),
@@ -65,6 +69,16 @@ def test_one_line(
     assert said.removeprefix("unclip: ").startswith(says)
     assert said.count("\n") == 1
     assert ("It was: unclip doctor --flag 'a b' (unclip " in said) == (code == 1)
+
+
+def test_a_fault_in_a_file_that_somebody_added_is_not_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    command(monkeypatch, raising(KeyError("x"), "/home/me/my_sampler.py"))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("unclip: a fault in /home/me/my_sampler.py, line 1, which is no part of")
+    assert "KeyError: 'x'" in said
 
 
 def test_what_training_lowers(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

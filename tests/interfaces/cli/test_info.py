@@ -73,6 +73,29 @@ def test_files_that_say_nothing(tmp_path: Path, capsys: Capture) -> None:
     assert "is not a model folder" in refused(["info", str(tmp_path)], capsys)
 
 
+def test_files_that_are_no_images(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    def told(file: str | Path) -> str:
+        capsys.readouterr()
+        assert main(["info", str(file)]) == 0
+        return capsys.readouterr().out
+
+    picture = str(tmp_path / "p.png")
+    Image.new("RGB", (16, 16)).save(picture)
+    latents, embedded = str(tmp_path / "l.safetensors"), str(tmp_path / "e.safetensors")
+    model = ["--model", str(tiny_model)]
+    assert main(["invert", picture, *model, "--steps", "2", "-o", latents]) == 0
+    assert told(latents).startswith("latents   ")
+    assert "1 image of 16 px" in told(latents)
+    assert main(["embed", picture, "a star", *model, "-o", embedded]) == 0
+    assert "2 of width" in told(embedded)
+    assert main(["embed", picture, *model, "-o", str(tmp_path / "e.npy")]) == 0
+    assert "embeddings  1 of width" in told(tmp_path / "e.npy")
+    (weights,) = (tiny_model / "decoder").glob("*.safetensors")
+    assert f"decoder of the model {tiny_model}" in told(weights)
+    (tmp_path / "bad.npy").write_bytes(b"no array")
+    assert "not a whole .npy file" in refused(["info", str(tmp_path / "bad.npy")], capsys)
+
+
 def test_what_machine_made_it(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
     image = tmp_path / "image.png"
     words = ["generate", "a star", "--model", str(tiny_model), "-o", str(image), *FAST]

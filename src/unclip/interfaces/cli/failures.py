@@ -6,16 +6,19 @@ import platform
 import shlex
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+import unclip
 from unclip import __version__
 from unclip.checks import printable
 
 DONE, OURS, REQUEST, INTERRUPTED, STOPPED = 0, 1, 2, 130, 143
+_UNCLIP = os.path.dirname(unclip.__file__)
 _SENTENCE, _WORD = 600, 240  # characters at most; names of files have up to 255, paths more
 # torch's errors have no class of their own on a CPU, and several on GPUs.
 _NO_MEMORY = (
@@ -81,6 +84,13 @@ def judged(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
 def _fault(error: BaseException, words: Sequence[str]) -> str:
     what = _cut(f"{type(error).__name__}: {error}")
     frames = traceback.extract_tb(error.__traceback__)
+    theirs = _of_another(frames)
+    if theirs is not None:
+        place = f"{_cut(theirs.filename)}, line {theirs.lineno}"
+        return (
+            f"a fault in {place}, which is no part of unclip: {what} "
+            f"(UNCLIP_TRACEBACK=1 prints all of it)"
+        )
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     command = _cut(shlex.join(["unclip", *words]))
     return (
@@ -88,6 +98,23 @@ def _fault(error: BaseException, words: Sequence[str]) -> str:
         "and what the command prints with UNCLIP_TRACEBACK=1 set. It was: "
         f"{command} (unclip {__version__}, Python {platform.python_version()}, {sys.platform})"
     )
+
+
+def _of_another(frames: Sequence[traceback.FrameSummary]) -> traceback.FrameSummary | None:
+    """The frame in a file that somebody added to unclip, if that is where an error began: libraries
+    that either of them has called are passed over."""
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    for frame in reversed(frames):
+        if _lies_in(frame.filename, _UNCLIP):
+            return None
+        named = frame.filename.startswith("<")  # "<string>", "<frozen importlib._bootstrap>"
+        if not named and not any(_lies_in(frame.filename, place) for place in libraries):
+            return frame
+    return None
+
+
+def _lies_in(file: str, folder: str) -> bool:
+    return os.path.realpath(file).startswith(os.path.realpath(folder) + os.sep)
 
 
 def _is_memory(error: BaseException) -> bool:

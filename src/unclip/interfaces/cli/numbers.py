@@ -1,10 +1,11 @@
 """Numbers on the command line: what is none, or outside its bounds, is refused in plain words
-before anything is opened. tyro reads every flag that is a number by these rules.
+before anything is opened. tyro reads every flag that is a number, or a path, by these rules.
 """
 
 import math
 import types
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -13,7 +14,7 @@ from unclip.checks import many, real_number, shown, whole_number
 from unclip.config import suggest
 
 _IT = "the value"
-_INT, _FLOAT = "INT", "FLOAT"
+_INT, _FLOAT = "N", "X"
 _MANY = 64  # values of one flag
 _NONE = ["None"]  # what help shows for a number that is left out, and may be typed
 
@@ -64,6 +65,12 @@ def _int(word: str) -> int:
     return int(word)
 
 
+def _path(words: list[str]) -> Path:
+    if not words[0]:
+        raise ValueError("the path is empty")  # and would be the folder that one is in
+    return Path(words[0])
+
+
 Seed = Annotated[int, whole(-(2**63), 2**64 - 1)]
 Count = Annotated[int, whole(1, 100_000)]
 """Of scenes or images that are measured."""
@@ -99,7 +106,7 @@ def flag_type(hint: Any, choices: Collection[str] = ()) -> Any:
 
 
 def rules() -> ConstructorRegistry:
-    """What tyro is told of numbers, of none or several, and of those that may be left out."""
+    """What tyro is told of numbers and paths, of several, and of those that may be left out."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -107,6 +114,18 @@ def rules() -> ConstructorRegistry:
         if info.type is int:
             return whole(-(2**63), 2**64 - 1)
         return real(-math.inf, math.inf) if info.type is float else None
+
+    @registry.primitive_rule
+    def path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=_path,
+            is_instance=lambda x: isinstance(x, Path),
+            str_from_instance=lambda x: [str(x)],
+        )
 
     @registry.primitive_rule
     def several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
@@ -150,7 +169,7 @@ def _tuple(
     metavar = " ".join(spec.metavar for spec in specs)
     return PrimitiveConstructorSpec(
         nargs="*",
-        metavar=f"[{metavar} [{metavar} ...]]" if endless else metavar,
+        metavar=f"{metavar} [{metavar} …]" if endless else metavar,
         instance_from_str=read,
         is_instance=lambda x: isinstance(x, tuple),
         str_from_instance=lambda values: [str(value) for value in values],

@@ -141,19 +141,24 @@ def parse(options: Callable[..., T], command: str, arguments: Sequence[str], **m
     out, said = _Paper(sys.stdout), _Paper(sys.stderr)
     helping = any(word in ("-h", "--help") for word in arguments)
     width = shutil.get_terminal_size().columns if helping else _ENDLESS
+    flags = with_knobs(options)
+    if helping:
+        from unclip.interfaces.cli.helping import described, wrapped
+
+        flags, default = described(flags, more.get("default"))
+        more = more | ({} if default is None else {"default": default})
     try:
         with (
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(said),
             _columns(width),
         ):
-            parsed: T = tyro.cli(
-                with_knobs(options), prog=prog, args=list(arguments), registry=rules(), **more
-            )
+            parsed: T = tyro.cli(flags, prog=prog, args=list(arguments), registry=rules(), **more)
             return parsed
     except SystemExit as stop:
         if not stop.code:
-            print(out.getvalue(), end="")
+            page = out.getvalue()
+            print(wrapped(page, width) if helping else page, end="")
             raise
         raise ValueError(f"{sentence(said.getvalue())} (see {prog} --help)") from None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from unclip.checks import printable, shown
+from unclip.checks import many, printable, shown
 from unclip.files import read_bytes
 from unclip.interfaces.cli.options import parse
 from unclip.words import read_vocabulary
@@ -21,7 +21,7 @@ class Info:
 
     path: tyro.conf.Positional[str | None] = None
     """Model folder, name of a model on the Hugging Face Hub that has been fetched (hf:owner/model),
-    or PNG image; the bundled model if left out."""
+    PNG image, or file of latents, embeddings or weights; the bundled model if left out."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -39,8 +39,58 @@ def run(arguments: Sequence[str]) -> int:
     path = Path(options.path)
     if not path.exists():
         raise ValueError(absent(path, "file or folder"))
-    print(describe_image(path) if path.is_file() else describe_model(path))
+    print(describe_file(path) if path.is_file() else describe_model(path))
     return 0
+
+
+def describe_file(path: Path) -> str:
+    """How an image was made, or what else a file is: latents, embeddings, weights."""
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return _table(_of_tensors(path))
+    if suffix == ".npy":
+        return _table(_of_array(path))
+    return describe_image(path)
+
+
+def _of_array(path: Path) -> dict[str, Any]:
+    """What a .npy file holds; nothing pickled is read."""
+    import numpy as np
+
+    try:
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (ValueError, OSError, EOFError):
+        raise ValueError(f"{path} is not a whole .npy file of numbers") from None
+    return _embeddings(shape) if len(shape) == 2 else {"array": f"of the shape {shape}"}
+
+
+def _embeddings(shape: Sequence[int]) -> dict[str, Any]:
+    count, width = shape
+    return {"embeddings": f"{count:,} of width {width}; unclip decode makes images of them"}
+
+
+def _of_tensors(path: Path) -> dict[str, Any]:
+    """What a safetensors file is, from its header alone."""
+    from unclip.files import opened_safetensors
+
+    with opened_safetensors(path) as opened:
+        facts = dict(opened.metadata() or {})
+        shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+    if set(shapes) == {"z_i", "x_T"} and all(shapes.values()):
+        of = f"of a model with the fingerprint {_brief(facts.get('model') or 'unknown')}"
+        return {
+            "latents": f"{many(shapes['z_i'][0], 'images')} of {shapes['x_T'][-1]} px, {of}",
+            "found in": f"{_brief(facts.get('steps'))} steps of inversion",
+            "for": "unclip vary, blend and edit",
+        }
+    if set(shapes) == {"embeddings"} and len(shapes["embeddings"]) == 2:
+        return _embeddings(shapes["embeddings"]) | {"of": _brief(facts.get("names", ""))}
+    numbers = sum(math.prod(shape) for shape in shapes.values())
+    rows = {"weights": f"{many(len(shapes), 'tensors')}, {numbers:,} parameters"}
+    if (path.parent.parent / "model_index.json").is_file():
+        rows["component"] = f"{path.parent.name} of the model {path.parent.parent}"
+        rows["more"] = f"unclip info {path.parent.parent}"
+    return rows
 
 
 def describe_image(path: Path) -> str:
