@@ -448,7 +448,7 @@ def test_held_out_images_stay_held_out(tmp_path: Path) -> None:
 
     train, held_out = names("train"), names("held-out")
     report = FolderSource(tmp_path, 16, split="train", held_out=0.3).check()
-    assert f"held out: {len(held_out)} of the usable images" in str(report)
+    assert f"held out: {len(held_out)} of 40 images" in str(report)
     assert not train & held_out
     assert train | held_out == names("all")
     assert 4 < len(held_out) < 20

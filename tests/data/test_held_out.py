@@ -69,7 +69,7 @@ def test_train_holds_out_and_evaluate_measures_what_was(tmp_path: Path, capsys: 
     assert len(seen) + len(out) == 30
     assert start(STAGES["clip"], recipe, Folders(model, tmp_path / "run"), "cpu") == 0
     said = capsys.readouterr().out
-    assert f"held out: {len(out)} of the usable images" in said
+    assert f"held out: {len(out)} of 30 images" in said
     assert f"of {len(seen)} captions, to the 24 tokens that CLIP reads; a larger" in said
     assert fraction_of(ModelFolder(model), "clip") == 0.3
 

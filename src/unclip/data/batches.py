@@ -132,9 +132,18 @@ def _finished(steps: "_Steps", num_workers: int) -> Generator[Batch, None, None]
             if name not in warned:
                 warned.add(name)
                 _log.warning("%s; another image takes its place", name)
-        tensors = {name: torch.from_numpy(values) for name, values in raw["tensors"].items()}
-        images = tensors.pop("image")  # (N, 3, H, W) uint8
-        yield {**tensors, "images": images, "captions": raw["captions"]}
+        yield _batch(raw)
+
+
+def batch_of(samples: Sequence[Sample]) -> Batch:
+    """Samples as a batch."""
+    return _batch(_stacked(samples))
+
+
+def _batch(raw: dict[str, Any]) -> Batch:
+    tensors = {name: torch.from_numpy(values) for name, values in raw["tensors"].items()}
+    images = tensors.pop("image")  # (N, 3, H, W) uint8
+    return {**tensors, "images": images, "captions": raw["captions"]}
 
 
 def _raw(steps: "_Steps", num_workers: int) -> Iterator[dict[str, Any]]:

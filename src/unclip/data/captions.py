@@ -80,7 +80,8 @@ class Report:
         if self.advice:
             lines.append(f"  {self.advice}")
         if self.held_out:
-            lines.append(f"  held out: {self.held_out:,} of the usable images, for evaluation")
+            part = f"{self.held_out:,} of {self.usable:,} images"
+            lines.append(f"  held out: {part}, which training does not see")
         return "\n".join(lines)
 
 

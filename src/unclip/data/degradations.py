@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.data.captions import Report
-from unclip.data.sources import Sample, Source, Stream
+from unclip.data.sources import Sample, Source, Stream, unseen
 from unclip.randomness import Draws
 
 _FILTERS = ("bilinear", "bicubic", "area")
@@ -224,6 +224,15 @@ class DegradedSource:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def unseen(self) -> "DegradedSource | None":
+        """See `sources.HoldsOut`."""
+        other = unseen(self.source)
+        if other is None:
+            return None
+        return DegradedSource(
+            other, self.side, self.factor, self.seed, self.strength, self.probability
+        )
 
     def __getitem__(self, index: int) -> DegradedSample:
         sample = self.source[index]

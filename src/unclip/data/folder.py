@@ -1,5 +1,6 @@
 """A folder of images with captions as a source: "PATH", or "folder:PATH"."""
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +22,14 @@ _TRIES = 16
 
 
 def open_format(request: Request) -> "FolderSource":
-    """See `registry.open_source`. Training crops at random, everything else at the centre."""
+    """See `registry.open_source`."""
     return FolderSource(
         request.place,
         request.size,
         seed=request.seed or 0,
         split=request.split,
         held_out=request.held_out,
-        crop="random" if request.split == "train" else "centre",
+        crop=request.crop if request.split == "train" else "centre",
     )
 
 
@@ -48,7 +49,7 @@ class FolderSource:
         crop: "random" along the longer side, anew in each epoch, or "centre".
         split: "train", "held-out" or "all". An image's split follows from its name, so that it
             stays when images are added.
-        held_out: fraction of the images that are held out.
+        held_out: fraction of the images that are held out; none are where all would be.
         min_side: shorter sides below this many pixels are skipped.
 
     Raises:
@@ -82,6 +83,7 @@ class FolderSource:
         self.split = split
         self.held_out = held_out
         self.min_side = (size + 1) // 2 if min_side is None else min_side
+        self._unseen: list[Captioned] = []
         self.items, self.report = self._find()
 
     def _find(self) -> tuple[list[Captioned], Report]:
@@ -101,17 +103,30 @@ class FolderSource:
                 + (report.advice or f"expected images with {FORMATS}")
             )
         held_out = [one for one in items if is_held_out(one.name, self.held_out)]
+        if len(held_out) == len(items):
+            held_out = []
         report.held_out = len(held_out)
         if self.split == "all":
             return items, report
+        if self.split == "held-out":
+            if not held_out:
+                raise ValueError(
+                    f"the split 'held-out' of {where} is empty: none of "
+                    f"{many(report.usable, 'images')} is held out, by their names; change the "
+                    "fraction"
+                )
+            return held_out, report
         out = {one.name for one in held_out}
-        items = held_out if self.split == "held-out" else [o for o in items if o.name not in out]
-        if not items:
-            raise ValueError(
-                f"the split {self.split!r} of {where} is empty: {len(held_out)} of "
-                f"{many(report.usable, 'images')} held out, by their names; change the fraction"
-            )
-        return items, report
+        self._unseen = held_out
+        return [one for one in items if one.name not in out], report
+
+    def unseen(self) -> "FolderSource | None":
+        """See `sources.HoldsOut`; of what is opened for training alone."""
+        if not self._unseen:
+            return None
+        other = copy.copy(self)
+        other.items, other.split, other.crop, other._unseen = self._unseen, "held-out", "centre", []
+        return other
 
     def __len__(self) -> int:
         return len(self.items)

@@ -31,13 +31,36 @@ def note(folder: ModelFolder, stage: str, fraction: float | None) -> None:
     Args:
         fraction: 0 for none; None for data that is no folder.
     """
-    stages = _noted(folder)
+    stages = noted_in(folder)
     before = dict(stages)
     stages.pop(stage, None)
     if fraction is not None:
         stages[stage] = fraction
     if stages != before:
         folder.update_index({NOTE: {"rule": RULE, **stages}})
+
+
+def settled(folder: ModelFolder, stage: str, given: float | None, default: float) -> float:
+    """The fraction that a stage is to hold out: that of the model's CLIP, or of its other stages.
+
+    Args:
+        given: what the recipe says, if it says anything.
+        default: where neither the recipe nor the folder does.
+
+    Raises:
+        ValueError: the recipe says another fraction than the folder. CLIP, which is trained first,
+            may choose anew.
+    """
+    others = {name: fraction for name, fraction in noted_in(folder).items() if name != stage}
+    whose = "clip" if "clip" in others else next(iter(others), None)
+    if whose is None or (stage == "clip" and given is not None):
+        return default if given is None else given
+    if given not in (None, others[whose]):
+        raise ValueError(
+            f"data.held_out is {given:g}, but {whose} of {folder.path} was trained with "
+            f"{others[whose]:g}: leave it out, so that no stage sees what another is measured on"
+        )
+    return others[whose]
 
 
 def fraction_of(folder: ModelFolder, *stages: str) -> float:
@@ -47,17 +70,25 @@ def fraction_of(folder: ModelFolder, *stages: str) -> float:
     Raises:
         ValueError: the note is none that this version writes.
     """
-    known = _noted(folder)
+    known = noted_in(folder)
     return min((known[stage] for stage in stages or known if stage in known), default=0.0)
 
 
 def noted(folder: ModelFolder, stage: str) -> float | None:
     """What `note` has written of a stage; None for nothing."""
-    return _noted(folder).get(stage)
+    return noted_in(folder).get(stage)
 
 
-def _noted(folder: ModelFolder) -> dict[str, float]:
-    there = folder.index().get(NOTE, {})
+def noted_in(folder: ModelFolder) -> dict[str, float]:
+    """Stage → the fraction that it was not trained on; nothing where there is no model yet.
+
+    Raises:
+        ValueError: the note is none that this version writes.
+    """
+    with folder.steady():
+        if not folder.is_written():
+            return {}
+        there = folder.index().get(NOTE, {})
     where = f"{folder.path}: {NOTE}"
     if not isinstance(there, dict):
         raise ValueError(f"{where} is {shown(there)}; it must be an object")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unclip.data.sources import Source, Stream
 
 FOLDER: Final = "folder"  # the kind of a name that says none
+HELD_OUT: Final = 0.05  # of data that holds out a fraction, where none is said
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Request:
         seed: of everything that is drawn; None leaves it to the options, or is 0.
         split: "train", "held-out" or "all".
         held_out: fraction of the images that "train" leaves out.
+        crop: of oblong images in "train", "random" or "centre"; elsewhere the centre is taken.
         options: the format's own, by name.
     """
 
@@ -39,6 +41,7 @@ class Request:
     split: str
     held_out: float
     options: Mapping[str, Any]
+    crop: Literal["random", "centre"] = "random"
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,13 @@ def open_source(
     split: str = "train",
     held_out: float = 0.0,
     options: Mapping[str, Any] | None = None,
+    crop: Literal["random", "centre"] = "random",
 ) -> "Source | Stream":
     """Open data by its name.
 
     Args:
         name: see the top of this file.
-        size, seed, split, held_out: see `Request`.
+        size, seed, split, held_out, crop: see `Request`.
         options: kind → its options, as a mapping or a dataclass; other kinds' are left alone.
 
     Raises:
@@ -125,7 +129,7 @@ def open_source(
         _check_path(place)
     given = (options or {}).get(kind, {})
     given = given if isinstance(given, Mapping) else to_mapping(given)
-    request = Request(place, size, seed, split, held_out, given)
+    request = Request(place, size, seed, split, held_out, given, crop)
     source: Source | Stream = imported(FORMATS[kind].open)(request)
     return source
 

@@ -75,6 +75,21 @@ class Stream(Described, Protocol):
         ...
 
 
+@runtime_checkable
+class HoldsOut(Protocol):
+    """What data has that keeps some of itself from training."""
+
+    def unseen(self) -> Source | Stream | None:
+        """What training on this does not see, as it is to be measured: with crops at the centre,
+        without flips. None where that is nothing."""
+        ...
+
+
+def unseen(data: Source | Stream) -> Source | Stream | None:
+    """What training on the data does not see, where it holds out anything."""
+    return data.unseen() if isinstance(data, HoldsOut) else None
+
+
 def read(data: Source | Stream, positions: Iterable[int]) -> Iterator[Sample]:
     """The samples at these positions, which a stream needs ascending."""
     if not isinstance(data, Stream):

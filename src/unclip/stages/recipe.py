@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, TypeVar
 
 from unclip.config import Between, Checked, Count, Positive, Probability, Seed
-from unclip.data.registry import FORMATS, open_source, parse
+from unclip.data.flips import flipped
+from unclip.data.registry import FORMATS, HELD_OUT, format_of, open_source, parse
 from unclip.data.sources import Source, Stream
 from unclip.data.world.scene import WorldConfig
 from unclip.device.precision import PRECISIONS
@@ -26,8 +27,13 @@ class Data(Checked):
     source: str = "emoji"
     size: Annotated[int, Between(8, 4096)] = 64  # pixels of a side
     workers: Annotated[int, Between(0, 256)] = 1  # processes that load and render images
-    # fraction of a folder's images kept for evaluation, by their names
-    held_out: Annotated[float, Between(0, 0.99)] = 0.0
+    # fraction of a folder's images that training does not see; that of the model's other stages, or
+    # 0.05, if left out
+    held_out: Annotated[float, Between(0, 0.99)] | None = None
+    # part of an oblong image that training sees, in each epoch
+    crop: Literal["random", "centre"] = "random"
+    # mirroring of every second image in training, but of none whose caption says left or right
+    flip: bool = False
     world: WorldConfig = field(default_factory=WorldConfig)  # options of the built-in world
 
     def __post_init__(self) -> None:
@@ -42,6 +48,18 @@ class Data(Checked):
         self.world.check_undecided(
             "data.world", "data.size is the images' size, and training takes the training split"
         )
+
+    @property
+    def by_fraction(self) -> bool:
+        """Whether this data holds out what `held_out` says."""
+        return format_of(self.source).holds_out == "fraction"
+
+    @property
+    def fraction(self) -> float:
+        """`held_out`, or the default of this kind of data."""
+        if self.held_out is not None:
+            return self.held_out
+        return HELD_OUT if self.by_fraction else 0.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,8 @@ class Training(Checked):
     # model whose weights are trained further: bundled, a folder or hf:owner/model
     init: str = ""
     log_every: Count = 50  # steps between two lines of metrics
+    # steps between two measurements on held-out images; 0: none; about 4 % of the time if left out
+    validate_every: Annotated[int, Between(0, 10**9)] | None = None
     preview_every: Annotated[int, Between(0, 10**9)] = 1000  # steps between two previews; 0: none
     checkpoint_every: Count = 500  # steps between two checkpoints
 
@@ -102,7 +122,8 @@ class Recipe(Generic[S]):
 
 def open_data(data: Data, split: str = "train") -> Source | Stream:
     """The recipe's data source."""
-    return open_source(
-        data.source, size=data.size, split=split, held_out=data.held_out,
-        options={"emoji": data.world},
+    source = open_source(
+        data.source, size=data.size, split=split, held_out=data.fraction,
+        options={"emoji": data.world}, crop=data.crop,
     )  # fmt: skip
+    return flipped(source, data.world.seed) if data.flip and split == "train" else source

@@ -140,10 +140,14 @@ class ModelFolder:
             finally:
                 self._held = False
 
+    def is_written(self) -> bool:
+        """Whether there is a model, or one that is being written here."""
+        return self._draft is not None or (self.path / INDEX).is_file()
+
     def has(self, component: str) -> bool:
         """Whether the index names the component and its folder is there."""
         with self.steady():
-            if self._draft is None and not (self.path / INDEX).is_file():
+            if not self.is_written():
                 return False
             entry = self.index().get(component)
             return isinstance(entry, list) and bool(entry[0]) and self._place(component).is_dir()

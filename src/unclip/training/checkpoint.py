@@ -1,9 +1,10 @@
 """Step checkpoints: one safetensors file each, written under another name and renamed.
 
-A checkpoint holds the weights, their moving average and the optimiser's moments, and in its header
-the step, the data's fingerprint, the precision, what was learned from, and a checksum of each
-tensor. Nothing else is needed to continue bit-identically: data order, augmentation, noise and
-dropout are functions of the step (`loop.py`).
+A checkpoint holds the weights, their moving average, the best average so far if held-out images are
+measured, and the optimiser's moments. In its header are the step, what was measured, the data's
+fingerprint, the precision, what was learned from, and a checksum of each tensor. Nothing else is
+needed to continue bit-identically: data order, augmentation, noise and dropout are functions of the
+step (`loop.py`).
 """
 
 import json
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from unclip.checks import shown
 from unclip.files import read_facts, read_safetensors, sweep, write_safetensors
+from unclip.training.best import Best
 from unclip.training.ema import EMA
 from unclip.training.parallel import Parallel
 
@@ -40,6 +42,7 @@ class State:
             choice to a measurement, a resumed run must not measure again.
         optimiser_kind: whose moments they are.
         learned_from: fingerprints of the components of the model folder that are learned from.
+        best: the average that held-out images like best, where they are measured.
     """
 
     network: nn.Module
@@ -51,6 +54,7 @@ class State:
     precision: str = ""
     optimiser_kind: str = ""
     learned_from: Mapping[str, str] = field(default_factory=dict)
+    best: Best = field(default_factory=Best)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -60,20 +64,22 @@ class State:
             "precision": self.precision,
             "optimiser": self.optimiser_kind,
             "learned_from": json.dumps(dict(self.learned_from), sort_keys=True),
+            **self.best.facts(),
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """As this process has them, whole or in part."""
         tensors = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.average.items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.weights.items()}
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = value
         return tensors
 
     @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over whole tensors, or this process's part of them."""
+    def load(self, tensors: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
+        """Take over whole tensors, or this process's part of them; `best` is that of `facts`."""
         shard = self.parallel.shard
         for name, parameter in self.network.named_parameters():
             parameter.copy_(shard(tensors[f"network.{name}"], like=parameter))
@@ -91,6 +97,14 @@ class State:
                 moments["step"] = tensors[f"step.{name}"].to(parameter.device, copy=True)
             if moments:
                 self.optimiser.state[parameter] = moments
+        self.best = Best.of(
+            best,
+            {
+                name: torch.empty_like(average).copy_(shard(tensors[f"best.{name}"], like=average))
+                for name, average in self.ema.average.items()
+                if best
+            },
+        )
 
 
 def save(state: State, folder: Path) -> Path:
@@ -157,9 +171,11 @@ def resume(state: State, folder: Path) -> None:
                 f"{file} was trained with another {name} than the model has now; start anew with "
                 "--overwrite"
             )
-    wanted = state.tensors()
+    wanted, best = state.tensors(), _noted(facts, "best")
+    if best:
+        wanted |= {f"best.{name}": average for name, average in state.ema.average.items()}
     for key in tensors:
-        if key.startswith(("network.", "ema.")) and key not in wanted:
+        if key.startswith(("network.", "ema.", "best.")) and key not in wanted:
             raise ValueError(f"{file} is of another network: it has a tensor {key!r} besides")
     for key, tensor in wanted.items():
         if key not in tensors:
@@ -177,7 +193,10 @@ def resume(state: State, folder: Path) -> None:
                     f"{file} is of another network: {shown(f'{key}.{name}')} has shape "
                     f"{tuple(moment.shape)}, not {tuple(parameter.shape)}"
                 )
-    state.load(tensors)
+    try:
+        state.load(tensors, best)
+    except (KeyError, TypeError):
+        raise ValueError(f"{file} does not say what was measured of it as it should") from None
     state.step = _step(file)
     state.precision = facts.get("precision", "")
 

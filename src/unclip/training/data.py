@@ -16,6 +16,7 @@ from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.recipe import Recipe
 from unclip.training.parallel import Parallel
+from unclip.training.validation import Validation
 
 S = TypeVar("S")
 _COUNTED = 1000  # captions of the built-in world that are looked at for their length
@@ -30,12 +31,14 @@ class TrainingData:
         example: captioned images that previews are made for, if there are to be any.
         fingerprint: of the data, and of a teacher; a resumed run must share it.
         images: how many different ones there are; 0 where they have no end.
+        validation: what the run is measured on, if it is.
     """
 
     batches: Callable[[int], Generator[Batch, None, None]]
     example: Batch | None = None
     fingerprint: str = ""
     images: int = 0
+    validation: Validation | None = None
 
     def repeats(self, batch_size: int) -> str:
         """What to say of a batch that is larger than the data; nothing of another."""

@@ -1,10 +1,10 @@
 """The exponential moving average of the weights, which is what a run publishes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -28,17 +28,18 @@ class EMA:
         )
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """A block in which the network has the averaged weights."""
-        self._swap()
+    def in_place(self, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+        """A block in which the network has the averaged weights, or others of the same names."""
+        others = self.average if weights is None else weights
+        self._swap(others)
         try:
             yield
         finally:
-            self._swap()
+            self._swap(others)
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def _swap(self, others: Mapping[str, Tensor]) -> None:
         for name, parameter in self.live.items():
             live = parameter.detach().clone()
-            parameter.copy_(self.average[name])
-            self.average[name].copy_(live)
+            parameter.copy_(others[name])
+            others[name].copy_(live)

@@ -11,8 +11,8 @@ from unclip.batch import on_device
 from unclip.config import to_mapping
 from unclip.data import trained_on
 from unclip.data.captions import ENDLESS
-from unclip.data.held_out import note
-from unclip.data.registry import format_of
+from unclip.data.held_out import note, settled
+from unclip.data.registry import HELD_OUT, format_of
 from unclip.data.sources import first_captions, length
 from unclip.stages import suiting
 from unclip.stages.base import Stage
@@ -29,6 +29,7 @@ from unclip.training.data import (
     say_what_is_cut,
 )
 from unclip.training.parallel import Parallel
+from unclip.training.validation import interval, said, validation_of
 
 S = TypeVar("S")
 
@@ -82,12 +83,13 @@ class Job:
             self.stage.save(folder)
             suiting.note(folder, self.stage, anew)
             by_fraction = format_of(data.source).holds_out != "itself"
-            note(folder, self.name, data.held_out if by_fraction else None)
+            note(folder, self.name, data.fraction if by_fraction else None)
             trained_on.note(folder, self.name, data.source, to_mapping(data.world))
 
 
 def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel: Parallel) -> Job:
     """Open and check the data, and build the stage, from the recipe's seed."""
+    recipe = _decided(spec.name, recipe, folders)
     accumulation = recipe.training.accumulation
     check_images(
         recipe.training.batch_size // (accumulation * parallel.world_size), recipe.data.size
@@ -111,6 +113,9 @@ def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel:
         stage = build(spec, recipe, context, folders.resume)
     if parallel.main:
         say_what_is_cut(stage, source, fresh=spec.name == "clip" and not recipe.training.init)
+    validation = validation_of(source, recipe, parallel)
+    if parallel.main and (line := said(validation, source, recipe)):
+        print(line, flush=True)
     fingerprints = [source.fingerprint()]
     if spec.teacher:
         fingerprints.append(folder.fingerprint(*spec.teacher))
@@ -119,10 +124,23 @@ def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel:
         first_images(source, recipe),
         " ".join(fingerprints),
         length(source) if length(source) < ENDLESS else 0,
+        validation,
     )
     clip = clip_of(stage)
     learned_from = clip.fingerprints() if clip else {}
     return Job(spec.name, _as_it_is(recipe, stage), folders, stage, data, parallel, learned_from)
+
+
+def _decided(stage: str, recipe: Recipe[S], folders: Folders) -> Recipe[S]:
+    """The recipe with what it leaves to the model folder, to the data or to the length of the run.
+
+    A run that is resumed goes on as it began.
+    """
+    data, training = recipe.data, recipe.training
+    if data.by_fraction and not (folders.resume and data.held_out is not None):
+        held_out = settled(ModelFolder(folders.model), stage, data.held_out, HELD_OUT)
+        data = replace(data, held_out=held_out)
+    return replace(recipe, data=data, training=replace(training, validate_every=interval(training)))
 
 
 def _as_it_is(recipe: Recipe[S], stage: Stage) -> Recipe[S]:

@@ -2,8 +2,9 @@
 
 All randomness of step k (noise, timesteps, dropped conditions, dropout) comes from generators that
 are seeded by (seed, k, part, rank), and the data order is a function of k as well. The state of a
-run is therefore its weights, their average, the optimiser's moments and one integer, and a resumed
-run is bit-identical to one that was never stopped.
+run is therefore its weights, their average and the best average so far, the optimiser's moments and
+one integer, and a resumed run is bit-identical to one that was never stopped. Measuring on held-out
+images decides which weights are the best, and changes nothing else.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from torch import Tensor
 from unclip.batch import Batch, on_device
 from unclip.device.precision import dtype_named, name_of
 from unclip.training import checkpoint
+from unclip.training.best import Best, Measured, overfitting, published
 from unclip.training.ema import EMA
 from unclip.training.job import Job
 from unclip.training.muon import Muon
@@ -24,6 +26,7 @@ from unclip.training.optimiser import build, learning_rate, set_learning_rate
 from unclip.training.report import Report
 from unclip.training.sam import sharpness_aware
 from unclip.training.signals import Stopper
+from unclip.training.validation import Validation
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -59,6 +62,7 @@ class Trainer:
         if job.folders.resume:
             self._resume()
         self.dtype = self._precision()
+        self._compare_best()
         self.parts = job.data.batches(self.state.step)
 
     def _resume(self) -> None:
@@ -93,7 +97,9 @@ class Trainer:
                 before.
         """
         state, training, data = self.state, self.recipe.training, self.job.data
-        report = Report(training, state.step, self.job.reported, self.dtype, self.parallel.device)
+        report = Report(
+            training, state.step, self.job.reported, self.dtype, self.parallel.device, data.images
+        )
         kept, stopped = -1, 0
         stopping = "stopping after this step…" if self.job.reported else ""
         with (
@@ -106,9 +112,10 @@ class Trainer:
                 if stopped:
                     break
                 values = self.step()
-                if report.is_due(state.step):
+                due, measured = report.is_due(state.step), self.validate(report)
+                if due or measured:
                     rate = learning_rate(self.recipe.optimiser, state.step - 1, training.steps)
-                    report.step(state.step, self.parallel.averaged(values), rate)
+                    report.step(state.step, {**self.parallel.averaged(values), **measured}, rate)
                 if data.example and _is_due(state.step, training.preview_every):
                     report.pictures(state.step, self.preview(data.example))
                 if _is_due(state.step, training.checkpoint_every):
@@ -118,6 +125,8 @@ class Trainer:
                 self.keep()
             if stopped:
                 report.stopped(state.step)
+            if state.best.lowest.step:
+                report.say(published(state.best))
         return stopped
 
     def step(self) -> dict[str, Tensor]:
@@ -146,9 +155,7 @@ class Trainer:
                 of_part = sharpness_aware(backward, self.network.parameters(), rho, self.parallel)
             else:
                 of_part = backward()
-            for key, value in of_part.items():
-                share = value.detach().float() / parts
-                losses[key] = losses[key] + share if key in losses else share
+            add(losses, of_part, parts)
         return losses
 
     def backward(self, batch: Batch, part: int) -> dict[str, Tensor]:
@@ -159,6 +166,58 @@ class Trainer:
             losses = self.job.stage.loss(batch, generator)
         (losses["loss"] / training.accumulation).backward()  # type: ignore[no-untyped-call]
         return losses
+
+    def validate(self, report: Report) -> dict[str, float]:
+        """Measure the averaged weights where that is due, and keep them if they are the best.
+
+        Returns:
+            What was measured, "validation_…"; nothing where it was not due.
+        """
+        state, validation = self.state, self.job.data.validation
+        if validation is None or not validation.is_due(state.step, self.recipe.training.steps):
+            return {}
+        with state.ema.in_place():
+            values = self.losses_on(validation)
+        measured = Measured(state.step, values["loss"], values["seen_loss"])
+        state.best.offer(measured, state.ema.average)
+        if not state.best.told and state.best.overfits(validation.every):
+            state.best.told = True
+            report.say(overfitting(state.best, self.job.data.images))
+        return {f"validation_{key}": value for key, value in values.items()}
+
+    @torch.no_grad()
+    def losses_on(self, validation: Validation) -> dict[str, float]:
+        """The stage's means on held-out images with the network's weights as they are, and
+        "seen_loss" on images of training. All processes get the same."""
+        self.network.eval()
+        found = []
+        for parts in (validation.held_out, validation.seen):
+            sums: dict[str, Tensor] = {}
+            for number, part in enumerate(parts):
+                generator = seeded(
+                    self.recipe.training.seed, -1, number, self.parallel.rank, self.parallel.device
+                )
+                with self._autocast():
+                    losses = self.job.stage.loss(on_device(part, self.parallel.device), generator)
+                add(sums, losses, len(parts))
+            found.append(self.parallel.averaged(sums))
+        self.network.train()
+        held_out, seen = found
+        return {**held_out, "seen_loss": seen["loss"]}
+
+    def _compare_best(self) -> None:
+        """Measure a resumed run's best weights anew, where they were measured on others or with
+        other processes; forget them where nothing is measured any more."""
+        state, validation = self.state, self.job.data.validation
+        if validation is None:
+            state.best = Best()
+            return
+        before, state.best.measured_on = state.best.measured_on, validation.measured_on
+        if state.best.lowest.step and before != validation.measured_on:
+            with state.ema.in_place(state.best.weights):
+                values = self.losses_on(validation)
+            low = Measured(state.best.lowest.step, values["loss"], values["seen_loss"])
+            state.best.lowest = state.best.newest = low
 
     @torch.no_grad()
     def preview(self, example: Batch) -> Tensor | None:
@@ -173,9 +232,10 @@ class Trainer:
         return rows
 
     def keep(self) -> None:
-        """Write a checkpoint, and publish the averaged weights."""
+        """Write a checkpoint, and publish the averaged weights: the best, where they are known."""
         checkpoint.save(self.state, self.checkpoints)
-        with self.state.ema.in_place(), self.parallel.full_weights(self.network):
+        best = self.state.best.weights or None
+        with self.state.ema.in_place(best), self.parallel.full_weights(self.network):
             if self.parallel.main:
                 self.job.publish(anew=not self._published)
         self._published = True
@@ -183,6 +243,13 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         enabled = self.dtype != torch.float32
         return torch.autocast(self.parallel.device.type, self.dtype, enabled=enabled)
+
+
+def add(sums: dict[str, Tensor], values: dict[str, Tensor], parts: int) -> None:
+    """Add values by name, each divided by how many parts there are."""
+    for key, value in values.items():
+        share = value.detach().float() / parts
+        sums[key] = sums[key] + share if key in sums else share
 
 
 def check_finite(step: int, loss: Tensor, norm: Tensor) -> None:

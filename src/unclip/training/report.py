@@ -14,7 +14,11 @@ from unclip.training.log import RunLog
 
 
 class Report:
-    """What one process says and writes of its run; nothing where `folder` is None."""
+    """What one process says and writes of its run; nothing where `folder` is None.
+
+    Args:
+        images: of an epoch; 0 where there are none.
+    """
 
     def __init__(
         self,
@@ -23,8 +27,9 @@ class Report:
         folder: Path | None,
         dtype: torch.dtype,
         device: torch.device,
+        images: int = 0,
     ) -> None:
-        self.training = training
+        self.training, self.images = training, images
         self.log = RunLog(folder, first_step) if folder else None
         self.bar = tqdm(
             total=training.steps, initial=first_step, unit="step", dynamic_ncols=True,
@@ -55,7 +60,11 @@ class Report:
         now = time.monotonic()
         took, steps = now - self.last_time, step - self.last_step
         values = {**values, "learning_rate": rate}
-        shown = {"loss": values["loss"]}
+        if self.images:
+            epoch = step * self.training.batch_size / self.images
+            values = {"epoch": round(epoch, 4), **values}
+        names = ("loss", "validation_loss")
+        shown: dict[str, float] = {key: values[key] for key in names if key in values}
         if took > 0:
             values["images_per_second"] = self.training.batch_size * steps / took
             shown["images/s"] = values["images_per_second"]
@@ -67,6 +76,12 @@ class Report:
             text = " ".join(f"{key} {value:.4g}" for key, value in values.items())
             print(f"step {step}/{self.training.steps} {text} left {left / 60:.1f} min", flush=True)
         self.last_step, self.last_time = step, now
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar if there is one."""
+        if self.log is not None:
+            tqdm.write(line)
+            sys.stdout.flush()
 
     def pictures(self, step: int, rows: Tensor | None) -> None:
         """Keep what a preview has drawn, if it has drawn anything."""

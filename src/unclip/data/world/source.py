@@ -5,6 +5,7 @@ Its options are the fields of `WorldConfig`; kinds, size and split come from els
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -53,6 +54,15 @@ class WorldSource:
 
     def __len__(self) -> int:
         return ENDLESS
+
+    def unseen(self) -> "WorldSource | None":
+        """The combinations that the training split leaves out; see `sources.HoldsOut`."""
+        if self.config.split != "train":
+            return None
+        try:
+            return WorldSource(replace(self.config, split="held-out", contrast=1))
+        except ValueError:  # of so few shapes and colours none is left out
+            return None
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < ENDLESS:

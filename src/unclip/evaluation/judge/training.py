@@ -89,6 +89,8 @@ class LabelledScenes(WorldSource):
                 "the judge learns from ground truth, which only the built-in world has; "
                 f'set data.source to "emoji:shapes", not to {data.source!r}'
             )
+        if data.flip:
+            raise ValueError("the judge learns where things are: leave data.flip out")
         if ((place,) if place else data.world.kinds) != ("shapes",):
             raise ValueError(_SHAPES_ONLY)  # before emoji are looked for, which need a font
         # All combinations: a judge that has learned that some do not exist sees other shapes in

@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from unclip.config import dump_toml, read_toml, suggest, to_mapping
+from unclip.config import dump_toml, merge, read_toml, suggest, to_mapping
 from unclip.files import check_utf8, real_path
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_folder
@@ -24,6 +24,8 @@ from unclip.training.run import RECIPE, check_owner, owner
 from unclip.training.start import start
 
 SPECS = Stages(ChainMap({"judge": Row("unclip.evaluation.judge.training:SPEC")}, STAGES.rows))
+# What runs did that do not say it, as they are older.
+_BEFORE: dict[str, Any] = {"data": {"held_out": 0.0}, "training": {"validate_every": 0}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
         check_owner(run_folder, spec.name, Path(model), resume=True)
         mapping = read_toml(run_folder / RECIPE)
         mapping.pop("stage", None)
+        mapping = merge(_BEFORE, mapping)
         recipe = parse_recipe(spec, mapping, str(run_folder / RECIPE), size)
     else:
         recipe = load_recipe(spec, Path(recipe_file) if recipe_file else None, size)
