@@ -75,7 +75,9 @@ def test_train_holds_out_and_evaluate_measures_what_was(tmp_path: Path, capsys: 
 
     words = ["evaluate", "clip", "--model", str(model), "--data", str(data), "-n", "4"]
     assert main(words) == 0
-    assert f"{len(out)} images of {data}: the 30 % that" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"split held-out of {data}: {len(out)} of 30 images, 8 drawn by a fixed seed" in said
+    assert "did not see them (data.held_out 0.3)" in said
     assert main([*words, "--split", "all"]) == 0
     assert "may have been trained on them" in capsys.readouterr().err
 
@@ -83,7 +85,7 @@ def test_train_holds_out_and_evaluate_measures_what_was(tmp_path: Path, capsys: 
 def test_what_no_note_covers_is_said(tiny_model: Path, captioned: Path, capsys: Capture) -> None:
     words = ["evaluate", "clip", "--model", str(tiny_model), "-n", "4"]
     assert main([*words, "--data", str(captioned)]) == 0
-    assert "24 images of " in (said := capsys.readouterr().err)
+    assert "24 of 24 images, 16 drawn by a fixed seed" in (said := capsys.readouterr().err)
     assert "the model may have been trained on them" in said
     for data, split, says in (
         (str(captioned), "held-out", "notes no images that its training held out"),

@@ -10,6 +10,7 @@ from unclip.checks import real_number, shown
 from unclip.storage.folder import ModelFolder
 
 NOTE = "_held_out"  # in the index: stage → fraction, and the rule
+FEWEST = 8  # images held out, below which they are too few to measure anything on
 RULE = "blake2b-32 of the path within the folder"
 
 

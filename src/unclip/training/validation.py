@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from unclip.batch import Batch
 from unclip.data.batches import Order, batch_of
+from unclip.data.held_out import FEWEST
 from unclip.data.sources import Source, Stream, length, read, unseen
 from unclip.stages.recipe import Data, Recipe, Training
 from unclip.training.parallel import Parallel
 
 S = TypeVar("S")
-FEWEST = 8  # held-out images, below which a measurement says nothing
 _MOST = 256  # images that are measured, each with noise of its own
 _BYTES = 2**26  # of all their pixels, which are kept in memory
 _SHARE = 0.04  # of the time: a step computes forward and backward, thrice what a measurement does

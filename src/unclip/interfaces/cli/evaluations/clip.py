@@ -34,7 +34,7 @@ class Clip:
     data: str = "emoji:shapes"
     """Data: the built-in world (its held-out scenes), or a folder of captioned images."""
     split: Split | None = None
-    """Part of the folder's images; if left out, what training held out, else all."""
+    """Part of the folder's images; if left out, what training held out, or all if too few."""
     n: Annotated[Pool, tyro.conf.arg(aliases=["-n"])] = 256
     """Candidates that each query is held against; all pairs, where there are fewer."""
     size: Pixels | None = None
@@ -70,13 +70,20 @@ def run(arguments: Sequence[str]) -> int:
     if clip.image_encoder is None:
         raise ValueError(f"{folder.path} has no image_encoder, so there is nothing to retrieve")
     size = options.size or _native_size(folder, clip.image_encoder.config.image_size)
-    source, split = open_measured(options, size, folder, "clip")
+    measured = open_measured(options, size, folder, "clip")
+    source = measured.source
     n = min(options.n, length(source))
     if n < options.n:
         print(f"{n} pairs are all there are: each is held against these, not {options.n}")
     pools = max(1, min(PAIRS, length(source) // max(1, n)))
+    measured.say(n * pools)
     found = clip_retrieval(clip, source, n, pools)
-    report = {**origin(options), "split": split, "size": size, "retrieval": found.to_dict()}
+    report = {
+        **origin(options),
+        **measured.facts(n * pools),
+        "size": size,
+        "retrieval": found.to_dict(),
+    }
     rows = [("task", "right")]
     for name, rates in (
         ("text → image", found.text_to_image),

@@ -33,7 +33,7 @@ class Fid(Measuring, PromptOptions):
     data: str = "emoji:shapes"
     """Data: the built-in world (its held-out scenes), or a folder of captioned images."""
     split: Split | None = None
-    """Part of the folder's images; if left out, what training held out, else all."""
+    """Part of the folder's images; if left out, what training held out, or all if too few."""
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 1000
     """Images generated, for as many captions; they are held against the real images of as many
     others. Fewer give a larger distance."""
@@ -58,11 +58,19 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError("the model has no image_encoder to compare images with; give --clip DIR")
     size = settings.size or pipe.sizes[-1]
     model = open_folder(options.model, (), options.revision, options.variant)
-    source, split = open_measured(options, size, model)
+    measured = open_measured(options, size, model)
+    measured.say(2 * options.n)
     with progress_bar(pipe.evaluations(settings) * options.n) as bar:
         generate = generator(pipe, settings, options.batch_size, bar.update)
-        found = evaluate_fid(clip, generate, source, options.n, options.batch_size, options.seed)
-    report = {**origin(options), "split": split, "precision": name_of(pipe.dtype), "size": size}
+        found = evaluate_fid(
+            clip, generate, measured.source, options.n, options.batch_size, options.seed
+        )
+    report = {
+        **origin(options),
+        **measured.facts(2 * options.n),
+        "precision": name_of(pipe.dtype),
+        "size": size,
+    }
     n = found.images
     rows = [
         (f"{n} generated images, to {n} real ones of other captions", f"{found.generated:.4f}"),

@@ -99,11 +99,46 @@ def open_folder(
     return ModelFolder(resolve_model(name, revision, variant, components))
 
 
-def open_measured(
-    options: OnData, size: int, model: "ModelFolder", *stages: str
-) -> "tuple[Source | Stream, str]":
+@dataclass(frozen=True)
+class Measured:
+    """Data that is measured, in an order in which its first samples stand for all of it.
+
+    Args:
+        source: the samples of the split.
+        split: "held-out", "train" or "all".
+        name: of the data.
+        of: how many images the whole of it has; 0 where they have no end.
+        why: what is said of the split.
+    """
+
+    source: "Source | Stream"
+    split: str
+    name: str
+    of: int = 0
+    why: str = ""
+
+    def say(self, used: int) -> None:
+        """Say what is measured: `used` of the split's samples."""
+        from unclip.data.sources import length
+
+        if not self.why:
+            return
+        there = length(self.source)
+        part = f"{there:,} of {self.of:,} images, " if self.of else ""
+        chosen = "all" if self.of and used >= there else f"{used:,} drawn by a fixed seed and"
+        print(
+            f"split {self.split} of {self.name}: {part}{chosen} measured; {self.why}",
+            file=sys.stderr,
+        )
+
+    def facts(self, used: int) -> dict[str, Any]:
+        """The same for the JSON file."""
+        return {"split": self.split, "images": used, **({"of": self.of} if self.of else {})}
+
+
+def open_measured(options: OnData, size: int, model: "ModelFolder", *stages: str) -> Measured:
     """Held-out scenes of the built-in world (of 32 pixels or more), or a folder's images, at `size`
-    pixels; and their split.
+    pixels: what training held out unless a split is asked for, all where that is too little.
 
     Args:
         stages: whose training counts, all if none is named.
@@ -111,10 +146,9 @@ def open_measured(
     Raises:
         ValueError: see `open_source`; or a split is wanted that training did not make.
     """
-    from unclip.data.captions import ENDLESS
-    from unclip.data.held_out import fraction_of
+    from unclip.data.held_out import FEWEST, fraction_of
     from unclip.data.registry import format_of, open_source
-    from unclip.data.sources import length
+    from unclip.data.shuffled import shuffled
 
     data = options.data
     format_ = format_of(data)
@@ -129,22 +163,26 @@ def open_measured(
             raise ValueError(
                 "--split is for folders; this data is measured on what it holds out itself"
             )
-        return opened("held-out"), "held-out"
+        return Measured(opened("held-out"), "held-out", data)
     fraction = fraction_of(model, *stages) if format_.holds_out == "fraction" else 0.0
-    split = options.split or ("held-out" if fraction else "all")
-    if split != "all" and not fraction:
+    if options.split not in (None, "all") and not fraction:
         raise ValueError(
             f"the model {model.path} notes no images that its training held out (data.held_out), "
-            f"so there is no split {split!r}; leave --split out, to measure all"
+            f"so there is no split {options.split!r}; leave --split out, to measure all"
         )
-    source = opened(split, fraction)
+    source = opened("all", fraction)
+    there = source.check()
+    split, why = options.split, "the model may have been trained on them"
+    if split is None:
+        split = "held-out" if there.held_out >= FEWEST else "all"
+        if 0 < there.held_out < FEWEST:
+            why = f"training held out only {there.held_out}, too few to measure, and saw the others"
+    if split != "all":
+        source = opened(split, fraction)
     if split == "held-out":
-        said = f"the {100 * fraction:g} % that the model's training on this folder held out"
-    else:
-        said = "the model may have been trained on them"
-    known = f"{length(source):,} " if length(source) < ENDLESS else ""
-    print(f"{known}images of {printable(data)}: {said}", file=sys.stderr)
-    return source, split
+        why = f"the model's training on this folder did not see them (data.held_out {fraction:g})"
+    of = 0 if source.endless else there.usable
+    return Measured(shuffled(source), split, printable(data), of, why)
 
 
 def generator(
