@@ -146,9 +146,11 @@ def open_measured(options: OnData, size: int, model: "ModelFolder", *stages: str
     Raises:
         ValueError: see `open_source`; or a split is wanted that training did not make.
     """
+    from unclip.data.captions import ENDLESS
     from unclip.data.held_out import FEWEST, fraction_of
     from unclip.data.registry import format_of, open_source
     from unclip.data.shuffled import shuffled
+    from unclip.data.sources import length
 
     data = options.data
     format_ = format_of(data)
@@ -171,17 +173,17 @@ def open_measured(options: OnData, size: int, model: "ModelFolder", *stages: str
             f"so there is no split {options.split!r}; leave --split out, to measure all"
         )
     source = opened("all", fraction)
-    there = source.check()
+    of, held_out = length(source), source.check().held_out if fraction else 0
     split, why = options.split, "the model may have been trained on them"
     if split is None:
-        split = "held-out" if there.held_out >= FEWEST else "all"
-        if 0 < there.held_out < FEWEST:
-            why = f"training held out only {there.held_out}, too few to measure, and saw the others"
+        split = "held-out" if held_out >= FEWEST else "all"
+        if 0 < held_out < FEWEST:
+            why = f"training held out only {held_out}, too few to measure, and saw the others"
     if split != "all":
         source = opened(split, fraction)
     if split == "held-out":
         why = f"the model's training on this folder did not see them (data.held_out {fraction:g})"
-    of = 0 if source.endless else there.usable
+    of = of if of < ENDLESS else 0
     return Measured(shuffled(source), split, printable(data), of, why)
 
 
