@@ -115,7 +115,7 @@ def _sample_of(recipe: Recipe[S]) -> Recipe[S]:
         recipe,
         network=replace(network, **few),
         data=replace(recipe.data, workers=0),
-        training=replace(recipe.training, batch_size=batch, accumulation=1),
+        training=replace(recipe.training, batch_size=batch, accumulation=1, validate_every=0),
     )
 
 

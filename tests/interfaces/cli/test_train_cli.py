@@ -72,7 +72,7 @@ def test_dry_run_trains_nothing(captioned: Path, tmp_path: Path, capsys: Capture
 
 
 def test_a_batch_larger_than_the_data_is_said_to_be(captioned: Path, capsys: Capture) -> None:
-    says = "  repeated: a step shows each of the 24 images 2.5 times\n"
+    says = "  repeated: a step shows each of 24 images 2.5 times\n"
     larger = ["--training.batch-size", "60", "--training.steps", "1", "--data.held-out", "0"]
     for more, said in ((["--dry-run", *larger], True), (["--dry-run"], False), (larger, True)):
         assert main(train("clip", *more, data=captioned)) == 0
