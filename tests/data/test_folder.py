@@ -248,7 +248,10 @@ def pipes(root: Path) -> None:
             class_folders,
             "4 images without a caption in folders that may be classes.*write",
         ),
-        (one_file("data-000.tar"), "holds no images, but 1 archive or tar shards to be unpacked"),
+        (
+            one_file("data-000.tar"),
+            "holds no images, but 1 archive to be unpacked, or tar shards, which --data wds",
+        ),
         (one_file("train.parquet"), "1 file with a data set in one piece .*metadata.jsonl"),
         (one_file("captions_train.json"), "1 file in JSON, whose captions .COCO's.*metadata.jsonl"),
         (

@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unclip.training.log import RunLog
 from unclip.training.run import forget
@@ -53,3 +55,24 @@ def test_planted_links_are_not_followed(name: str, there: bool, tmp_path: Path) 
     forget(run)
     assert not (run / name).is_symlink()
     assert precious.exists() == there
+
+
+def test_captions_stand_above_their_columns(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run", 0)
+    log.pictures(1, PICTURE)
+    log.pictures(2, PICTURE, ["a red star", "of a column that is not there"])
+    plain, told = (
+        Image.open(tmp_path / "run" / "previews" / f"step-0000000{step}.png") for step in (1, 2)
+    )
+    assert told.height > plain.height
+    head = np.asarray(told.convert("L").crop((0, 0, told.width, told.height - plain.height)))
+    assert (head < 128).any()
+
+
+def test_a_preview_of_large_images_is_no_larger_than_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unclip.training.log._PIXELS", 50 * 50 * 8)
+    RunLog(tmp_path / "run", 0).pictures(1, PICTURE.expand(2, 4, 3, 4, 4))
+    with Image.open(next((tmp_path / "run" / "previews").iterdir())) as picture:
+        assert 4 * 50 < picture.width < 5 * 60

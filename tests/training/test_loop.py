@@ -165,7 +165,8 @@ def test_metrics_and_previews(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [3, 6, 7]
     assert {"loss", "learning_rate", "gradient_norm", "images_per_second"} <= set(lines[0])
     with Image.open(tmp_path / "previews" / "step-00000006.png") as picture:
-        assert picture.size == (8 * 4, 2 * 4)
+        assert picture.width > 8 * 128
+        assert 2 * 128 < picture.height < 3 * 128
     assert len(list((tmp_path / "previews").iterdir())) == 3
 
 

@@ -15,7 +15,7 @@ from unclip.data.transforms import SUFFIXES
 TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "captions.csv")
 
 FOREIGN = "files in formats of pictures or films that are not read; convert to PNG or JPEG"
-ARCHIVES = "archives or tar shards to be unpacked: captions beside the images are read then"
+ARCHIVES = "archives to be unpacked, or tar shards, which --data wds:FOLDER reads"
 OTHER_TABLES = f"tables under other names than {', '.join(TABLES)}"
 SHARDS = (
     "files with a data set in one piece (Arrow, Parquet, TFRecord, LMDB, HDF5); write its "

@@ -1,15 +1,20 @@
 """What a run writes down: `metrics.jsonl`, `previews/` and TensorBoard's files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from unclip.files import append_text, check_no_link, open_regular, whole
 from unclip.pixels import to_uint8
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+_CELL, _PIXELS = 128, 2**25  # of a preview's images at least, a side; of a preview at most
 _LONGEST = 2**20  # bytes of a line of metrics that are read at once; what is longer is none
 
 
@@ -48,23 +53,37 @@ class RunLog:
             for key, value in values.items():
                 self._board.add_scalar(key, value, step)
 
-    def pictures(self, step: int, rows: Tensor) -> None:
-        """Rows of images (R, C, 3, H, W) in [-1, 1] → `previews/step-N.png` and TensorBoard."""
-        from PIL import Image
+    def pictures(self, step: int, rows: Tensor, captions: Sequence[str] = ()) -> None:
+        """Rows of images (R, C, 3, H, W) in [-1, 1] → `previews/step-N.png` and TensorBoard.
 
-        grid = to_uint8(rows)
-        picture = grid.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # (R·H, C·W, 3)
+        Args:
+            captions: of the columns, which are written above them; what has no column is left out.
+        """
+        picture = _sheet(rows, captions)
         folder = self.path / "previews"
         check_no_link(folder)
         folder.mkdir(exist_ok=True)
         with whole(folder / f"step-{step:08d}.png") as partial:
-            Image.fromarray(picture.cpu().numpy()).save(partial)
+            picture.save(partial)
         if self._board is not None:
-            self._board.add_image("preview", picture.cpu(), step, dataformats="HWC")
+            self._board.add_image("preview", np.asarray(picture), step, dataformats="HWC")
 
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+def _sheet(rows: Tensor, captions: Sequence[str]) -> "Image.Image":
+    """The images with the captions on top, large enough to be read and small enough to be kept."""
+    from PIL import Image
+
+    from unclip.outputs.images import contact_sheet
+
+    grid = to_uint8(rows).permute(0, 1, 3, 4, 2).cpu().numpy()  # (R, C, H, W, 3)
+    count, columns, side = grid.shape[:3]
+    cell = min(max(_CELL, side), int((_PIXELS / (count * columns)) ** 0.5))
+    images = [[Image.fromarray(image) for image in row] for row in grid]
+    return contact_sheet(images, (), list(captions)[:columns], cell=cell)
 
 
 def _step(line: bytes) -> int:

@@ -117,7 +117,8 @@ class Trainer:
                     rate = learning_rate(self.recipe.optimiser, state.step - 1, training.steps)
                     report.step(state.step, {**self.parallel.averaged(values), **measured}, rate)
                 if data.example and _is_due(state.step, training.preview_every):
-                    report.pictures(state.step, self.preview(data.example))
+                    captions = data.example.get("captions", ())
+                    report.pictures(state.step, self.preview(data.example), captions)
                 if _is_due(state.step, training.checkpoint_every):
                     self.keep()
                     kept = state.step

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -83,10 +84,10 @@ class Report:
             tqdm.write(line)
             sys.stdout.flush()
 
-    def pictures(self, step: int, rows: Tensor | None) -> None:
+    def pictures(self, step: int, rows: Tensor | None, captions: Sequence[str]) -> None:
         """Keep what a preview has drawn, if it has drawn anything."""
         if self.log is not None and rows is not None:
-            self.log.pictures(step, rows)
+            self.log.pictures(step, rows, captions)
 
     def stopped(self, step: int) -> None:
         """Say what is kept of a run that a signal has ended."""

@@ -48,7 +48,7 @@ def test_every_command_has_help(name: str, capsys: Capture) -> None:
         ("genrate x", "unknown command 'genrate'; did you mean 'generate'?"),
         ("generate", "there is no prompt"),
         ("generate x --model", "Missing value for argument '--model'"),
-        ("generate x --seeds 3", "Unrecognized options: --seeds, 3; perhaps you meant --seed INT"),
+        ("generate x --seeds 3", "Unrecognized options: --seeds, 3; perhaps you meant --seed N"),
         ("generate x -n many", "-n/--n: 'many' is not a whole number"),
         ("train decoder --model m --network.widths 16,32", "separate several by spaces"),
         ("generate x --steps quick", "invalid choice 'quick' for argument '--steps'"),

@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": ("measure a model", "evaluate"),
     "info": ("describe a model folder, or say how an image was made", "info"),
     "data": ("look at captioned images: a folder, shards, the built-in world", "data"),
+    "completion": ("a script for bash or zsh that completes commands and flags", "completion"),
     "doctor": ("what this machine has, and what would be used", "doctor"),
 }
 
