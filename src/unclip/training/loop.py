@@ -125,7 +125,7 @@ class Trainer:
             if kept != state.step:  # or a complete run is resumed, which may lack its last publish
                 self.keep()
             if stopped:
-                report.stopped(state.step)
+                report.say(f"checkpoint at step {state.step} of {training.steps}")
             if state.best.lowest.step:
                 report.say(published(state.best))
         return stopped

@@ -89,12 +89,6 @@ class Report:
         if self.log is not None and rows is not None:
             self.log.pictures(step, rows, captions)
 
-    def stopped(self, step: int) -> None:
-        """Say what is kept of a run that a signal has ended."""
-        if self.log is not None:
-            self.bar.clear()
-            print(f"checkpoint at step {step} of {self.training.steps}", flush=True)
-
     def close(self) -> None:
         self.bar.close()
         if self.log is not None:
