@@ -8,7 +8,10 @@ from tests.conftest import captioned_folder
 from tests.interfaces.cli.test_cli import Capture
 from tests.tiny import tiny_recipe
 from unclip.data.folder import FolderSource
-from unclip.data.held_out import NOTE, fraction_of, is_held_out, note
+from unclip.data.held_out import NOTE, fraction_of, is_held_out, note, settled
+from unclip.data.registry import open_source
+from unclip.data.shuffled import shuffled
+from unclip.data.sources import Stream
 from unclip.interfaces.cli import main
 from unclip.stages.catalogue import STAGES
 from unclip.stages.recipe import open_data
@@ -57,6 +60,33 @@ def test_notes_of_others_are_refused(tiny_copy: Path, value: object, says: str) 
         fraction_of(folder)
 
 
+def test_all_stages_hold_out_what_the_first_one_did(tiny_copy: Path, tmp_path: Path) -> None:
+    folder = ModelFolder(tiny_copy)
+    assert settled(ModelFolder(tmp_path / "new"), "prior", None, 0.05) == 0.05
+    assert settled(folder, "prior", None, 0.05) == 0.05
+    note(folder, "upsampler", 0.3)
+    assert settled(folder, "prior", None, 0.05) == 0.3
+    note(folder, "clip", 0.1)
+    assert settled(folder, "prior", None, 0.05) == 0.1
+    assert settled(folder, "prior", 0.1, 0.05) == 0.1
+    with pytest.raises(ValueError, match=r"held_out is 0.2, but clip of .* with 0.1: leave it out"):
+        settled(folder, "prior", 0.2, 0.05)
+    assert settled(folder, "clip", 0.2, 0.05) == 0.2  # it is trained first, and may choose
+
+
+def test_a_folder_of_one_image_is_trained_on_whether_or_not_its_name_is_held_out(
+    tmp_path: Path,
+) -> None:
+    for name in range(20):
+        data = captioned_folder(tmp_path / f"{name}", 1)
+        (data / "000.png").rename(data / f"{name}.png")
+        (data / "000.txt").rename(data / f"{name}.txt")
+        source = FolderSource(data, 32, split="train", held_out=0.5)
+        assert len(source) == 1
+        assert source.check().held_out == 0
+        assert source.unseen() is None
+
+
 def test_train_holds_out_and_evaluate_measures_what_was(tmp_path: Path, capsys: Capture) -> None:
     data, model = captioned_folder(tmp_path / "mine", 30), tmp_path / "model"
     (data / "000.txt").write_text("a caption that is longer by far than what CLIP reads " * 5)
@@ -80,6 +110,20 @@ def test_train_holds_out_and_evaluate_measures_what_was(tmp_path: Path, capsys: 
     assert "did not see them (data.held_out 0.3)" in said
     assert main([*words, "--split", "all"]) == 0
     assert "may have been trained on them" in capsys.readouterr().err
+
+
+def test_a_folder_is_measured_in_an_order_of_its_own(tmp_path: Path) -> None:
+    source = FolderSource(captioned_folder(tmp_path / "mine", 30), 32)
+    mixed = shuffled(source)
+    assert not isinstance(mixed, Stream)
+    captions = [mixed.caption(index) for index in range(30)]
+    assert captions == [shuffled(source).caption(index) for index in range(30)]  # type: ignore[union-attr]
+    assert captions != list(source.captions())
+    assert sorted(captions) == sorted(source.captions())
+    assert mixed[0]["caption"] == captions[0]
+    assert mixed.fingerprint() != source.fingerprint()
+    world = open_source("emoji:shapes", size=32)
+    assert shuffled(world) is world
 
 
 def test_what_no_note_covers_is_said(tiny_model: Path, captioned: Path, capsys: Capture) -> None:

@@ -44,7 +44,7 @@ def work(rank: int, count: int, port: int, out: Path) -> None:
         save_file(tensors, out / f"gradients-{count}.safetensors")
     mine = {"a": torch.tensor(float(rank)), "b": torch.tensor(4.0)}
     assert here.averaged(mine) == {"a": (count - 1) / 2, "b": 4.0}
-    recipe = tiny_recipe("clip", training={"steps": 3, "log_every": 1})
+    recipe = tiny_recipe("clip", training={"steps": 3, "log_every": 1, "validate_every": 2})
     where = Folders(out / f"model-{count}", out / f"run-{count}")
     assert start(STAGES["clip"], recipe, where, "cpu") == 0
 
@@ -77,8 +77,10 @@ def test_two_processes_train_clip_like_one(tmp_path: Path) -> None:
         for n in (1, 2)
     ]
     for of_one, of_two in zip(*logs, strict=True):
-        assert of_one["loss"] == pytest.approx(of_two["loss"], abs=2e-3)
+        for key in ("loss", *(key for key in of_one if key.startswith("validation"))):
+            assert of_one[key] == pytest.approx(of_two[key], abs=2e-3), key
         assert of_one["accuracy"] == pytest.approx(of_two["accuracy"], abs=1e-6)
+    assert ["validation_accuracy" in line for line in logs[1]] == [False, True, True]
     one, two = (
         load_file(tmp_path / f"run-{n}" / "checkpoints" / "step-00000003.safetensors")
         for n in (1, 2)

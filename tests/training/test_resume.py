@@ -121,6 +121,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
             "steps": last,
             "checkpoint_every": 1,
             "log_every": 1,
+            "validate_every": 4,
             "batch_size": 4,
             "accumulation": 1 if stage == "clip" else 2,
         },

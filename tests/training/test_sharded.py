@@ -93,7 +93,9 @@ def train(path: Path, steps: int, resume: bool) -> None:
     from unclip.training.start import start
 
     recipe = tiny_recipe(
-        "clip", optimiser={"kind": "muon", "decay": 0.0}, training={"steps": steps, "log_every": 1}
+        "clip",
+        optimiser={"kind": "muon", "decay": 0.0},
+        training={"steps": steps, "log_every": 1, "validate_every": 1},
     )
     assert start(STAGES["clip"], recipe, Folders(path / "model", path / "run", resume), "cpu") == 0
 
@@ -126,7 +128,7 @@ def test_a_run_of_one_process_goes_on_in_shards_of_two(tmp_path: Path) -> None:
         for path in (one, two)
     ]
     for of_one, of_two in zip(*logs, strict=True):
-        for key in ("loss", "gradient_norm", "scale"):
+        for key in ("loss", "gradient_norm", "scale", "validation_loss"):
             assert of_one[key] == pytest.approx(of_two[key], rel=2e-3)
     weights, shared = (
         read_safetensors(path / "run" / "checkpoints" / "step-00000004.safetensors")

@@ -69,7 +69,7 @@ class Report:
         if took > 0:
             values["images_per_second"] = self.training.batch_size * steps / took
             shown["images/s"] = values["images_per_second"]
-        if self._is_logged(step):
+        if self._is_logged(step) or "validation_loss" in values:
             self.log.scalars(step, values)
         self.bar.set_postfix({key: f"{value:.4g}" for key, value in shown.items()})
         if self.bar.disable:
