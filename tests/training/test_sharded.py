@@ -57,6 +57,13 @@ class Sharded(Averaged):
         full = full.to(like.device)
         return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
 
+    def computed(self, network: nn.Module) -> None:
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in network.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
     def full_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         whole = {key: self.full(tensor.detach()) for key, tensor in tensors.items()}
         return super().full_state(whole)

@@ -202,6 +202,7 @@ class Trainer:
                     losses = self.job.stage.loss(on_device(part, self.parallel.device), generator)
                 add(sums, losses, len(parts))
             found.append(self.parallel.averaged(sums))
+        self.parallel.computed(self.network)
         self.network.train()
         held_out, seen = found
         return {**held_out, "seen_loss": seen["loss"]}
@@ -229,6 +230,7 @@ class Trainer:
         with self.state.ema.in_place(), self._autocast():
             self.network.eval()
             rows = self.job.stage.preview(on_device(example, self.parallel.device), generator)
+            self.parallel.computed(self.network)
             self.network.train()
         return rows
 

@@ -85,6 +85,12 @@ class Parallel(Replicas, Protocol):
         """
         ...
 
+    def computed(self, network: nn.Module) -> None:
+        """After the network has computed what has no backward pass: let go of what was gathered
+        for it, as other weights may come into its place. Collective.
+        """
+        ...
+
     # ---- gradients -----------------------------------------------------------------------------
 
     def average_gradients(self, network: nn.Module) -> None:
@@ -147,6 +153,9 @@ class Alone:
 
     def full_weights(self, network: nn.Module) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def computed(self, network: nn.Module) -> None:
+        pass
 
     def average_gradients(self, network: nn.Module) -> None:
         pass
