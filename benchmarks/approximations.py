@@ -145,7 +145,7 @@ def evaluations(pipe: Pipeline, settings: Settings) -> dict[str, int]:
 def operations(pipe: Pipeline, settings: Settings) -> float:
     """Of one image from its caption."""
     with operation_counter() as counter:
-        pipe("a red circle above a blue square", settings=settings, output_type="pt")
+        pipe("a red circle above a blue square", settings=settings, output_type="tensor")
     return float(counter.get_total_flops())
 
 
@@ -188,7 +188,7 @@ def measure(
         for one in made.values():
             synchronise(pipe.device)
             began = time.perf_counter()
-            pipe(scenes[0].caption, seed=repeat, settings=one.settings, output_type="pt")
+            pipe(scenes[0].caption, seed=repeat, settings=one.settings, output_type="tensor")
             synchronise(pipe.device)
             one.seconds.append(time.perf_counter() - began)
     return {"scenes": scenes, "real": real, "others": others}

@@ -233,7 +233,7 @@ def image(s: Setting) -> Pair:
         return torch.Generator().manual_seed(0)
 
     def run_ours() -> Tensor:
-        made = ours(prompts, generator=seeded(), output_type="pt", **steps)
+        made = ours(prompts, generator=seeded(), output_type="tensor", **steps)
         return made.images  # type: ignore[no-any-return]
 
     def run_theirs() -> Tensor:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import unclip
-from unclip.config import Between, Checked, from_mapping
+from unclip.config import Also, Between, Checked, from_mapping
 from unclip.data.world.scene import WorldConfig
 from unclip.diffusion.schedules import DiffusionConfig
 from unclip.evaluation.judge.network import JudgeConfig
@@ -49,6 +49,8 @@ def unbounded(hint: Any, where: str) -> list[str]:
     """The numbers in an annotation that have no bounds, and lists without a length."""
     if typing.get_origin(hint) is Annotated:
         inner, *notes = typing.get_args(hint)
+        if any(isinstance(note, Also) for note in notes):
+            return unbounded(inner, where)
         assert any(isinstance(note, Between) for note in notes), where
         return [] if inner in (int, float) else unbounded(typing.get_args(inner)[0], where)
     if hint in (int, float):

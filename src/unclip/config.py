@@ -32,6 +32,13 @@ class Between:
     most: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Also:
+    """Other names of a field's words."""
+
+    names: Mapping[str, str]
+
+
 # Bounds that several configurations share. They are far above what any network of this kind has,
 # and low enough that a network of their size can be described (not: held) at no cost.
 Width = Annotated[int, Between(1, 2**16)]
@@ -204,7 +211,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     bounds = None
     if typing.get_origin(hint) is Annotated:
         hint, *notes = typing.get_args(hint)
-        (bounds,) = (note for note in notes if isinstance(note, Between))
+        bounds = next((note for note in notes if isinstance(note, Between)), None)
+        also = next((note.names for note in notes if isinstance(note, Also)), {})
+        value = also.get(value, value) if isinstance(value, str) else value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value

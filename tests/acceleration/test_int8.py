@@ -128,7 +128,7 @@ def pipe(tiny_model: Path) -> Pipeline:
 def make(pipe: Pipeline, *arguments: Any, steps: int = 2, **more: Any) -> Tensor:
     stages = ("prior", "decoder", "super_res")
     counts = {f"{stage}_num_inference_steps": steps for stage in stages}
-    images: Tensor = pipe("a red circle", *arguments, output_type="pt", **counts, **more).images
+    images: Tensor = pipe("a red circle", *arguments, output_type="tensor", **counts, **more).images
     return images
 
 

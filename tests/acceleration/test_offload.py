@@ -48,11 +48,11 @@ def test_images_are_the_same_bit_for_bit(
     slim = Pipeline.from_pretrained(tiny_model, offload=True, **options)
     assert slim.dtype == plain.dtype
     for seed in (0, 1):  # the second reads again what the first has dropped
-        images = [p("a red circle", seed=seed, steps="fast", output_type="pt").images
+        images = [p("a red circle", seed=seed, steps="fast", output_type="tensor").images
                   for p in (plain, slim)]  # fmt: skip
         assert torch.equal(*images)
     image = plain("a blue square", steps="fast").images[0]
-    varied = [p.vary(image, steps="fast", output_type="pt").images for p in (plain, slim)]
+    varied = [p.vary(image, steps="fast", output_type="tensor").images for p in (plain, slim)]
     assert torch.equal(*varied)
 
 

@@ -82,7 +82,7 @@ def test_priors_are_packed_on_cpus_and_saved_as_they_were(
     pipe.save_pretrained(tmp_path / "saved")
     again = Pipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="fp32")
     for prior in ("diffusion", "autoregressive"):
-        options = {"steps": "fast", "prior": prior, "output_type": "pt", "size": 32}
+        options = {"steps": "fast", "prior": prior, "output_type": "tensor", "size": 32}
         assert torch.equal(*(p("a red circle", **options).images for p in (pipe, again)))
 
 

@@ -250,7 +250,7 @@ def run_ours(pipe: Any, call: Any, *arguments: Any, **more: Any) -> dict[str, Te
 
     pipe.decode = watched
     try:
-        seen["image"] = call(*arguments, output_type="pt", **more).images
+        seen["image"] = call(*arguments, output_type="tensor", **more).images
     finally:
         del pipe.decode
     return seen

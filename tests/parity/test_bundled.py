@@ -65,7 +65,7 @@ def test_ddpm_makes_good_images_of_it(scenes: list[Scene]) -> None:
     pipe = Pipeline.from_pretrained(dtype="fp32", device="cpu")
     captions = [scene.caption for scene in scenes]
     made = pipe(
-        captions, sampler="ddpm", size=32, output_type="pt", batch_size=SCENES,
+        captions, sampler="ddpm", size=32, output_type="tensor", batch_size=SCENES,
         decoder_num_inference_steps=STEPS,
     )  # fmt: skip
     check(made.images, scenes)

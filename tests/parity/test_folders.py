@@ -43,7 +43,7 @@ def opened(folder: Path, **more: Any) -> Pipeline:
 
 
 def image(pipe: Pipeline) -> torch.Tensor:
-    made: torch.Tensor = pipe(CAPTIONS[1], output_type="pt", **STEPS).images
+    made: torch.Tensor = pipe(CAPTIONS[1], output_type="tensor", **STEPS).images
     return made
 
 

@@ -203,7 +203,7 @@ def test_a_wrong_value_is_one_sentence(
     "number", [np.int64(3), np.uint8(3), torch.tensor(3), torch.tensor([3])[0], np.array(3)]
 )
 def test_any_whole_number_is_one(pipe: Pipeline, number: Any) -> None:
-    quick = {"size": 16, "prior_num_inference_steps": 1, "output_type": "pt"}
+    quick = {"size": 16, "prior_num_inference_steps": 1, "output_type": "tensor"}
     made = pipe("a star", seed=number, decoder_num_inference_steps=number, **quick)
     plain = pipe("a star", seed=3, decoder_num_inference_steps=3, **quick)
     assert torch.equal(made.images, plain.images)
@@ -228,7 +228,7 @@ def test_any_real_number_is_one(number: Any) -> None:
 def test_seeds_are_torchs(pipe: Pipeline) -> None:
     quick = {"size": 16, "prior_num_inference_steps": 1, "decoder_num_inference_steps": 1}
     largest = 2**64 - 1
-    made = [pipe("a", seed=s, output_type="pt", **quick).images for s in (-1, largest)]
+    made = [pipe("a", seed=s, output_type="tensor", **quick).images for s in (-1, largest)]
     assert torch.equal(*made)
     assert Request(seed=-(2**63)).seeds(1, 2) == [-(2**63), 1 - 2**63]
     for seed in (2**64, -(2**63) - 1, 3.0, "3", True, None):

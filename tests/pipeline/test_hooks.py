@@ -14,7 +14,7 @@ QUICK: dict[str, Any] = {
     "prior_num_inference_steps": 3,
     "decoder_num_inference_steps": 3,
     "super_res_num_inference_steps": 2,
-    "output_type": "pt",
+    "output_type": "tensor",
 }
 PICTURE = Image.new("RGB", (16, 16), (200, 0, 0))
 
@@ -126,7 +126,7 @@ def test_an_interrupt_ends_every_kind_of_call(pipe: Pipeline) -> None:
         assert seen[-1] == ("decoder", 0)
     seen.clear()
     upscaled = pipe.upscale(
-        PICTURE, callback_on_step_end=stops("super_res", 0, seen), output_type="pt",
+        PICTURE, callback_on_step_end=stops("super_res", 0, seen), output_type="tensor",
         super_res_num_inference_steps=3,
     )  # fmt: skip
     assert seen == [("super_res", 0)]

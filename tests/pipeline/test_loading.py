@@ -18,7 +18,7 @@ STEPS = {
     "prior_num_inference_steps": 2,
     "decoder_num_inference_steps": 2,
     "super_res_num_inference_steps": 2,
-    "output_type": "pt",
+    "output_type": "tensor",
 }
 PROMPTS = ["a star", "a red circle", "a large yellow star above a small blue square at night"]
 

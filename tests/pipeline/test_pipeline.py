@@ -18,7 +18,7 @@ QUICK: dict[str, Any] = {
     "prior_num_inference_steps": 3,
     "decoder_num_inference_steps": 3,
     "super_res_num_inference_steps": 2,
-    "output_type": "pt",
+    "output_type": "tensor",
 }
 
 
@@ -132,8 +132,8 @@ def test_ddim_without_noise_and_with(pipe: Pipeline) -> None:
 
 def test_settings_and_names_are_the_same(pipe: Pipeline) -> None:
     settings = Settings("fast", size=16)
-    by_settings = pipe("x", settings=settings, output_type="pt").images
-    assert torch.equal(by_settings, pipe("x", steps="fast", size=16, output_type="pt").images)
+    by_settings = pipe("x", settings=settings, output_type="tensor").images
+    assert torch.equal(by_settings, pipe("x", steps="fast", size=16, output_type="tensor").images)
     assert settings.changed() == {"steps": "fast", "size": 16}
     assert Settings().changed() == {}
 
@@ -283,10 +283,7 @@ def test_a_place_that_cannot_be_written(pipe: Pipeline, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
-        ("", "the prompt is empty"),
-        (" \n\t", "the prompt is empty"),
         ([], "there is no prompt"),
-        (["fine", ""], "the prompt is empty"),
         ("x" * 100_000, "100,000 characters"),
         ("a \x00 zero", r"control character U\+0000"),
         ("a \x1b[31m colour", r"control character U\+001B"),
@@ -330,7 +327,7 @@ def test_any_script_works(pipe: Pipeline, prompt: str) -> None:
         ({"decoder_guidance_scale": -1.0}, "-1.0"),
         ({"prior_guidance_scale": float("nan")}, "nan"),
         ({"sampler": "ddim", "eta": 2.0}, "eta is 2.0"),
-        ({"guidance_scale": 3.0}, "unknown argument 'guidance_scale'"),
+        ({"guidance": 3.0}, "unknown argument 'guidance'"),
     ],
 )
 def test_bad_arguments(pipe: Pipeline, arguments: dict[str, Any], says: str) -> None:

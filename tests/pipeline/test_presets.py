@@ -151,7 +151,7 @@ def test_every_knob_reaches_its_stage(pipe: Pipeline) -> None:
 def test_knobs_change_images_and_their_defaults_change_no_bit(tiny_priors: Path) -> None:
     pipe = Pipeline.from_pretrained(tiny_priors, dtype="fp32", device="cpu")
     quick = {"size": 16, "decoder_num_inference_steps": 2, "sampler": "ddim", "eta": 0.0}
-    quick |= {"prior": "autoregressive", "decoder_guidance_scale": 3.0, "output_type": "pt"}
+    quick |= {"prior": "autoregressive", "decoder_guidance_scale": 3.0, "output_type": "tensor"}
     plain = pipe("a star", **quick).images
     for neutral in (
         {"guidance_rescale": 0}, {"spacing": "unclip"}, {"prior_temperature": 1}, {"prior_top_p": 1}

@@ -12,7 +12,7 @@ from unclip.files import read_json, write_json
 from unclip.interfaces.cli.commands.info import describe_model
 from unclip.storage.folder import ModelFolder
 
-FAST = {"steps": "fast", "output_type": "pt"}
+FAST = {"steps": "fast", "output_type": "tensor"}
 
 
 def opened(path: Path, **options: bool) -> Pipeline:
@@ -56,7 +56,7 @@ def test_the_prior_can_be_chosen(pipe: Pipeline, tiny_model: Path) -> None:
 def test_a_seed_gives_the_same_image_alone_and_in_a_batch(pipe: Pipeline) -> None:
     # One step after the prior: random weights amplify rounding from step to step.
     one = {f"{stage}_num_inference_steps": 1 for stage in ("decoder", "super_res")}
-    options = {"prior": "autoregressive", "output_type": "pt", **one}
+    options = {"prior": "autoregressive", "output_type": "tensor", **one}
     prompts = ["a red circle", "a large yellow star above a small blue square at night"]
     apart = pipe(prompts, 2, **options).images  # type: ignore[arg-type]
     together = pipe(prompts, 2, batch_size=4, **options).images  # type: ignore[arg-type]

@@ -120,6 +120,9 @@ def valid(value: Any, wanted: dict[str, Any]) -> bool:
     if not right:
         return False
     if wanted["type"] == "array":
+        if "prefixItems" not in wanted:
+            fits = wanted["minItems"] <= len(value) <= wanted["maxItems"]
+            return fits and all(valid(one, wanted["items"]) for one in value)
         items, least = wanted["prefixItems"], wanted["minItems"]
         assert wanted["items"] is False
         return least <= len(value) <= len(items) and all(map(valid, value, items))

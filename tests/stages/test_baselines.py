@@ -166,7 +166,7 @@ def test_captions_become_images_without_a_prior(
     built(settings, clip).save(folder)
     pipe = Pipeline.from_pretrained(folder.path, dtype="fp32", device="cpu")
     assert pipe.prior is None
-    few: dict[str, Any] = {"decoder_num_inference_steps": 2, "output_type": "pt"}
+    few: dict[str, Any] = {"decoder_num_inference_steps": 2, "output_type": "tensor"}
     a, b = pipe(CAPTIONS, **few).images
     assert (a - b).abs().mean() > 1e-3
     assert pipe.evaluations(replace(pipe_settings(), decoder_num_inference_steps=2)) == 2

@@ -38,12 +38,16 @@ class PackedLinear(nn.Module):
         destination[f"{prefix}weight"] = self.weight.to_dense()
 
 
-def bytes_of(network: nn.Module) -> int:
-    """Of its weights in memory, those too that are laid out for a kernel, here or in int8."""
+def weights_of(network: nn.Module) -> list[Tensor]:
+    """All in memory, those too that are laid out for a kernel, here or in int8."""
     others = (getattr(module, "weight", None) for module in network.modules())
     laid_out = [w for w in others if isinstance(w, Tensor) and not isinstance(w, nn.Parameter)]
-    weights = [*network.parameters(), *laid_out]
-    return sum(weight.numel() * weight.element_size() for weight in weights)
+    return [*network.parameters(), *laid_out]
+
+
+def bytes_of(network: nn.Module) -> int:
+    """Of its weights in memory."""
+    return sum(weight.numel() * weight.element_size() for weight in weights_of(network))
 
 
 def pack(network: nn.Module) -> None:
@@ -53,3 +57,19 @@ def pack(network: nn.Module) -> None:
         for name, child in module.named_children():
             if type(child) is nn.Linear and child.weight.is_cpu and child.weight.dtype in packed:
                 setattr(module, name, PackedLinear(child))
+
+
+def unpack(network: nn.Module) -> None:
+    """Undo `pack`, for a network that is to move: bit for bit the weights that were laid out."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, PackedLinear):
+                setattr(module, name, _plain(child))
+
+
+def _plain(packed: PackedLinear) -> nn.Linear:
+    weight = packed.weight.to_dense()
+    with torch.device("meta"):
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=packed.bias is not None)
+    linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), packed.bias
+    return linear

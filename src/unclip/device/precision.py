@@ -7,9 +7,9 @@ import torch
 
 from unclip.checks import shown
 from unclip.device.instructions import instructions
+from unclip.device.names import PRECISIONS, usual
 
 # fp16 and int8 are for sampling only: training underflows in the one, the other has no gradients.
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ENOUGH = 0.5  # seconds of a measurement
 _NAMED = {**DTYPES, "int8": torch.int8}
@@ -35,13 +35,15 @@ def device_named(name: str | torch.device) -> torch.device:
 
 
 def dtype_named(precision: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The data type that `precision`, one of `PRECISIONS` or a type itself, means on `device`.
+    """The data type that `precision`, one of `PRECISIONS`, torch's name or a type itself, means on
+    `device`.
 
     Raises:
         ValueError: it is none of them, or int8 where that is not fast.
     """
     if isinstance(precision, torch.dtype):
         precision = next((n for n, t in _NAMED.items() if t == precision), str(precision))
+    precision = str(usual(precision)) if isinstance(precision, str) else precision
     if not (isinstance(precision, str) and precision in PRECISIONS):
         raise ValueError(f"precision {shown(precision)} is not one of {', '.join(PRECISIONS)}")
     if precision == "int8":

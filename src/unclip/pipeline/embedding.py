@@ -8,23 +8,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unclip.checks import Notice, of_kind, shown
 from unclip.data.transforms import ImageProcessor, square, to_tensor
-from unclip.pipeline.inputs import check_images, check_prompt, check_prompts
+from unclip.pipeline.inputs import check_prompt, check_prompts
 from unclip.pipeline.latent_space import text_diff
+from unclip.pipeline.pictures import Images, check_images
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
 
-Images = Image.Image | Sequence[Image.Image]
-
 
 @torch.no_grad()
 def embed_images(pipe: "Pipeline", image: Images) -> Tensor:
-    """CLIP's z_i (N, D), fp32, of Pillow images of any mode and size.
+    """CLIP's z_i (N, D), fp32, of images of any mode and size (`pipeline/pictures.py`).
 
     Raises:
         ValueError: the model has no image encoder; something is no image.
@@ -36,13 +34,13 @@ def embed_images(pipe: "Pipeline", image: Images) -> Tensor:
     return torch.cat([pipe.clip.encode(process(one)) for one in images])
 
 
-def captions(pipe: "Pipeline", prompt: str | Sequence[str]) -> list[str]:
+def captions(pipe: "Pipeline", prompt: str | Sequence[str], empty: bool = False) -> list[str]:
     """Captions that can be encoded, with a `Notice` of what in them the model does not know.
 
     Raises:
-        ValueError: one is empty, too long, or no text.
+        ValueError: one is empty and must not be, too long, or no text.
     """
-    prompts, tokenizer = check_prompts(prompt), pipe.clip.tokenizer
+    prompts, tokenizer = check_prompts(prompt, empty), pipe.clip.tokenizer
     said = [
         f"the model reads {tokenizer.context_length} tokens of a caption; {shown(unread)} is "
         "ignored"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
 
 Callback = Callable[["Pipeline", int, float, dict[str, Any]], Any]
+TENSORS = ("latents", "x", "x0")
+"""What is in the state, whatever `callback_on_step_end_tensor_inputs` asks for."""
 _STATE = ("latents", "x")
 
 
@@ -27,10 +29,11 @@ class Hooks:
 
     Args:
         images: how many are computed at once.
+        bar: a progress bar, which each step moves on by as many.
     """
 
-    def __init__(self, pipeline: Any, callback: Callback | None, images: int) -> None:
-        self.pipeline, self.callback, self.images = pipeline, callback, images
+    def __init__(self, pipeline: Any, callback: Callback | None, images: int, bar: Any) -> None:
+        self.pipeline, self.callback, self.images, self.bar = pipeline, callback, images, bar
 
     def __call__(self, stage: str) -> samplers.Callback:
         """For "prior", "decoder", "super_res" or "inversion"."""
@@ -41,6 +44,7 @@ class Hooks:
                 state: dict[str, Any] = {"stage": stage, "x0": prediction.x0, "images": self.images}
                 state |= dict.fromkeys(_STATE, x)
                 changed = _changed(self.callback(self.pipeline, i, t, state), x)
+            self.bar.update(self.images)
             after = x if changed is None else changed
             if self.pipeline.interrupt:
                 raise samplers.Stop(after, prediction.x0 if changed is None else changed)

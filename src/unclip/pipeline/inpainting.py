@@ -17,7 +17,7 @@ Shapes: N images, H × W pixels of the image, s of a side of the square, n of a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from unclip.device.precision import full_precision
 from unclip.diffusion.inpainting import Known
 from unclip.networks.upsampler import upsample_bicubic
 from unclip.pipeline.hooks import Callback
-from unclip.pipeline.inputs import check_count, check_image, check_prompt
-from unclip.pipeline.requests import Output, Part, Request
+from unclip.pipeline.inputs import check_count, check_prompt
+from unclip.pipeline.pictures import Picture, check_image
+from unclip.pipeline.requests import Output, OutputType, Part, Request
 from unclip.pipeline.settings import Settings, check_settings
 
 if TYPE_CHECKING:
@@ -49,15 +50,15 @@ Box = tuple[int, int, int, int]
 @torch.no_grad()
 def inpaint(
     pipe: "Pipeline",
-    image: Image.Image,
+    image: Picture,
     prompt: str,
-    mask: Image.Image | None = None,
+    mask: Picture | None = None,
     num_images_per_prompt: int = 1,
     *,
     boxes: Sequence[Box] = (),
     seed: int = 0,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
-    output_type: Literal["pil", "np", "pt"] = "pil",
+    output_type: OutputType = "pil",
     callback_on_step_end: Callback | None = None,
     batch_size: int | None = None,
     settings: Settings | None = None,
@@ -70,8 +71,8 @@ def inpaint(
     `pipeline/inpainting.py` for sizes, and `diffusion/inpainting.py` for the algorithm.
 
     Args:
-        image: a Pillow image of any mode, size and aspect; the results are of its size.
-        prompt: what it should show then.
+        image: of any mode, size and aspect (`pipeline/pictures.py`); the results are of its size.
+        prompt: what it should show then; empty, what the model thinks fits.
         mask: of the image's size; what is white (128 of 255 or brighter) is repainted.
         boxes: (x0, y0, x1, y1) in pixels, repainted too; x1 and y1 are just outside.
         settings, overrides: see `Settings`, `resamples` among them; the other arguments are
@@ -85,21 +86,21 @@ def inpaint(
         settings, overrides, seed=seed, generator=generator, output_type=output_type,
         callback_on_step_end=callback_on_step_end, batch_size=batch_size,
     )  # fmt: skip
-    caption = check_prompt(prompt)
+    caption = check_prompt(prompt, empty=True)
     count = check_count(num_images_per_prompt, 1)
     image = check_image(image)
     mask = None if mask is None else check_image(mask, "a mask")
-    pipe.inpainting_steps(request.settings)
+    steps = pipe.inpainting_steps(request.settings)
     hole = plan_hole(image, mask, boxes, request.settings.size or pipe.sizes[-1])
-    pipe.captions(caption)
+    pipe.captions(caption, empty=True)
 
     def draw(part: Part) -> Tensor:
         text = pipe.clip.text([caption] * len(part.of))
-        z_i = pipe.embed(text, part.noise, part.settings, part.hook("prior"))
+        z_i = pipe.embed(text, part.noise_of("prior"), part.settings, part.hook("prior"))
         images = pipe.decoded(z_i, text, part, known=hole)
         return hole.filled(pipe.upsampled(images, part, known=hole))
 
-    return request.made(pipe, [caption], count, draw)
+    return request.made(pipe, [caption], count, draw, steps)
 
 
 def inpainting_steps(pipe: "Pipeline", settings: Settings) -> int:

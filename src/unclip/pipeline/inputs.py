@@ -1,15 +1,10 @@
-"""Prompts, images and numbers of them as callers give them, checked before anything is computed."""
+"""Prompts and numbers of images as callers give them, checked before anything is computed."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
 from unclip.checks import listed, of_kind, shown, whole_number
-from unclip.data.transforms import upright
 from unclip.diffusion.prediction import Noise
 from unclip.stages.conditioning import TextCondition
 
@@ -18,14 +13,18 @@ MOST_CHARACTERS = 10_000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def check_prompts(prompt: str | Sequence[str]) -> list[str]:
-    """A list of usable prompts, or a ValueError that says what is wrong with one."""
+def check_prompts(prompt: str | Sequence[str], empty: bool = False) -> list[str]:
+    """A list of usable prompts, or a ValueError that says what is wrong with one.
+
+    Args:
+        empty: whether the empty one is usable, as where it means no caption.
+    """
     prompts: list[str] = listed(prompt)
     if not prompts:
         raise ValueError("there is no prompt: say what the image should show")
     for text in prompts:
         of_kind(text, str, "a prompt", "a string")
-        if not text.strip():
+        if not (empty or text.strip()):
             raise ValueError("the prompt is empty: say what the image should show")
         if len(text) > MOST_CHARACTERS:
             raise ValueError(
@@ -41,26 +40,9 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
     return list(map(str, prompts))
 
 
-def check_prompt(prompt: str) -> str:
+def check_prompt(prompt: str, empty: bool = False) -> str:
     """The prompt of a call that takes a single one."""
-    return check_prompts([prompt])[0]
-
-
-def check_images(
-    image: Image.Image | Sequence[Image.Image], name: str = "an image"
-) -> list[Image.Image]:
-    """A list of Pillow images, read and upright, or a ValueError that says what came instead."""
-    images: list[Image.Image] = [image] if isinstance(image, np.ndarray | Tensor) else listed(image)
-    if not images:
-        raise ValueError("there is no image: give the one to vary")
-    for one in images:
-        of_kind(one, Image.Image, name, "a Pillow image")
-    return [upright(one) for one in images]
-
-
-def check_image(image: Image.Image, name: str = "an image") -> Image.Image:
-    """The image of a call that takes a single one."""
-    return check_images([image], name)[0]
+    return check_prompts([prompt], empty)[0]
 
 
 def check_count(per_prompt: int, prompts: int) -> int:

@@ -138,6 +138,10 @@ def _schema(hint: Any, choices: Collection[str], bounds: Between | None = None) 
         return {"anyOf": [_schema(one, choices) for one in args]}
     if hint is type(None):
         return {"type": "null"}
+    if typing.get_origin(hint) is tuple and args[-1] is Ellipsis:
+        assert bounds is not None
+        length = {"minItems": bounds.least, "maxItems": bounds.most}
+        return {"type": "array", "items": _schema(args[0], ()), **length}
     if typing.get_origin(hint) is tuple:
         items = [_schema(one, ()) for one in args]
         return {"type": "array", "prefixItems": items, "minItems": len(items), "items": False}

@@ -23,7 +23,7 @@ from unclip.stages.prior import Prior
 from unclip.stages.upsampler import FIRST, SCHEDULERS, UpsamplerStage
 from unclip.storage.belonging import check_belonging
 from unclip.storage.folder import ModelFolder, bundled
-from unclip.storage.hub import commit_of, resolve_model
+from unclip.storage.hub import Access, commit_of, resolve_model
 from unclip.storage.weights import variants
 
 TEXT_TO_IMAGE, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
@@ -131,9 +131,10 @@ def load(
     revision: str | None,
     variant: str | None,
     dtype: str | torch.dtype,
-    device: str,
+    device: str | torch.device,
     offload: bool,
     compile: bool,
+    access: Access,
 ) -> dict[str, Any]:
     """The arguments of a `Pipeline` for a model folder; see `Pipeline.from_pretrained`."""
     offload, compile = true_or_false(offload, "offload"), true_or_false(compile, "compile")
@@ -143,7 +144,7 @@ def load(
         other = "offload" if offload else "int8"
         raise ValueError(f"{other} and compile do not go together: open without one of them")
     choice = revision, variant, CLASSES
-    path = bundled("model") if folder is None else resolve_model(folder, *choice)
+    path = bundled("model") if folder is None else resolve_model(folder, *choice, access)
     model = ModelFolder(path, variant, Offload(place) if offload else None)
     with model.steady():
         loaded, defaults = LoadedModel.load(model, precision, place), read_defaults(model)

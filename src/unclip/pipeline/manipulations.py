@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unclip.checks import listed, many, of_kind, whole_number
@@ -21,7 +20,6 @@ from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.sampling import Sampling
 from unclip.networks.pca import Components, Moments
 from unclip.outputs.latents import Latents, check_embeddings, check_noise
-from unclip.pipeline.embedding import Images
 from unclip.pipeline.hooks import Callback, Hooks
 from unclip.pipeline.inputs import check_count
 from unclip.pipeline.latent_space import (
@@ -32,7 +30,9 @@ from unclip.pipeline.latent_space import (
     path,
     towards,
 )
-from unclip.pipeline.requests import Output, Part, Request, check_arguments
+from unclip.pipeline.noise import STARTED
+from unclip.pipeline.pictures import Images, Picture, check_images
+from unclip.pipeline.requests import Output, OutputType, Part, Request, check_arguments
 from unclip.pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def decode_embeddings(
     start: Tensor | None = None,
     seed: int = 0,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
-    output_type: Literal["pil", "np", "pt"] = "pil",
+    output_type: OutputType = "pil",
     callback_on_step_end: Callback | None = None,
     batch_size: int | None = None,
     settings: Settings | None = None,
@@ -76,16 +76,18 @@ def decode_embeddings(
             number or setting that makes no sense.
     """
     request = Request.of(
-        settings, overrides, seed=seed, generator=generator, output_type=output_type,
+        settings, overrides, pipe.sizes, seed=seed, generator=generator, output_type=output_type,
         callback_on_step_end=callback_on_step_end, batch_size=batch_size,
     )  # fmt: skip
     z_all = check_embeddings(image_embeddings, pipe.clip.width).to(pipe.device)
     count = check_count(num_images_per_prompt, len(z_all))
-    pipe.evaluations(request.settings, "decoder")
+    steps = pipe.evaluations(request.settings, "decoder")
     if pipe.decoder.settings.condition == "caption":
         raise ValueError("this model's decoder sees captions only: it cannot vary images")
     if start is not None:
         start = check_noise(start, len(z_all), pipe.decoder.size)
+        if request.decoder_latents is not None:
+            raise ValueError("start and decoder_latents are both x_T: give one of them")
 
     def draw(part: Part) -> Tensor:
         z_i, text = z_all[part.of], pipe.null.expand(len(part.of))
@@ -93,7 +95,7 @@ def decode_embeddings(
         images = pipe.decoded(z_i, text, part, x)
         return pipe.upsampled(images, part)
 
-    return request.made(pipe, [""] * len(z_all), count, draw)
+    return request.made(pipe, [""] * len(z_all), count, draw, steps, STARTED[1:])
 
 
 @torch.no_grad()
@@ -123,14 +125,15 @@ def invert(
     sampling = Sampling(steps, "ddim", Guidance(1.0))
     pipe.decoder.process.timesteps(sampling)  # as many as it has, or it is refused here
     batch = pipe.batch_size_for(batch_size)
-    z_all, squares = pipe.embed_images(image), pipe.squares(image)
+    images = check_images(image)
+    z_all, squares = pipe.embed_images(images), pipe.squares(images)
     pipe._interrupt = False
     parts: list[Tensor] = []
-    with kept_memory(z_all.device):
+    with kept_memory(z_all.device), pipe.progress_bar(total=steps * len(z_all)) as bar:
         for z_i, x in zip(torch.split(z_all, batch), torch.split(squares, batch), strict=True):
             if pipe._interrupt:
                 break
-            hook = Hooks(pipe, callback_on_step_end, len(x))("inversion")
+            hook = Hooks(pipe, callback_on_step_end, len(x), bar)("inversion")
             text, x = pipe.null.expand(len(x)), x.to(z_i.device)
             parts.append(pipe.decoder.invert(x, z_i, text, sampling, hook).cpu())
     noise = torch.cat(parts)
@@ -150,7 +153,7 @@ def psnr(pipe: "Pipeline", image: Images, latents: Latents) -> list[float]:
         ValueError: no images, or not as many as there are latents.
     """
     squares = pipe.squares(image)
-    made = pipe.reconstruct(latents, size=pipe.decoder.size, output_type="pt").images
+    made = pipe.reconstruct(latents, size=pipe.decoder.size, output_type="tensor").images
     if len(squares) != len(made):
         raise ValueError(
             f"{many(len(squares), 'images were')} given for the latents of {len(made)}"
@@ -169,7 +172,7 @@ def vary(
     back the image, a larger η varies it more. The guidance of latents is 1 if it is left out.
 
     Args:
-        image: one Pillow image or several, of any mode and size; or latents.
+        image: one or several, of any mode and size (`pipeline/pictures.py`); or latents.
         num_images_per_prompt: variations of each; the other arguments are those of a call.
 
     Raises:
@@ -182,7 +185,7 @@ def vary(
 
 def blend(
     pipe: "Pipeline",
-    image: Sequence[Image.Image] | Latents,
+    image: Images | Latents,
     frames: int = 7,
     *,
     weights: Sequence[float] | None = None,
@@ -203,7 +206,8 @@ def blend(
     """
     one_of(noise, "noise", ("slerp", "fixed"))
     frames = whole_number(frames, "frames")
-    points = len(image) if isinstance(image, Latents) else len(listed(image))
+    image = image if isinstance(image, Latents) else check_images(image)
+    points = len(image)
     if weights is None:
         check_count(check_frames(frames, points), 1)  # before as many latents are made
     else:
@@ -257,7 +261,7 @@ def edit(
 
 def probe(
     pipe: "Pipeline",
-    image: Image.Image | Latents,
+    image: Picture | Latents,
     embeddings: Tensor,
     components: Sequence[int] | None = None,
     **arguments: Any,
@@ -304,6 +308,6 @@ def _latents(
 
 def _checked(pipe: "Pipeline", arguments: dict[str, Any]) -> dict[str, Any]:
     """As `check_arguments`; what cannot be done is refused before an image is embedded."""
-    arguments = check_arguments(arguments)
+    arguments = check_arguments(arguments, pipe.sizes)
     pipe.evaluations(arguments["settings"], "decoder")
     return arguments

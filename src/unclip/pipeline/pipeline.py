@@ -7,34 +7,37 @@ Shapes: N images, D embedding width, H × W pixels.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from unclip.acceleration.int8 import is_int8
-from unclip.checks import listed, many, of_kind
+from unclip.checks import listed, many, of_kind, true_or_false
 from unclip.device.memory import give_back
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Noise
 from unclip.outputs.latents import check_embeddings, check_noise
-from unclip.pipeline import embedding, inpainting, manipulations, requests, saving, upscaling
+from unclip.pipeline import embedding, inpainting, manipulations, requests, upscaling
 from unclip.pipeline import sampling as how
+from unclip.pipeline.diffusers_api import DiffusersAPI
 from unclip.pipeline.hooks import Callback
 from unclip.pipeline.inpainting import Hole
 from unclip.pipeline.inputs import check_count, check_prompts, check_stage
 from unclip.pipeline.loading import load
-from unclip.pipeline.requests import Output, Part, Request
+from unclip.pipeline.requests import Output, OutputType, Part, Request
 from unclip.pipeline.settings import Settings, model_says, published
+from unclip.pipeline.translation import check_opening
 from unclip.pipeline.upscaling import enlarged
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import UpsamplerStage
+from unclip.storage.hub import Access
 from unclip.words import Vocabulary
 
 
-class Pipeline:
+class Pipeline(DiffusersAPI):
     """Prior, decoder and upsamplers of one model folder.
 
     Args:
@@ -86,6 +89,7 @@ class Pipeline:
         self.name, self.revision, self.fingerprint = name, revision, fingerprint
         self._interrupt = False
         self._null: TextCondition | None = None
+        self._negative: tuple[Any, TextCondition] | None = None  # the last, and what it says
 
     @classmethod
     def from_pretrained(
@@ -95,9 +99,14 @@ class Pipeline:
         revision: str | None = None,
         variant: str | None = None,
         dtype: str | torch.dtype = "auto",
-        device: str = "auto",
+        device: str | torch.device = "auto",
         offload: bool = False,
         compile: bool = False,
+        torch_dtype: str | torch.dtype | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **others: Any,
     ) -> Self:
         """Open a model folder of the published layout, for captions or for image variations.
 
@@ -106,18 +115,25 @@ class Pipeline:
                 Hub's cache; the bundled model if left out.
             revision: branch, tag or commit on the Hub.
             variant: which weights are read where there are several, e.g. "fp16".
-            dtype: "auto" (what this machine computes fastest), "fp32", "bf16" or "fp16", or the
-                torch data type; on a CPU also "int8", an approximation (`acceleration/int8.py`).
+            dtype: "auto" (what this machine computes fastest), "fp32", "bf16" or "fp16", torch's
+                name or data type; on a CPU also "int8", an approximation (`acceleration/int8.py`).
             device: "auto" (a GPU if there is one), "cpu", "cuda", …
             offload: keep the weights of one component in memory at a time, and read them anew for
                 every image, for machines that the whole model does not fit into.
             compile: have `torch.compile` compile the steps of priors and U-Nets, for GPUs: the
                 first images take minutes. Images differ by rounding only.
+            torch_dtype: another name of `dtype`.
+            cache_dir, token, local_files_only: how the Hub is asked, see `storage.hub.Access`.
+            others: diffusers' further arguments, of which those that change nothing are taken.
 
         Raises:
             ValueError: what is missing, damaged or does not fit, in one sentence.
         """
-        return cls(**load(folder, revision, variant, dtype, device, offload, compile))
+        check_opening(others)
+        precision = dtype if torch_dtype is None else torch_dtype
+        access = Access(not true_or_false(local_files_only, "local_files_only"), cache_dir, token)
+        asked = folder, revision, variant, precision, device, offload, compile, access
+        return cls(**load(*asked))
 
     @property
     def device(self) -> torch.device:
@@ -156,7 +172,7 @@ class Pipeline:
         *,
         seed: int = 0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        output_type: Literal["pil", "np", "pt"] = "pil",
+        output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
         batch_size: int | None = None,
         settings: Settings | None = None,
@@ -165,12 +181,13 @@ class Pipeline:
         """Make images for captions.
 
         Args:
-            prompt: one caption or several.
+            prompt: one caption or several; the empty one draws images without a caption.
             num_images_per_prompt: images for each of them.
             seed: image k of a prompt has a random stream of its own, from `seed` + k: a seed gives
                 the same image alone, in a batch, or as one of several.
             generator: instead of `seed`: one that draws for the whole batch, or one per image.
-            output_type: "pil" images, "np" (N, H, W, 3) in [0, 1], "pt" (N, 3, H, W) in [-1, 1].
+            output_type: "pil" images, "np" (N, H, W, 3) or "pt" (N, 3, H, W) in [0, 1], or as all
+                is inside, "tensor" (N, 3, H, W) in [-1, 1], which is also "latent".
             callback_on_step_end: called as (pipeline, step, timestep, state) with the state's
                 "stage" ("prior", "decoder" or "super_res"), "x" (also as "latents"), "x0" and
                 number of "images"; sampling goes on with the "latents" of a dict that it returns.
@@ -182,21 +199,22 @@ class Pipeline:
             ValueError: a prompt, number or setting that makes no sense.
         """
         request = Request.of(
-            settings, overrides, seed=seed, generator=generator, output_type=output_type,
-            callback_on_step_end=callback_on_step_end, batch_size=batch_size,
+            settings, overrides, self.sizes, seed=seed, generator=generator,
+            output_type=output_type, callback_on_step_end=callback_on_step_end,
+            batch_size=batch_size,
         )  # fmt: skip
-        prompts = check_prompts(prompt)
+        prompts = check_prompts(prompt, empty=True)
         count = check_count(num_images_per_prompt, len(prompts))
-        self.evaluations(request.settings)  # what cannot be done is refused before the work
-        self.captions(prompts)
+        steps = self.evaluations(request.settings)  # what cannot be done is refused before the work
+        self.captions(prompts, empty=True)
 
         def draw(part: Part) -> Tensor:
             text = self.clip.text([prompts[k] for k in part.of])
-            z_i = self.embed(text, part.noise, part.settings, part.hook("prior"))
+            z_i = self.embed(text, part.noise_of("prior"), part.settings, part.hook("prior"))
             images = self.decoded(z_i, text, part)
             return self.upsampled(images, part)
 
-        return request.made(self, prompts, count, draw)
+        return request.made(self, prompts, count, draw, steps)
 
     @property
     def interrupt(self) -> bool:
@@ -221,8 +239,8 @@ class Pipeline:
         if self.interrupt:
             return torch.zeros(len(z_i), 3, size, size, device=self.device)
         there = known.known(size, self.device) if known else None
-        hook = part.hook("decoder")
-        return self.decode(z_i, text, part.noise, part.settings, hook, start, there)
+        noise, hook = part.noise_of("decoder"), part.hook("decoder")
+        return self.decode(z_i, text, noise, part.settings, hook, start, there)
 
     def upsampled(self, images: Tensor, part: Part, known: Hole | None = None) -> Tensor:
         """A part's images (N, 3, H, W) from the decoder's; without a network once the call has been
@@ -236,8 +254,9 @@ class Pipeline:
             if self.interrupt:
                 images = enlarged(images, (one.size, one.size))
                 continue
-            sampling = self.sampling(how.stage_name(one), part.settings)
-            images = one.sample(images, sampling, part.noise, part.hook("super_res"), known=there)
+            stage = how.stage_name(one)
+            sampling, noise = self.sampling(stage, part.settings), part.noise_of(stage)
+            images = one.sample(images, sampling, noise, part.hook("super_res"), known=there)
         return images
 
     def embed(
@@ -249,7 +268,8 @@ class Pipeline:
             return text.z_t
         prior = self.prior_for(settings)
         sampling, candidates = self.sampling("prior", settings), settings.prior_num_candidates
-        return prior.sample(text, sampling, noise, self.null, callback, candidates)
+        null = self.null_for("prior", settings, sampling)
+        return prior.sample(text, sampling, noise, null, callback, candidates)
 
     def decode(
         self,
@@ -271,7 +291,8 @@ class Pipeline:
         start = None if start is None else check_noise(start, len(z_i), self.decoder.size)
         of_kind(known, Known | None, "known", "a Known")  # type: ignore[arg-type]
         sampling = self.sampling("decoder", settings)
-        images = self.decoder.sample(z_i, text, sampling, noise, self.null, callback, start, known)
+        null = self.null_for("decoder", settings, sampling)
+        images = self.decoder.sample(z_i, text, sampling, noise, null, callback, start, known)
         return images.clamp(-1, 1)  # as the layout defines; most schedulers clip already
 
     @property
@@ -280,6 +301,10 @@ class Pipeline:
         if self._null is None:
             self._null = self.clip.text([""])
         return self._null
+
+    def forget(self) -> None:
+        """Encode the empty and the negative caption anew: the networks are others now."""
+        self._null = self._negative = None
 
     # The rest of what a pipeline does: functions of it, in a file for each subject.
     embed_images = embedding.embed_images
@@ -302,5 +327,6 @@ class Pipeline:
     sampling = how.sampling
     evaluations = how.evaluations
     prior_for = how.prior_for
+    null_for = how.null_for
+    check_negative = how.check_negative
     batch_size_for = requests.batch_size_for
-    save_pretrained = saving.save_pretrained

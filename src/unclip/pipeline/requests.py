@@ -6,36 +6,45 @@ Shapes: N images, H × W pixels.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from unclip.checks import listed, many, of_kind, seed_after
-from unclip.config import Between, Checked, Count
+from unclip.checks import listed, of_kind, seed_after
+from unclip.config import Between, Checked, Count, one_of
 from unclip.data.transforms import to_pil
 from unclip.device.memory import kept_memory
 from unclip.diffusion import samplers
 from unclip.diffusion.prediction import Noise
-from unclip.diffusion.samplers import noise_from
-from unclip.pipeline.hooks import Hooks
+from unclip.pipeline.hooks import TENSORS, Hooks
 from unclip.pipeline.inputs import check_count
+from unclip.pipeline.noise import STARTED, begun_with, check_latents, cut, noise_for
 from unclip.pipeline.settings import Settings, joined
+from unclip.pipeline.translation import translated
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
 
 GPU_BATCH = 16
+OutputType = Literal["pil", "np", "pt", "tensor", "latent"]
 
 
 @dataclass(frozen=True)
 class Output:
     """What a call made: N images, prompts repeated for each, and the seed of each image."""
 
-    images: Any  # list of PIL images, (N, H, W, 3) array in [0, 1], or (N, 3, H, W) in [-1, 1]
+    images: Any  # a list of PIL images, or as `output_type` says
     prompts: list[str] = field(default_factory=list)
     seeds: list[int | None] = field(default_factory=list)
+
+    def to_tuple(self) -> tuple[Any]:
+        """What `return_dict=False` gives, as diffusers' outputs do: the images alone."""
+        return (self.images,)
+
+    def __getitem__(self, key: int | str | slice) -> Any:
+        """`out[0]` and `out["images"]` are the images, as of diffusers' outputs."""
+        return vars(self)[key] if isinstance(key, str) else self.to_tuple()[key]
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,13 @@ class Request(Checked):
     settings: Settings = field(default_factory=Settings)
     seed: Annotated[int, Between(-(2**63), 2**64 - 1)] = 0
     generator: Any = None
-    output_type: Literal["pil", "np", "pt"] = "pil"
+    output_type: OutputType = "pil"
+    return_dict: bool = True
     callback_on_step_end: Any = None
+    callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",)
+    prior_latents: Any = None
+    decoder_latents: Any = None
+    super_res_latents: Any = None
     batch_size: Count | None = None
 
     def __post_init__(self) -> None:
@@ -64,43 +78,79 @@ class Request(Checked):
                 "callback_on_step_end must be a function, not "
                 f"{type(self.callback_on_step_end).__name__}"
             )
+        for name in self.callback_on_step_end_tensor_inputs:
+            one_of(name, "tensor of callback_on_step_end", TENSORS)
+        for name, given in self.latents.items():
+            of_kind(given, Tensor, name, "a tensor")
 
     @classmethod
-    def of(cls, settings: Settings | None, overrides: dict[str, Any], **common: Any) -> "Request":
-        """The request of a call: its settings, knobs by name, and the arguments of all calls."""
+    def of(
+        cls,
+        settings: Settings | None,
+        overrides: dict[str, Any],
+        sizes: Sequence[int] | None = None,
+        **common: Any,
+    ) -> "Request":
+        """The request of a call: its settings, knobs by name, and the arguments of all calls.
+
+        Args:
+            overrides: knobs, and arguments of all calls that are not in `common`.
+            sizes: of square images, see `translated`.
+        """
+        overrides = translated(overrides, sizes)
+        common |= {name: overrides.pop(name) for name in _common() & overrides.keys()}
         return cls(joined(settings, overrides), **common)
+
+    @property
+    def latents(self) -> dict[str, Tensor]:
+        """The noise that stages are to begin with, by argument."""
+        names = [f"{stage}_latents" for stage in STARTED]
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
     def seeds(self, prompts: int, count: int) -> list[int]:
         """Of `count` images for each prompt."""
         return [seed_after(self.seed, k) for _ in range(prompts) for k in range(count)]
 
     def made(
-        self, pipe: "Pipeline", prompts: list[str], count: int, draw: Callable[["Part"], Tensor]
+        self,
+        pipe: "Pipeline",
+        prompts: list[str],
+        count: int,
+        draw: Callable[["Part"], Tensor],
+        steps: int,
+        stages: Sequence[str] = STARTED,
     ) -> Output:
         """`count` images for each prompt, some at a time; when it is interrupted, those begun.
 
         Args:
             prompts: texts for the output, one for each thing that images are made of.
             draw: makes the images (N, 3, H, W) of a part.
+            steps: of all stages for an image, for the progress bar.
+            stages: those of `STARTED` that it samples.
         """
         seeds = self.seeds(len(prompts), count)
+        check_latents(self.latents, pipe, len(seeds), stages)
+        pipe.check_negative(self.settings, len(prompts))
         pipe._interrupt = False
         batch = pipe.batch_size_for(self.batch_size)
         if isinstance(self.generator, torch.Generator):
             batch = len(seeds)
-        images: list[Tensor] = []
-        with kept_memory(pipe.device):
+        parts: list[Tensor] = []
+        with kept_memory(pipe.device), pipe.progress_bar(total=steps * len(seeds)) as bar:
             for first in range(0, len(seeds), batch):
                 rows = slice(first, first + batch)
                 of = [k // count for k in range(len(seeds))[rows]]
-                part = Part(pipe, self, of, noise_for(self.generator, seeds, rows))
+                noise = noise_for(self.generator, seeds, rows)
+                part = Part(pipe, self, of, noise, cut(self.latents, rows, len(seeds)), bar)
                 if pipe.interrupt:
                     break
-                images.append(draw(part))
-        made = torch.cat(images)
+                parts.append(draw(part))
+        made = torch.cat(parts)
         known: list[int | None] = [*seeds] if self.generator is None else [None] * len(seeds)
         repeated = [text for text in prompts for _ in range(count)]
-        return Output(convert(made, self.output_type), repeated[: len(made)], known[: len(made)])
+        images = convert(made, self.output_type)
+        output = Output(images, repeated[: len(made)], known[: len(made)])
+        return output if self.return_dict else cast(Output, output.to_tuple())
 
 
 @dataclass(frozen=True)
@@ -110,20 +160,29 @@ class Part:
     Args:
         of: for each of them, the number of the prompt, image or embedding that it is made of.
         noise: draws theirs, from the stream of each.
+        starts: x_T that the caller gave for them, by argument.
+        bar: shows how far the request is.
     """
 
     pipe: "Pipeline"
     request: Request
     of: list[int]
     noise: Noise
+    starts: Mapping[str, Tensor]
+    bar: Any
 
     @property
     def settings(self) -> Settings:
-        return self.request.settings
+        return self.request.settings.for_images(self.of)
 
     def hook(self, stage: str) -> samplers.Callback:
         """What a stage's sampler calls after each step: for the caller, and to interrupt."""
-        return Hooks(self.pipe, self.request.callback_on_step_end, len(self.of))(stage)
+        return Hooks(self.pipe, self.request.callback_on_step_end, len(self.of), self.bar)(stage)
+
+    def noise_of(self, stage: str) -> Noise:
+        """What a stage draws: first the x_T that the caller gave for it, if any."""
+        name = f"{stage}_latents"
+        return begun_with(self.starts.get(name), self.noise, name)
 
 
 def batch_size_for(pipe: "Pipeline", batch_size: int | None = None) -> int:
@@ -139,16 +198,19 @@ def batch_size_for(pipe: "Pipeline", batch_size: int | None = None) -> int:
     return checked
 
 
-def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def check_arguments(arguments: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
     """Of a call's keyword arguments: checked, with the settings among them joined in "settings".
 
     For calls that have work to do before they hand them on.
 
+    Args:
+        sizes: of images that the model makes.
+
     Raises:
         ValueError: one is unknown, or makes no sense.
     """
-    shared = {field.name for field in fields(Request)} - {"settings"}
-    common = {name: value for name, value in arguments.items() if name in shared}
+    arguments = translated(arguments, sizes)
+    common = {name: value for name, value in arguments.items() if name in _common()}
     Request(**common)
     if "num_images_per_prompt" in arguments:
         common["num_images_per_prompt"] = check_count(arguments["num_images_per_prompt"], 1)
@@ -157,35 +219,17 @@ def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return common | {"settings": settings}
 
 
-def noise_for(
-    generator: torch.Generator | Sequence[torch.Generator] | None, seeds: list[int], rows: slice
-) -> Noise:
-    """Noise for the images `rows`: the caller's, or from a generator for each seed."""
-    if isinstance(generator, torch.Generator):
-        return noise_from(generator)
-    if generator is not None and len(generator) != len(seeds):
-        raise ValueError(
-            f"{many(len(generator), 'generators were')} given for {many(len(seeds), 'images')}"
-        )
-    if generator is None:
-        streams = [torch.Generator().manual_seed(seed % 2**64) for seed in seeds[rows]]
-    else:
-        streams = list(generator[rows])
-
-    def noise(x: Tensor) -> Tensor:
-        # The prior draws several candidates per image: rows of one image follow each other.
-        candidates = len(x) // len(streams)
-        return noise_from([stream for stream in streams for _ in range(candidates)])(x)
-
-    return noise
+def _common() -> set[str]:
+    """Arguments of all calls, beside the settings."""
+    return {field.name for field in fields(Request)} - {"settings"}
 
 
 def convert(images: Tensor, output_type: str) -> Any:
     """Images (N, 3, H, W) in [-1, 1] as the call's `output_type`."""
     images = images.float().clamp(-1, 1).cpu()
-    if output_type == "pt":
+    if output_type in ("tensor", "latent"):
         return images
-    if output_type == "np":
-        array: np.ndarray[Any, Any] = ((images + 1) / 2).permute(0, 2, 3, 1).numpy()
-        return array
-    return [to_pil(image) for image in images]
+    if output_type == "pil":
+        return [to_pil(image) for image in images]
+    shares = (images + 1) / 2
+    return shares if output_type == "pt" else shares.permute(0, 2, 3, 1).numpy()

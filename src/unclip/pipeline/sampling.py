@@ -1,8 +1,10 @@
 """How each stage is sampled for a request: functions of a pipeline, which has them as methods."""
 
+import warnings
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from unclip.checks import Notice, many
 from unclip.config import one_of
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.process import Diffusion
@@ -19,6 +21,7 @@ from unclip.pipeline.settings import (
     preset,
     resolve,
 )
+from unclip.stages.conditioning import TextCondition
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import SAMPLED_AS, UpsamplerStage
 
@@ -68,9 +71,46 @@ def _distilled(pipe: "Pipeline", settings: Settings, scale: float, rows: Preset)
     """Whether the decoder's student gives guided predictions; ValueError if it cannot."""
     if settings.guidance_kind == "distilled":
         pipe.decoder.check_distilled(scale)
+        if settings.negative_prompt:
+            raise ValueError(
+                "distilled guidance has learned to lead away from the empty caption alone: leave "
+                "out the negative prompt, or guidance_kind"
+            )
     elif settings.guidance_kind is not None or rows.decoder_distilled is None:
         return False
-    return pipe.decoder.distils(scale)
+    # A negative prompt needs both branches.
+    return not settings.negative_prompt and pipe.decoder.distils(scale)
+
+
+def null_for(pipe: "Pipeline", stage: str, settings: Settings, sampling: Sampling) -> TextCondition:
+    """What guidance leads a stage away from: one caption for all images, or one for each.
+
+    A `Notice` says where there is a negative prompt, but no guidance.
+    """
+    negative = settings.negative_prompt
+    if not negative:
+        return pipe.null
+    if sampling.guidance.scale == 1:
+        warnings.warn(
+            f"the {stage}'s guidance scale is 1, at which a negative prompt does nothing in it",
+            Notice, stacklevel=2,
+        )  # fmt: skip
+    if pipe._negative is None or pipe._negative[0] != negative:
+        texts = [negative] if isinstance(negative, str) else list(negative)
+        pipe._negative = negative, pipe.clip.text(texts)
+    return pipe._negative[1]
+
+
+def check_negative(pipe: "Pipeline", settings: Settings, prompts: int) -> None:
+    """Refuse negative prompts that are no captions, or not one for each of several prompts."""
+    negative = settings.negative_prompt
+    if not negative:
+        return
+    pipe.captions(negative, empty=True)
+    if isinstance(negative, tuple) and len(negative) != prompts:
+        raise ValueError(
+            f"{len(negative)} negative prompts were given for {many(prompts, 'prompts')}"
+        )
 
 
 def _least_steps(pipe: "Pipeline", stage: str) -> int:

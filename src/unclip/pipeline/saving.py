@@ -15,21 +15,11 @@ if TYPE_CHECKING:
 
 
 def save_pretrained(pipe: "Pipeline", folder: str | Path) -> None:
-    """Write the model as it is loaded, in the precision that it is loaded in.
-
-    Another model in the folder is replaced: nothing of it is opened any more. What opening
-    never reads, such as a judge, stays.
-
-    diffusers opens the folder too, once its loader is mended (docs/published_models.md).
-
-    Raises:
-        ValueError: the model is offloaded or in int8; the folder cannot be written, or the disk
-            is full: what was there before is then still there, whole.
-    """
+    """See `Pipeline.save_pretrained`."""
     folder = as_path(folder, "folder")
     if pipe.dtype == torch.int8:
         raise ValueError("a model in int8 cannot be saved; open it in another precision")
-    if _is_offloaded(pipe):
+    if is_offloaded_model(pipe):
         raise ValueError("an offloaded model is not all in memory; open it without offload")
     try:
         if folder.exists():
@@ -58,6 +48,6 @@ def _save(pipe: "Pipeline", model: ModelFolder) -> None:
         model.update_index({"_class_name": kind, "_defaults": defaults})
 
 
-def _is_offloaded(pipe: "Pipeline") -> bool:
+def is_offloaded_model(pipe: "Pipeline") -> bool:
     """Whether the weights are on the disk, but for those of one component at most."""
     return is_offloaded(pipe.decoder.network) or is_offloaded(pipe.clip.text_encoder)

@@ -8,13 +8,14 @@ Nothing heavy is imported here: the command line's help is made of it.
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from unclip.checks import check_interval, of_kind, shown
 from unclip.config import (
+    Between,
     Candidates,
     Interval,
     Nucleus,
@@ -45,6 +46,7 @@ from unclip.pipeline.knobs import (
 from unclip.stages.catalogue import prior_kinds
 
 Kind = TypeVar("Kind", bound="type[Settings]")
+Captions = Annotated[tuple[str, ...], Between(1, 1000)]
 Row = Mapping[str, Any]
 """How one stage is sampled, by `Sampling`'s names; what is not in it, the model says."""
 _NOISY = " and ".join(name for name, row in SAMPLERS.items() if row.takes_eta)
@@ -133,6 +135,10 @@ class Settings(Knobs):
         f"Noise that {_NOISY} add, η from 0 (none) to 1", *STAGES, preset=True, model=True,
         beside="sampler", published=0.0, inverted=0.0,
     )  # fmt: skip
+    negative_prompt: str | Captions | None = knob(
+        "Caption that prior and decoder are led away from, where they are guided", "prior",
+        "decoder", left_out="the empty one",
+    )  # fmt: skip
     size: Pixels | None = knob(
         "Pixels of a side, one of the model's sizes", *STAGES, left_out="the largest"
     )
@@ -203,6 +209,13 @@ class Settings(Knobs):
         for key in overrides:
             one_of(key, "argument", type(settings).__dataclass_fields__)
         return replace(settings, **overrides)
+
+    def for_images(self, numbers: Sequence[int]) -> "Settings":
+        """These settings for some images: of one negative prompt for each prompt, those that images
+        of the prompts with these numbers have."""
+        if not isinstance(self.negative_prompt, tuple):
+            return self
+        return replace(self, negative_prompt=tuple(self.negative_prompt[k] for k in numbers))
 
     def for_reconstruction(self, steps: int) -> "Settings":
         """These settings, where they leave it open, as inverted latents lead back to their images:

@@ -13,7 +13,7 @@ Shapes: h × w pixels of the image, H × W of the result.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,8 @@ from unclip.diffusion.samplers import Callback
 from unclip.diffusion.sampling import Sampling
 from unclip.networks.upsampler import upsample_bicubic
 from unclip.pipeline import hooks
-from unclip.pipeline.inputs import check_image
-from unclip.pipeline.requests import Output, Part, Request
+from unclip.pipeline.pictures import Picture, check_image
+from unclip.pipeline.requests import Output, OutputType, Part, Request
 from unclip.pipeline.sampling import stage_name, steps_of
 from unclip.pipeline.settings import Settings, check_settings
 from unclip.stages.upsampler import UpsamplerStage
@@ -42,11 +42,11 @@ MOST_PIXELS = 2**24  # of a result: 200 MB for each image that a sampler keeps, 
 @torch.no_grad()
 def upscale(
     pipe: "Pipeline",
-    image: Image.Image,
+    image: Picture,
     *,
     seed: int = 0,
     generator: torch.Generator | None = None,
-    output_type: Literal["pil", "np", "pt"] = "pil",
+    output_type: OutputType = "pil",
     callback_on_step_end: hooks.Callback | None = None,
     settings: Settings | None = None,
     **overrides: Any,
@@ -54,7 +54,7 @@ def upscale(
     """Enlarge an image with the upsamplers alone (section 2.1); see `pipeline/upscaling.py`.
 
     Args:
-        image: a Pillow image of any mode, size and aspect.
+        image: of any mode, size and aspect (`pipeline/pictures.py`).
         settings, overrides: `size` is the longer side of the result; if left out, the nearest
             upsampler is applied once. The other arguments are those of a call.
 
@@ -67,7 +67,7 @@ def upscale(
     )  # fmt: skip
     image, size = check_image(image), request.settings.size
     passes = plan_passes(pipe.decoder.size, pipe.upsamplers, image, size)
-    pipe.upscaling_steps(image, request.settings)  # what cannot be done is refused before the work
+    steps = pipe.upscaling_steps(image, request.settings)  # refuses what cannot be done
 
     def draw(part: Part) -> Tensor:
         def sampling(stage: UpsamplerStage) -> Sampling:
@@ -78,10 +78,10 @@ def upscale(
 
         return enlarge(image, passes, size, sampling, part.noise, hook, pipe.device)
 
-    return request.made(pipe, [""], 1, draw)
+    return request.made(pipe, [""], 1, draw, steps, ())
 
 
-def upscaling_steps(pipe: "Pipeline", image: Image.Image, settings: Settings) -> int:
+def upscaling_steps(pipe: "Pipeline", image: Picture, settings: Settings) -> int:
     """Sampling steps of `upscale`, for progress bars; `ValueError` as there."""
     image = check_image(image)
     size = check_settings(settings).size

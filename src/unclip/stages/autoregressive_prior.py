@@ -175,7 +175,7 @@ class AutoregressivePriorStage:
         guided = sampling.guidance.scale != 1
         if guided:
             null = null or self.clip.text([""])
-            many = many + null.expand(count)
+            many = many + null.expand(len(text)).repeat(candidates)
             dots = torch.cat([dots, torch.full_like(dots, config.num_dot_buckets)])
         prefix: CodePrefix | None = self._prefix(many, dots)
         cache, codes = Cache(), torch.empty(count, 0, dtype=torch.long, device=draws.device)

@@ -7,10 +7,11 @@ the cache is, HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN or `hf auth login` 
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unclip.checks import shown
+from unclip.checks import of_kind, shown, true_or_false
 from unclip.files import as_path
 from unclip.storage.folder import bundled
 from unclip.storage.weights import variants
@@ -20,9 +21,34 @@ BUNDLED = "bundled"
 PREFIX = "hf:"
 """What names on the Hub begin with."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _WORD = re.compile(r"[\w./-]{1,200}", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _CARD = ("README.md", "LICENSE*")
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the Hub is asked.
+
+    Args:
+        fetch: whether the network may be used; else only the cache.
+        cache_dir: the cache; left out, the Hub's own.
+        token: of its user; left out, that of HF_TOKEN or `hf auth login`. False sends none.
+
+    Raises:
+        ValueError: a value of another kind.
+    """
+
+    fetch: bool = True
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+
+    def __post_init__(self) -> None:
+        true_or_false(self.fetch, "local_files_only")
+        if self.cache_dir is not None:
+            as_path(self.cache_dir, "cache_dir")
+        of_kind(self.token, str | bool | None, "token", "a string")  # type: ignore[arg-type]
 
 
 def resolve_model(
@@ -30,8 +56,7 @@ def resolve_model(
     revision: str | None,
     variant: str | None,
     components: Iterable[str],
-    *,
-    fetch: bool = True,
+    access: Access = Access(),
 ) -> Path:
     """A model folder's path: `name` itself, or for "hf:owner/model" that of the Hub's model.
 
@@ -40,7 +65,7 @@ def resolve_model(
         revision: branch, tag or commit on the Hub.
         variant: whose weights are fetched; components without it give their plain ones.
         components: the folders that are of use; nothing else is fetched, and never a pickle.
-        fetch: whether the network may be used; else only the cache.
+        access: how the Hub is asked.
 
     Raises:
         ValueError: there is neither such a folder nor such a model, or the Hub is out of reach.
@@ -50,10 +75,10 @@ def resolve_model(
     if wanted is None:
         return bundled("model") if is_bundled(name) else _here(name)
     names = list(components)
-    path = _snapshot(wanted, revision, _patterns(names, variant), fetch)
+    path = _snapshot(wanted, revision, _patterns(names, variant), access)
     if variant:
         plain = [component for component in names if variant not in variants(path / component)]
-        path = _snapshot(wanted, revision, _patterns(plain, None), fetch)
+        path = _snapshot(wanted, revision, _patterns(plain, None), access)
     return path
 
 
@@ -63,7 +88,7 @@ def resolve_component(name: str | Path, revision: str | None, variant: str | Non
     wanted = hub_name(name)
     if wanted is None:
         return _here(name)
-    return _snapshot(wanted, revision, ["config.json", *_weights("", variant), *_CARD], True)
+    return _snapshot(wanted, revision, ["config.json", *_weights("", variant), *_CARD], Access())
 
 
 def hub_name(name: str | Path) -> str | None:
@@ -135,18 +160,20 @@ def _weights(where: str, variant: str | None) -> list[str]:
 _PLAIN = (".safetensors", "-*.safetensors", ".safetensors.index.json")
 
 
-def _snapshot(name: str, revision: str | None, patterns: list[str], fetch: bool) -> Path:
+def _snapshot(name: str, revision: str | None, patterns: list[str], access: Access) -> Path:
     """Fetch what matches, unless it is in the cache; the snapshot's folder."""
     import huggingface_hub
     from huggingface_hub import errors
 
+    fetch = access.fetch
     at = f" at the revision {revision!r}" if revision else ""
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=patterns, local_files_only=not fetch
+                name, revision=revision, allow_patterns=patterns, local_files_only=not fetch,
+                cache_dir=access.cache_dir, token=access.token,
             )
-        )
+        )  # fmt: skip
     except errors.GatedRepoError:
         problem = "is on the Hub, but its owner asks for a login and for consent on its page"
     except errors.RepositoryNotFoundError:
@@ -158,6 +185,41 @@ def _snapshot(name: str, revision: str | None, patterns: list[str], fetch: bool)
         problem = f"is not whole in the cache{at}, and the Hugging Face Hub "
         problem += reason
     except Exception as error:  # what its HTTP library raises has no common base
-        first = str(error).splitlines() or [type(error).__name__]
-        problem = f"could not be fetched from the Hub: {first[0]}"
+        problem = f"could not be fetched from the Hub: {_first_line(error)}"
     raise ValueError(f"{PREFIX}{name} {problem}")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def upload(
+    folder: Path,
+    name: Any,
+    commit_message: str = "Upload a model of unclip",
+    private: bool | None = None,
+    token: str | bool | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a model folder to the Hub's repository `name`, made if need be; the commit's address.
+
+    Raises:
+        ValueError: no name of a repository; the Hub refuses it, or is out of reach.
+    """
+    wanted = name.removeprefix(PREFIX) if isinstance(name, str) else ""
+    if not _REPOSITORY.fullmatch(wanted):
+        raise ValueError(f"{shown(name)} is no repository on the Hub: write owner/model")
+    of_kind(commit_message, str, "commit_message", "a string")
+    import huggingface_hub
+
+    try:
+        made = huggingface_hub.create_repo(wanted, private=private, token=token, exist_ok=True)
+        commit = huggingface_hub.upload_folder(
+            repo_id=made.repo_id, folder_path=folder, token=token, commit_message=commit_message,
+            create_pr=create_pr,
+        )  # fmt: skip
+    except Exception as error:  # what its HTTP library raises has no common base
+        raise ValueError(
+            f"{wanted} could not be uploaded to the Hub: {_first_line(error)}"
+        ) from None
+    return str(commit)

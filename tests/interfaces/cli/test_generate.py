@@ -130,7 +130,6 @@ def test_a_progress_bar_on_terminals(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["  "], "the prompt is empty"),
         (["x" * 100_000], "100,000 characters"),
         (["a \x07 bell"], "control character U+0007"),
         (["x", "-n", "0"], "0 images were asked for"),

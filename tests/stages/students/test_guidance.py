@@ -258,7 +258,7 @@ def test_a_pipeline_opens_it(
     dtype = "int8" if how == "int8" else "fp32"
     pipe = Pipeline.from_pretrained(tiny_copy, dtype=dtype, offload=how == "offload", device="cpu")
     seen = counted(monkeypatch)
-    settings = {"decoder_guidance_scale": 3.0, "output_type": "pt", "size": 16, "steps": "fast"}
+    settings = {"decoder_guidance_scale": 3.0, "output_type": "tensor", "size": 16, "steps": "fast"}
     fast = pipe("a red circle", **settings).images
     assert [rows for _, rows in seen] == [1] * 14
     seen.clear()

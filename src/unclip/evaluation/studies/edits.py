@@ -267,7 +267,7 @@ def evaluate_edits(
             found.setdefault((kind, values[k % len(values)]), []).append(one)
         progress(len(images))
 
-    common: dict[str, Any] = {"settings": settings, "output_type": "pt"}
+    common: dict[str, Any] = {"settings": settings, "output_type": "tensor"}
     previous: Latents | None = None
     for start in range(0, n, batch):
         part = cases[start : start + batch]

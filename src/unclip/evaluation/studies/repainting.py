@@ -173,7 +173,7 @@ def evaluate_inpainting(
             boxes=[box],
             seed=seed_after(seed, number),
             settings=settings,
-            output_type="pt",
+            output_type="tensor",
             callback_on_step_end=lambda *step: progress(step[-1]["images"]),
         ).images
         found += judge_images(judge, made)

@@ -12,6 +12,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from unclip.checks import many, real_number, shown, whole_number
 from unclip.config import suggest
+from unclip.device.names import usual
 
 _IT = "the value"
 _INT, _FLOAT = "N", "X"
@@ -99,10 +100,17 @@ def flag_type(hint: Any, choices: Collection[str] = ()) -> Any:
         return Annotated[kind, read(bounds.least, bounds.most)]
     args = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
+        args = tuple(one for one in args if not _endless(one))
         return Union[tuple(flag_type(one, choices) for one in args)]  # noqa: UP007
     if get_origin(hint) is tuple:
         return tuple.__class_getitem__(tuple(flag_type(one) for one in args))
     return Literal[tuple(choices)] if hint is str and choices else hint
+
+
+def _endless(hint: Any) -> bool:
+    """Whether it is any number of values, which Python takes and a flag, for one, does not."""
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
 
 
 def rules() -> ConstructorRegistry:
@@ -128,6 +136,11 @@ def rules() -> ConstructorRegistry:
         )
 
     @registry.primitive_rule
+    def precision(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        words = get_args(info.type)
+        return _precision(words) if "bf16" in words else None
+
+    @registry.primitive_rule
     def several(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         items = get_args(info.type)
         if info.type_origin is not tuple or not items:
@@ -146,6 +159,24 @@ def rules() -> ConstructorRegistry:
         return None if spec is None else _or_none(spec)
 
     return registry
+
+
+def _precision(words: tuple[str, ...]) -> PrimitiveConstructorSpec[Any]:
+    """Reads the name of a data type, torch's names too."""
+
+    def read(given: list[str]) -> Any:
+        name = usual(given[0])
+        if name not in words:
+            raise ValueError(f"there is no {shown(name)}{suggest(name, words)}")
+        return name
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{{','.join(words)}}}",
+        instance_from_str=read,
+        is_instance=lambda x: x in words,
+        str_from_instance=lambda x: [x],
+    )
 
 
 def _inner(kind: Any, outer: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:

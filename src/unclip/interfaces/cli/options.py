@@ -7,13 +7,14 @@ import io
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
-from unclip.checks import many
+from unclip.checks import Notice, many
 from unclip.interfaces.cli.numbers import BatchSize, Seed, flag_type, rules
 from unclip.pipeline.knobs import concerning, flag_of, hints_of
 from unclip.pipeline.settings import DECODING, STAGES, known
@@ -34,8 +35,8 @@ class ModelOptions:
     model: str | None = None
     """Model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """Data type of the networks; auto is the faster of fp32 and bf16. int8, for CPUs only, is an
-    approximation."""
+    """Data type of the networks, by these names or torch's (bfloat16); auto is the faster of fp32
+    and bf16. int8, for CPUs only, is an approximation."""
     device: str = "auto"
     """Device that computes: auto, cpu, cuda or cuda:N; auto is a GPU if there is one."""
     offload: bool = False
@@ -51,7 +52,7 @@ class ModelOptions:
         """The model that the flags name."""
         from unclip.pipeline.pipeline import Pipeline
 
-        return Pipeline.from_pretrained(
+        pipe = Pipeline.from_pretrained(
             self.model,
             revision=self.revision,
             variant=self.variant,
@@ -60,6 +61,8 @@ class ModelOptions:
             offload=self.offload,
             compile=self.compile,
         )
+        pipe.set_progress_bar_config(disable=True)  # commands show their own
+        return pipe
 
 
 def made_on(pipe: "Pipeline") -> str:
@@ -105,6 +108,18 @@ class PromptOptions(BatchOptions):
     """Flags of images that are drawn from captions."""
 
     stages: ClassVar[tuple[str, ...]] = STAGES
+
+
+def captions_of(prompts: Sequence[str]) -> list[str]:
+    """Prompts that images are drawn for, checked; an empty one, perhaps a slip, is told of."""
+    from unclip.pipeline.inputs import check_prompts
+
+    checked = check_prompts(prompts, empty=True)
+    if not all(text.strip() for text in checked):
+        warnings.warn(
+            "the prompt is empty: images are drawn without a caption", Notice, stacklevel=2
+        )
+    return checked
 
 
 def with_knobs(options: Any) -> Any:

@@ -49,6 +49,8 @@ def _flag(name: str, value: Any) -> list[str]:
         return []
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, str) and value.startswith("-"):  # would pass for a flag
+        return [f"--{name}={_quoted(value)}"]
     values = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(one, str | int | float) for one in values):
         raise ValueError(f"the image's notes hold {name} = {value!r}, which is no flag's value")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from unclip.checks import many
-from unclip.interfaces.cli.options import PromptOptions, parse
+from unclip.interfaces.cli.options import PromptOptions, captions_of, parse
 from unclip.interfaces.cli.outputs import check_output, is_file, write_file, write_image, written_by
 from unclip.interfaces.cli.streams import progress_bar
 from unclip.storage.assets import bundled
@@ -35,9 +35,9 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Generate, "generate", arguments, description=_described())
     started = time.perf_counter()
     from unclip.device.precision import name_of
-    from unclip.pipeline.inputs import check_count, check_prompts
+    from unclip.pipeline.inputs import check_count
 
-    prompts = check_prompts(options.prompts)
+    prompts = captions_of(options.prompts)
     count = check_count(options.n, len(prompts))
     check_output(options.output)
     settings, pipe = options.settings(), options.open()

@@ -11,7 +11,7 @@ import tyro
 
 from unclip.checks import many
 from unclip.interfaces.cli.manipulations import ImageOptions, open_images, write
-from unclip.interfaces.cli.options import PromptOptions, parse
+from unclip.interfaces.cli.options import PromptOptions, captions_of, parse
 from unclip.interfaces.cli.streams import progress_bar
 from unclip.pipeline.settings import INPAINTING, STAGES
 
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip inpaint` say, and give the exit code."""
     options = parse(Inpaint, "inpaint", arguments)
     started = time.perf_counter()
-    from unclip.pipeline.inputs import check_count, check_prompts
+    from unclip.pipeline.inputs import check_count
 
     options.check()
     count = check_count(options.n, 1)
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
             "one, and the prompt in quotes"
         )
     *files, prompt = options.words
-    check_prompts(prompt)
+    captions_of([prompt])
     boxes = [box_of(words) for words in options.box]
     if len(files) == 1 and not boxes:
         raise ValueError("nothing says what to repaint: give a mask, or --box x0,y0,x1,y1")

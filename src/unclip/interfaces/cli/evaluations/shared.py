@@ -198,7 +198,7 @@ def generator(
         made = pipe(
             captions,
             generator=[torch.Generator().manual_seed(one % 2**64) for one in seeds],
-            output_type="pt",
+            output_type="tensor",
             settings=settings,
             batch_size=batch_size,
             callback_on_step_end=lambda *step: progress(step[-1]["images"]),
