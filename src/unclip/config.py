@@ -13,7 +13,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -34,9 +34,9 @@ class Between:
 
 @dataclasses.dataclass(frozen=True)
 class Also:
-    """Other names of a field's words."""
+    """Other names of a field's words: what gives a word for them, and others as they are."""
 
-    names: Mapping[str, str]
+    usual: Callable[[object], object]
 
 
 # Bounds that several configurations share. They are far above what any network of this kind has,
@@ -212,8 +212,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) is Annotated:
         hint, *notes = typing.get_args(hint)
         bounds = next((note for note in notes if isinstance(note, Between)), None)
-        also = next((note.names for note in notes if isinstance(note, Also)), {})
-        value = also.get(value, value) if isinstance(value, str) else value
+        for note in notes:
+            value = note.usual(value) if isinstance(note, Also) else value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value

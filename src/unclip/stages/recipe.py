@@ -12,7 +12,7 @@ from unclip.data.flips import flipped
 from unclip.data.registry import FORMATS, HELD_OUT, format_of, open_source, parse
 from unclip.data.sources import Source, Stream
 from unclip.data.world.scene import WorldConfig
-from unclip.device.names import OTHER_NAMES, PRECISIONS
+from unclip.device.names import PRECISIONS, usual
 
 S = TypeVar("S")
 Averaging = Annotated[float, Between(0, 0.9999999)]  # how much of a running mean stays in a step
@@ -89,7 +89,7 @@ class Training(Checked):
     batch_size: BatchSize = 64  # images a step, over all processes and accumulated parts
     accumulation: BatchSize = 1  # parts that a batch is computed in
     # number format of the networks; auto takes the faster of fp32 and bf16
-    precision: Annotated[Literal["auto", "fp32", "bf16"], Also(OTHER_NAMES)] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Also(usual)] = "auto"
     ema: Averaging = 0.9999  # decay of the averaged weights, which are the ones published
     seed: Seed = 0  # seed of weights, noise and order
     # model whose weights are trained further: bundled, a folder or hf:owner/model
