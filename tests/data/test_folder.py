@@ -246,14 +246,14 @@ def pipes(root: Path) -> None:
     [
         (
             class_folders,
-            "4 images without a caption in folders that may be classes.*write",
+            "4 images without a caption in folders that may be classes: --data.template",
         ),
         (
             one_file("data-000.tar"),
-            "holds no images, but 1 archive to be unpacked, or tar shards, which --data wds",
+            "no images, but 1 archive; shards in .tar are read as wds:FOLDER",
         ),
-        (one_file("train.parquet"), "1 file with a data set in one piece .*metadata.jsonl"),
-        (one_file("captions_train.json"), "1 file in JSON, whose captions .COCO's.*metadata.jsonl"),
+        (one_file("train.parquet"), "1 file with a data set in one piece; Parquet .* hf:FOLDER"),
+        (one_file("captions_train.json"), "1 file in JSON; COCO's captions are read as coco:"),
         (
             only_photos_of_phones,
             "no images, but 1 file in formats of pictures.*PNG or JPEG .1.heic",
@@ -482,3 +482,39 @@ def test_captions_can_be_had_without_images(tmp_path: Path) -> None:
         (tmp_path / f"{number}.txt").write_text(f"one {number}\ntwo {number}\nthree {number}")
     folder = FolderSource(tmp_path, 16)
     assert [folder.caption(i) for i in range(9)] == [folder[i]["caption"] for i in range(9)]
+
+
+def test_class_folders_get_captions_of_their_names(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    put(tmp_path / "more" / "black_cats" / "Deep.PNG", seed=9)
+    put(tmp_path / "top.png")
+    put(tmp_path / "cats" / "own.png")
+    (tmp_path / "cats" / "own.txt").write_text("a caption of its own")
+    source = FolderSource(tmp_path, 16, template="a photo of {}")
+    found = {item.name: item.captions for item in source.items}
+    assert found["more/black_cats/Deep.PNG"] == ("a photo of black cats",)
+    assert found["cats/own.png"] == ("a caption of its own",)
+    assert source.report.problems == {captions.MISSING: ["top.png"]}
+    assert source.fingerprint() != FolderSource(tmp_path, 16, template="{}").fingerprint()
+
+
+def test_tables_of_parquet(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    put(tmp_path / "1.png")
+    put(tmp_path / "d" / "2.png")
+    rows = {
+        "File_Name": ["1.png", "d\\2.png", "gone.png"],
+        "Text": ["one", None, "x"],
+        "n": [1, 2, 3],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "Metadata.parquet")
+    source = FolderSource(tmp_path, 16)
+    assert {item.name: item.captions for item in source.items} == {"1.png": ("one",)}
+    assert source.report.problems == {captions.ORPHANS: ["gone.png"], captions.EMPTY: ["d/2.png"]}
+    pq.write_table(pa.table({"file_name": ["1.png"], "text": [7]}), tmp_path / "Metadata.parquet")
+    with pytest.raises(ValueError, match=r"Metadata.parquet, line 1: text is neither a text"):
+        FolderSource(tmp_path, 16)
+    (tmp_path / "Metadata.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match="no whole Parquet file"):
+        FolderSource(tmp_path, 16)

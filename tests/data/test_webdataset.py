@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from tests.interfaces.cli.test_cli import Capture
-from unclip.data import captions, shard_index
+from unclip.data import captions, shard_index, tar_shard
 from unclip.data.batches import Order, batches
 from unclip.data.pictures import PictureSource
 from unclip.data.registry import open_source
@@ -124,7 +124,7 @@ def test_captions_of_json_and_of_several_kinds(tmp_path: Path) -> None:
         f"s.tar/{name}": texts for name, (_, _, texts) in found.items()
     }
     problems = source.check().problems
-    assert list(problems[shard_index.BAD_JSON]) == [
+    assert list(problems[tar_shard.BAD_JSON]) == [
         f"s.tar/{name}.png" for name in sorted((*wrong, "bad"))
     ]
     assert list(problems[captions.EMPTY]) == ["s.tar/void.png"]
@@ -156,14 +156,14 @@ def test_what_is_broken_is_counted_and_named(tmp_path: Path) -> None:
     unreadable = names.pop(captions.UNREADABLE)
     assert "s.tar/text.png" in unreadable[0]
     assert names == {
-        shard_index.TWICE: ["s.tar/0001.png"],
+        tar_shard.TWICE: ["s.tar/0001.png"],
         captions.MISSING: ["s.tar/alone.png"],
         captions.ORPHANS: ["s.tar/orphan.txt"],
         captions.SMALL: ["s.tar/small.png"],
         captions.NOT_TEXT: ["s.tar/latin.png"],
         "other files": ["s.tar/more.npy"],
     }
-    assert list(report.notes[shard_index.APART]) == ["s.tar/apart.png"]
+    assert list(report.notes[tar_shard.APART]) == ["s.tar/apart.png"]
 
 
 def test_what_cannot_be_a_shard_is_one_sentence(shards: Path, tmp_path: Path) -> None:
@@ -193,12 +193,12 @@ def test_a_shard_that_was_cut_short_loses_its_rest(shards: Path) -> None:
     raw = last.read_bytes()
     last.write_bytes(raw[: raw.index(b"0016.png")])  # between two members
     report = opened(f"wds:{shards}/{{0..2}}.tar").check()
-    assert list(report.notes[shard_index.UNENDED]) == ["2.tar"]
+    assert list(report.notes[tar_shard.UNENDED]) == ["2.tar"]
     (shards / shard_index.FOLDER / "2.tar.safetensors").unlink()
     last.write_bytes(raw[: raw.index(b"0016.png") + 512 + 50])  # within an image
     report = opened(f"wds:{shards}").check()
     assert 13 < report.usable < 20
-    (lost,) = report.problems[shard_index.DAMAGED]
+    (lost,) = report.problems[tar_shard.DAMAGED]
     assert lost.startswith("2.tar/")
     assert "the file ends" in lost
 
@@ -234,7 +234,7 @@ def test_the_index_is_made_once_and_where_it_can_be(
     assert beside.is_file()
     assert not cached.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(shard_index, "build", None)
+        patch.setattr(shard_index, "_BUILDERS", {})
         assert opened(f"wds:{shards}").fingerprint() == fingerprint
     for number in range(3):
         (shards / shard_index.FOLDER / f"{number}.tar.safetensors").write_bytes(b"damaged")

@@ -30,8 +30,8 @@ _NAMED = 160  # characters of a name that a report shows
 UNREADABLE = "images that cannot be read"
 MISSING = "images without a caption"
 CLASSES = (
-    "images without a caption in folders that may be classes; what a folder is called is not read: "
-    "write each its caption"
+    "images without a caption in folders that may be classes: --data.template 'a photo of a {}' "
+    "makes captions of the folders' names"
 )
 EMPTY = "images whose caption is empty"
 NOT_TEXT = "images whose caption is not UTF-8 text"
@@ -61,6 +61,7 @@ class Report:
     advice: str = ""
     problems: dict[str, Sequence[str]] = field(default_factory=dict)
     notes: dict[str, Sequence[str]] = field(default_factory=dict)
+    parts: "Sequence[Report]" = ()
 
     def problem(self, kind: str, name: str) -> None:
         _append(self.problems, kind, name)
@@ -69,6 +70,8 @@ class Report:
         _append(self.notes, kind, name)
 
     def __str__(self) -> str:
+        if self.parts:
+            return "\n".join([f"{printable(self.source)}:", *map(str, self.parts)])
         if self.images >= ENDLESS:
             return f"{self.source}: scenes without end, each with its caption"
         lines = [
@@ -115,14 +118,19 @@ class Captioned:
     longer: int
 
 
-def find(root: Path, size: int, min_side: int, threads: int = 8) -> tuple[list[Captioned], Report]:
-    """All usable images under `root` in the order of their names, and the report on the rest.
+def find(root: Path, template: str = "", threads: int = 8) -> tuple[list[Captioned], Report]:
+    """All images under `root` with a caption, in the order of their names, and the report on the
+    rest.
 
     Reads headers and caption files, no pixels. An image is skipped when its header cannot be read,
-    it has no caption, or its shorter side is below `min_side` pixels; below `size` it is noted.
+    or it has no caption.
 
-    ValueError: a table that is not as described, names an image that another table names, or a
-    path outside the folder.
+    Args:
+        template: of captions of images that have none, with "{}" for the name of their folder.
+
+    Raises:
+        ValueError: a table that is not as described, names an image that another table names, or
+            a path outside the folder.
     """
     found = walk(root)
     report = Report(str(root), images=len(found.images))
@@ -136,28 +144,21 @@ def find(root: Path, size: int, min_side: int, threads: int = 8) -> tuple[list[C
         report.notes[LINKED] = found.linked
 
     def examine(name: str) -> "Captioned | _Problem":
-        return _examine(root, name, rows.get(name, []), found, min_side)
+        captions = rows.get(name) or []
+        if template and not captions and not found.texts.get(os.path.splitext(name)[0]):
+            captions = _of_class(name, template)
+        return _examine(root, name, captions, found)
 
     usable: list[Captioned] = []
-    sides: list[int] = []  # the shorter ones, of all images with a caption
     with ThreadPoolExecutor(threads) as pool:
         for one in pool.map(examine, found.images):
             if isinstance(one, _Problem):
                 report.problem(one.kind, one.name)
-                sides += [one.shorter] * (one.kind == SMALL)
-                continue
-            sides.append(one.shorter)
-            usable.append(one)
-            if one.shorter < size:
-                report.note(ENLARGED, one.name)
-            if one.longer > 4 * one.shorter:
-                report.note(ELONGATED, one.name)
+            else:
+                usable.append(one)
     if MISSING in report.problems and _are_classes(found):
         report.problems[CLASSES] = report.problems.pop(MISSING)
     report.problems |= found.unread
-    report.advice = _size_advice(sides, size)
-    report.usable = len(usable)
-    report.captions = sum(len(one.captions) for one in usable)
     return usable, report
 
 
@@ -165,7 +166,17 @@ def find(root: Path, size: int, min_side: int, threads: int = 8) -> tuple[list[C
 class _Problem:
     kind: str
     name: str
-    shorter: int = 0
+
+
+def _of_class(name: str, template: str) -> list[str]:
+    """The caption of an image whose folder says what it shows; none at the top."""
+    folder = os.path.dirname(name).rpartition("/")[2]
+    return [of_class(template, folder)] if folder else []
+
+
+def of_class(template: str, name: str) -> str:
+    """The caption of a class; a name's underscores are spaces."""
+    return template.replace("{}", " ".join(name.replace("_", " ").split()))
 
 
 def _are_classes(found: Found) -> bool:
@@ -174,21 +185,7 @@ def _are_classes(found: Found) -> bool:
     return len(folders - {""}) > 1 and not found.texts and not found.tables
 
 
-def _size_advice(sides: list[int], size: int) -> str:
-    """What to type where most images are smaller than `size`; "" where they are not."""
-    if not sides:
-        return ""
-    common = sorted(sides)[len(sides) // 2]
-    if common >= size:
-        return ""
-    fits = max(8, common - common % 8)  # networks halve the size a few times
-    what = "are" if min(sides) == max(sides) else "are mostly"
-    return f"your images {what} {common} px: --data.size {fits} or smaller"
-
-
-def _examine(
-    root: Path, name: str, rows: list[str], found: Found, min_side: int
-) -> Captioned | _Problem:
+def _examine(root: Path, name: str, rows: Sequence[str], found: Found) -> Captioned | _Problem:
     """One image's captions and size, or why it is skipped."""
     texts = found.texts.get(os.path.splitext(name)[0], [])
     if not texts and not rows:
@@ -209,8 +206,6 @@ def _examine(
         shorter, longer = sorted(image_size(os.path.join(root, name), name=name))
     except ValueError as error:
         return _Problem(UNREADABLE, str(error))
-    if shorter < min_side:
-        return _Problem(SMALL, name, shorter)
     return Captioned(name, captions, shorter, longer)
 
 

@@ -69,6 +69,10 @@ class Columns:
     def __len__(self) -> int:
         return len(self.last)
 
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(n,): how many captions each image has."""
+        return np.diff(self.last, prepend=0)
+
     def captions(self, number: int) -> list[str]:
         """Those of one image."""
         first = int(self.last[number - 1]) if number else 0

@@ -10,22 +10,69 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from os import PathLike
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from unclip.checks import shown
+from unclip.checks import many, printable, shown
 from unclip.data.captions import ELONGATED, ENLARGED, SMALL, UNREADABLE, Report, counted
-from unclip.data.columns import Named
+from unclip.data.columns import Columns, Named
 from unclip.data.registry import Request
 from unclip.data.sources import Sample
 from unclip.data.transforms import open_image, square, to_bytes
 from unclip.randomness import Draws
 
 _TRIES = 16
+_LISTED = 10_000  # names that a report makes at once
+
+
+def check(size: int, split: str, held_out: float) -> None:
+    """Refuse, before anything is read, what no pictures can give.
+
+    Raises:
+        ValueError: the size or the fraction is out of range.
+    """
+    if not 1 <= size <= 4096:
+        raise ValueError(f"the image size must be 1 to 4096 pixels, not {size}")
+    if not 0.0 <= held_out < 1.0 or (split == "held-out" and held_out == 0.0):
+        raise ValueError(
+            f"held_out is {shown(held_out)}; give the fraction of images to hold out, such as 0.05"
+        )
+
+
+def asked(request: Request) -> dict[str, Any]:
+    """What is asked of pictures of any kind, as arguments of `PictureSource`.
+
+    Raises:
+        ValueError: see `check`.
+    """
+    check(request.size, request.split, request.held_out)
+    return {
+        "seed": request.seed or 0,
+        "split": request.split,
+        "held_out": request.held_out,
+        "crop": request.crop if request.split == "train" else "centre",
+    }
+
+
+def size_advice(shorter: npt.NDArray[np.int32], size: int) -> str:
+    """What to type where most images are smaller than `size`; "" where they are not.
+
+    Args:
+        shorter: sides of all images with a caption, pixels.
+    """
+    if not len(shorter):
+        return ""
+    common = int(np.partition(shorter, len(shorter) // 2)[len(shorter) // 2])
+    if common >= size:
+        return ""
+    fits = max(8, common - common % 8)  # networks halve the size a few times
+    what = "are" if shorter.min() == shorter.max() else "are mostly"
+    return f"your images {what} {common} px: --data.size {fits} or smaller"
 
 
 class Pictures(Protocol):
@@ -66,17 +113,62 @@ class Pictures(Protocol):
         ...
 
 
+class Files:
+    """Captioned files below a folder.
+
+    Args:
+        where: what a sentence calls all of it.
+        root: the folder.
+        columns: their names within it, captions and sizes.
+    """
+
+    def __init__(self, where: str, root: Path, columns: Columns) -> None:
+        self.where, self.root, self.columns = printable(where), root, columns
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def sides(self) -> npt.NDArray[np.int32]:
+        return self.columns.sides
+
+    def places(self) -> npt.NDArray[np.uint32]:
+        return self.columns.places
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        return self.columns.counts()
+
+    def name(self, number: int) -> str:
+        return self.columns.names[number]
+
+    def captions(self, number: int) -> list[str]:
+        return self.columns.captions(number)
+
+    def image(self, number: int) -> Path:
+        return self.root / self.columns.names[number]
+
+    def digest(self) -> str:
+        return self.columns.digest()
+
+
 class PictureSource:
     """Pictures as a source.
 
-    Those whose shorter side is below half of `size` are passed over, since enlarging them would
-    teach blur; those between that and `size` are enlarged and counted. One that turns out
-    undecodable later is replaced by another, chosen by seed and index, and named in the sample.
+    Those whose shorter side is below `min_side` (half of `size` by default) are skipped, since
+    enlarging them would teach blur; those between that and `size` are enlarged and counted. One
+    that turns out undecodable later is replaced by another, chosen by seed and index, and named in
+    the sample.
 
     Args:
         pictures: what there is.
         report: on what the format could not use; what is found here is added.
-        request: size, seed, split, fraction and crop, see `registry.Request`.
+        size: side of the square images, pixels.
+        seed: of crops, choice of captions and replacements.
+        crop: "random" along the longer side, anew in each epoch, or "centre".
+        split: "train", "held-out" or "all". An image's split follows from its name, so that it
+            stays when images are added.
+        held_out: fraction of the images that are held out; none are where all would be.
+        min_side: shorter sides below this many pixels are skipped.
+        expected: what a sentence says should be there, where nothing is.
 
     Raises:
         ValueError: none can be used, or none is in the split.
@@ -84,54 +176,68 @@ class PictureSource:
 
     endless = False
 
-    def __init__(self, pictures: Pictures, report: Report, request: Request) -> None:
-        if not 1 <= request.size <= 4096:
-            raise ValueError(f"the image size must be 1 to 4096 pixels, not {request.size}")
-        if not 0.0 <= request.held_out < 1.0 or (
-            request.split == "held-out" and request.held_out == 0.0
-        ):
-            raise ValueError(
-                f"held_out is {shown(request.held_out)}; give the fraction of images to hold out, "
-                "such as 0.05"
-            )
+    def __init__(
+        self,
+        pictures: Pictures,
+        report: Report,
+        size: int,
+        *,
+        seed: int = 0,
+        crop: Literal["centre", "random"] = "random",
+        split: str = "all",
+        held_out: float = 0.0,
+        min_side: int | None = None,
+        expected: str = "",
+    ) -> None:
         self.pictures, self.report = pictures, report
-        self.size, self.seed, self.split = request.size, request.seed or 0, request.split
-        self.crop: Literal["centre", "random"] = "random" if self.split == "train" else "centre"
-        self._rule = f"{request.split} {request.held_out}"
-        usable = self._usable()
-        out = pictures.places()[usable] < request.held_out * 2**32
+        self.size, self.seed, self.split, self.held_out = size, seed, split, held_out
+        self.crop: Literal["centre", "random"] = crop
+        self.min_side = (size + 1) // 2 if min_side is None else min_side
+        usable = self._usable(expected)
+        out = pictures.places()[usable] < held_out * 2**32
         if out.all():
             out = np.zeros_like(out)
         report.held_out = int(out.sum())
-        self._unseen = usable[out] if request.split == "train" else usable[:0]
-        self.numbers = usable if self.split == "all" else usable[out == (self.split == "held-out")]
+        self._unseen = usable[out] if split == "train" else usable[:0]
+        self.numbers = usable if split == "all" else usable[out == (split == "held-out")]
         if not len(self.numbers):
             raise ValueError(
-                f"the split {self.split!r} of {pictures.where} is empty: of {report.usable:,} "
-                "images none is held out, by their names; change the fraction"
+                f"the split {split!r} of {pictures.where} is empty: none of "
+                f"{many(report.usable, 'images')} is held out, by their names; change the fraction"
             )
 
-    def _usable(self) -> npt.NDArray[np.int64]:
+    @classmethod
+    def of(
+        cls, request: Request, pictures: Pictures, report: Report, expected: str
+    ) -> "PictureSource":
+        """As it is asked for, see `registry.open_source`."""
+        return cls(pictures, report, request.size, expected=expected, **asked(request))
+
+    def _usable(self, expected: str) -> npt.NDArray[np.int64]:
         """Numbers of the pictures that are large enough; the report gets the rest."""
         sides = self.pictures.sides()
         shorter, longer = sides[:, 0], sides[:, 1]
-        large = shorter >= (self.size + 1) // 2
-        report, name = self.report, self.pictures.name
+        large = shorter >= self.min_side
+        report = self.report
         for kinds, kind, which in (
             (report.problems, SMALL, ~large),
             (report.notes, ENLARGED, large & (shorter < self.size)),
             (report.notes, ELONGATED, large & (longer > 4 * shorter)),
         ):
             if which.any():
-                kinds[kind] = Named(name, np.flatnonzero(which))
+                names = Named(self.pictures.name, np.flatnonzero(which))
+                kinds[kind] = names if len(names) > _LISTED else list(names)
+        report.advice = size_advice(shorter, self.size)
         usable = np.flatnonzero(large)
         report.usable = len(usable)
         report.captions = int(self.pictures.counts()[usable].sum())
         if not len(usable):
             what = "usable image with a caption" if report.images else "images"
             there = "; ".join(counted(report.problems)[:3])
+            advice = report.advice or (f"expected {expected}" if expected else "")
             raise ValueError(
                 f"{self.pictures.where} holds no {what}{f', but {there}' if there else ''}"
+                + (f"; {advice}" if advice else "")
             )
         return usable
 
@@ -212,5 +318,6 @@ class PictureSource:
 
     def fingerprint(self) -> str:
         """Of the names, captions and settings, not of the pixels."""
-        text = f"{self.size} {self.seed} {self.crop} {self._rule} {self.pictures.digest()}"
+        rule = f"{self.split} {self.held_out}"
+        text = f"{self.size} {self.seed} {self.crop} {rule} {self.pictures.digest()}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -5,7 +5,7 @@ takes such a name apart.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -33,6 +33,8 @@ class Request:
         held_out: fraction of the images that "train" leaves out.
         crop: of oblong images in "train", "random" or "centre"; elsewhere the centre is taken.
         options: the format's own, by name.
+        template: of captions of images that only a class is known of, with "{}" for its name.
+        all_options: those of all formats, for one that opens others.
     """
 
     place: str
@@ -42,6 +44,8 @@ class Request:
     held_out: float
     options: Mapping[str, Any]
     crop: Literal["random", "centre"] = "random"
+    template: str = ""
+    all_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,21 @@ FORMATS: dict[str, Format] = {
     "wds": Format(
         "unclip.data.webdataset:open_format",
         "wds:SHARDS (tar shards, such as wds:shards/{000..099}.tar)",
+        "fraction",
+    ),
+    "hf": Format(
+        "unclip.data.huggingface:open_format",
+        "hf:DATA (a saved data set, Parquet or Arrow files, or owner/name on the Hub)",
+        "fraction",
+    ),
+    "coco": Format(
+        "unclip.data.coco:open_format",
+        "coco:FILE.json:FOLDER (COCO's captions and images)",
+        "fraction",
+    ),
+    "mix": Format(
+        "unclip.data.mixture:open_format",
+        "'mix:3 DATA + 1 DATA' (several, in proportion)",
         "fraction",
     ),
     "emoji": Format(
@@ -111,12 +130,13 @@ def open_source(
     held_out: float = 0.0,
     options: Mapping[str, Any] | None = None,
     crop: Literal["random", "centre"] = "random",
+    template: str = "",
 ) -> "Source | Stream":
     """Open data by its name.
 
     Args:
         name: see the top of this file.
-        size, seed, split, held_out, crop: see `Request`.
+        size, seed, split, held_out, crop, template: see `Request`.
         options: kind → its options, as a mapping or a dataclass; other kinds' are left alone.
 
     Raises:
@@ -129,7 +149,7 @@ def open_source(
         _check_path(place)
     given = (options or {}).get(kind, {})
     given = given if isinstance(given, Mapping) else to_mapping(given)
-    request = Request(place, size, seed, split, held_out, given, crop)
+    request = Request(place, size, seed, split, held_out, given, crop, template, options or {})
     source: Source | Stream = imported(FORMATS[kind].open)(request)
     return source
 

@@ -1,8 +1,9 @@
-"""The index of a tar shard: its captioned images, with where their bytes lie.
+"""The index of a shard: the captioned images in one large file, with where their bytes lie.
 
-A tar can only be read forward. With its index, made once, any sample is a seek, so that which
-samples make up a step stays a function of the step alone. The index of `shards/000.tar` is
-`shards/.unclip-index/000.tar.safetensors`; where that cannot be written, it is in the user's cache.
+A tar can only be read forward, and Parquet in large pieces. With an index, made once, any sample is
+a seek, so that which samples make up a step stays a function of the step alone. The index of
+`shards/000.tar` is `shards/.unclip-index/000.tar.safetensors`; where that cannot be written, it is
+in the user's cache. Images that the file holds compressed are unpacked beside the index.
 """
 
 import hashlib
@@ -10,43 +11,28 @@ import json
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryFile
 
 import torch
 
 from unclip.checks import Notice, printable
-from unclip.data.captions import (
-    EMPTY,
-    MISSING,
-    NOT_TEXT,
-    ORPHANS,
-    UNREADABLE,
-    clean,
-)
-from unclip.data.columns import Builder, Columns
-from unclip.data.tables import captions_of, decoded, lowered
-from unclip.data.tar import DamageError, Member, Reader, compression
-from unclip.data.transforms import SUFFIXES, image_size
-from unclip.data.walk import OTHER
-from unclip.files import locked, open_regular, opened_safetensors, sweep, write_safetensors
+from unclip.data.columns import Columns
+from unclip.files import locked, opened_safetensors, sweep, write_safetensors
+from unclip.lazy import imported
 
 EDITION = "1"  # of what is in an index; another one is made anew
 FOLDER = ".unclip-index"
+_IMAGES = ".images"  # what a file of unpacked images ends with
 
-DAMAGED = "shards of which the rest is lost"
-UNENDED = "shards without an end mark; are they cut short?"
-TWICE = "members whose name the shard has already; the first is read"
-APART = "images whose caption lies elsewhere in the shard, where readers in order lose it"
-BAD_JSON = "images whose .json gives no caption as text"
-NOTHING = "shards without an image that has a caption"
-
-_HEADER = 2**14  # bytes of an image that mostly hold its size
-_MOST_IMAGE = 2**29  # bytes
-_MOST_TEXT = 2**20
+_BUILDERS = {  # how a file ends → what reads it through
+    ".tar": "unclip.data.tar_shard:build",
+    ".arrow": "unclip.data.arrow:build",
+    ".parquet": "unclip.data.arrow:build",
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +44,8 @@ class Index:
         images: how many there are, without captions too.
         size, changed: of the shard when it was read: bytes, and ns since 1970.
         problems, notes: kind → names, as in `captions.Report`.
+        unpacked: the file that the offsets are in, where it is not the shard.
+        classes: whether the texts are names of classes rather than captions.
     """
 
     columns: Columns
@@ -66,6 +54,8 @@ class Index:
     changed: int
     problems: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    unpacked: Path | None = None
+    classes: bool = False
 
 
 def places(shard: Path) -> tuple[Path, Path]:
@@ -83,7 +73,7 @@ def load(shard: Path) -> Index | None:
     Raises:
         ValueError: the shard is not there, or was changed since it was indexed.
     """
-    size, changed = _state(shard)
+    size, changed = state(shard)
     for place in places(shard):
         index = _read(place) if place.is_file() else None
         if index is None:
@@ -133,24 +123,30 @@ def missing(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names) if not (folder / name).exists()]
 
 
-def _state(shard: Path) -> tuple[int, int]:
+def state(shard: Path) -> tuple[int, int]:
+    """Size in bytes, and when it was changed, ns since 1970.
+
+    Raises:
+        ValueError: it is not there, or no regular file.
+    """
     try:
         state = shard.stat()
     except OSError as error:
-        raise ValueError(f"the shard {printable(str(shard))} {_why(error)}") from None
+        raise ValueError(f"the shard {printable(str(shard))} {why(error)}") from None
     if not stat.S_ISREG(state.st_mode):  # a pipe would keep whoever opens it
         raise ValueError(f"the shard {printable(str(shard))} is no regular file")
     return state.st_size, state.st_mtime_ns
 
 
-def _why(error: OSError) -> str:
+def why(error: OSError) -> str:
+    """The rest of a sentence on what cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return "does not exist"
     return f"cannot be read: {error.strerror}"
 
 
 def _read(place: Path) -> Index | None:
-    """An index from its file; None if it is another edition's or damaged."""
+    """An index from its file; None if it is another edition's or damaged, or lacks its images."""
     try:
         with opened_safetensors(place) as opened:
             facts = opened.metadata() or {}
@@ -158,23 +154,46 @@ def _read(place: Path) -> Index | None:
                 return None
             arrays = {key: opened.get_tensor(key).numpy() for key in opened.keys()}  # noqa: SIM118
         columns = Columns.of_arrays(arrays)
-        problems, notes = json.loads(facts["problems"]), json.loads(facts["notes"])
-        return Index(
-            columns,
-            int(facts["images"]),
-            int(facts["size"]),
-            int(facts["changed"]),
-            problems,
-            notes,
-        )
-    except (ValueError, KeyError, TypeError, RecursionError):
+        unpacked = place.with_suffix(_IMAGES) if "unpacked" in facts else None
+        if unpacked and str(unpacked.stat().st_size) != facts["unpacked"]:
+            return None
+        kinds = json.loads(facts["problems"]), json.loads(facts["notes"])
+        images, size, changed = (int(facts[key]) for key in ("images", "size", "changed"))
+        return Index(columns, images, size, changed, *kinds, unpacked, "classes" in facts)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _written(shard: Path) -> Index:
-    """Made now, and kept where it can be."""
-    index = build(shard)
-    tensors = {key: torch.from_numpy(array) for key, array in index.columns.arrays().items()}
+    """Made now, and kept where it can be.
+
+    Raises:
+        ValueError: see the builders; or there is no place for images that must be unpacked.
+    """
+    build = imported(_BUILDERS[shard.suffix.lower()])
+    for place in places(shard):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=place.parent):
+                pass
+        except OSError:
+            continue
+        sweep(place.parent)
+        images = place.with_suffix(_IMAGES)
+        index: Index = build(shard, images)
+        if index.unpacked is None:
+            images.unlink(missing_ok=True)
+        write_safetensors(place, _tensors(index), _facts(index))
+        return _read(place) or index
+    index = build(shard, None)
+    return index
+
+
+def _tensors(index: Index) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(array) for key, array in index.columns.arrays().items()}
+
+
+def _facts(index: Index) -> dict[str, str]:
     facts = {
         "edition": EDITION,
         "images": str(index.images),
@@ -183,172 +202,11 @@ def _written(shard: Path) -> Index:
         "problems": json.dumps(index.problems),
         "notes": json.dumps(index.notes),
     }
-    for place in places(shard):
-        with suppress(OSError, ValueError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            sweep(place.parent)
-            write_safetensors(place, tensors, facts)
-            return _read(place) or index
-    return index
-
-
-def build(shard: Path) -> Index:
-    """Read a shard's headers, captions, and the headers of its images.
-
-    Raises:
-        ValueError: it is not there, compressed, empty, or no tar.
-    """
-    where = printable(str(shard))
-    size, changed = _state(shard)
-    try:
-        with open_regular(shard) as file:
-            _check_start(file, size, where)
-            found = _Found(file, f"{printable(shard.name)}/")
-            found.read(size)
-            columns = found.columns()
-    except OSError as error:
-        raise ValueError(f"the shard {where} {_why(error)}") from None
-    if found.nothing:
-        raise ValueError(f"{where} is no tar archive: {found.nothing}")
-    if not len(columns):
-        found.problem(NOTHING, "")
-    return Index(columns, len(found.images), size, changed, found.problems, found.notes)
-
-
-def _check_start(file: BinaryIO, size: int, where: str) -> None:
-    if size == 0:
-        raise ValueError(f"the shard {where} is empty")
-    undo = compression(file.read(8))
-    if undo:
-        raise ValueError(
-            f"the shard {where} is compressed, so that no sample can be reached by a seek; "
-            f"unpack it with {undo}"
-        )
-
-
-class _Found:
-    """What an open shard holds, sorted by what it is."""
-
-    def __init__(self, file: BinaryIO, prefix: str) -> None:
-        self.file, self.prefix = file, prefix
-        self.images: dict[str, Member] = {}
-        self.texts: dict[str, Member] = {}  # path with its ending in lower case
-        self.problems: dict[str, list[str]] = {}
-        self.notes: dict[str, list[str]] = {}
-        self.nothing = ""  # why there is no tar at all
-        self._apart: set[str] = set()
-
-    def problem(self, kind: str, name: str) -> None:
-        self.problems.setdefault(kind, []).append(f"{self.prefix}{name}".rstrip("/"))
-
-    def note(self, kind: str, name: str) -> None:
-        self.notes.setdefault(kind, []).append(f"{self.prefix}{name}".rstrip("/"))
-
-    def read(self, size: int) -> None:
-        """Sort all members in."""
-        reader = Reader(self.file, size)
-        before, seen = "", set[str]()
-        try:
-            for member in reader:
-                stem = os.path.splitext(member.name)[0]
-                if self._sort(member, stem) and stem != before and stem in seen:
-                    self._apart.add(stem)
-                before = stem
-                seen.add(stem)
-        except DamageError as damage:
-            if not seen:
-                self.nothing = str(damage)
-            self.problem(DAMAGED, f": {damage}")
-        else:
-            if not reader.ended:
-                self.note(UNENDED, "")
-
-    def _sort(self, member: Member, stem: str) -> bool:
-        """Whether it is an image or caption that was not there yet."""
-        name, suffix = member.name, os.path.splitext(member.name)[1].lower()
-        if name.rpartition("/")[2].startswith(".") or name.startswith("__MACOSX/"):
-            return False  # as in folders
-        if member.kind or suffix not in (*SUFFIXES, ".txt", ".json"):
-            self.problem(member.kind or OTHER, name)
-            return False
-        kept, key = (self.images, name) if suffix in SUFFIXES else (self.texts, stem + suffix)
-        if key in kept:
-            self.problem(TWICE, name)
-            return False
-        kept[key] = member
-        return True
-
-    def columns(self) -> Columns:
-        """The captioned images whose headers can be read, in the order of the archive."""
-        builder, used = Builder(), set[str]()
-        for name, member in self.images.items():
-            keys = self._caption_keys(name)
-            used.update(keys)
-            captions = self._captions(name, keys)
-            if not captions:
-                continue
-            try:
-                builder.add(name, captions, self._size(member), (member.offset, member.length))
-            except ValueError as error:
-                self.problem(UNREADABLE, str(error))
-                continue
-            if os.path.splitext(name)[0] in self._apart:
-                self.note(APART, name)
-        for key in self.texts.keys() - used:
-            self.problem(ORPHANS, key)
-        for names in self.problems.values():
-            names.sort()
-        return builder.columns()
-
-    def _caption_keys(self, name: str) -> list[str]:
-        """Captions of the same name; else, as webdataset has it, up to the first dot."""
-        folder, slash, base = name.rpartition("/")
-        stems = (os.path.splitext(name)[0], folder + slash + base.split(".")[0])
-        for stem in stems:
-            keys = [stem + suffix for suffix in (".txt", ".json") if stem + suffix in self.texts]
-            if keys:
-                return keys
-        return []
-
-    def _captions(self, name: str, keys: Sequence[str]) -> list[str]:
-        """The lines of the .txt, else what the .json says; none, and the reason noted."""
-        if not keys:
-            self.problem(MISSING, name)
-            return []
-        member = self.texts[keys[0]]
-        try:
-            if member.length > _MOST_TEXT:
-                raise ValueError
-            text = decoded(self._bytes(member, member.length))
-        except ValueError:
-            self.problem(NOT_TEXT, name)
-            return []
-        lines: Iterable[str] = text.splitlines()
-        if keys[0].endswith(".json"):
-            try:
-                row = json.loads(text, parse_int=float)
-                lines = captions_of(lowered(row) if isinstance(row, dict) else row, keys[0])
-            except (ValueError, RecursionError):
-                self.problem(BAD_JSON, name)
-                return []
-        captions = list(dict.fromkeys(filter(None, map(clean, lines))))
-        if not captions:
-            self.problem(EMPTY, name)
-        return captions
-
-    def _size(self, member: Member) -> tuple[int, int]:
-        """(width, height), mostly from the first bytes."""
-        shown = f"{self.prefix}{member.name}"
-        if member.length > _MOST_IMAGE:
-            raise ValueError(f"{shown} has more than {_MOST_IMAGE:,} bytes")
-        if member.length > _HEADER:
-            with suppress(ValueError):
-                return image_size(self._bytes(member, _HEADER), name=shown)
-        return image_size(self._bytes(member, member.length), name=shown)
-
-    def _bytes(self, member: Member, most: int) -> bytes:
-        self.file.seek(member.offset)
-        return self.file.read(min(member.length, most))
+    if index.unpacked:
+        facts["unpacked"] = str(index.unpacked.stat().st_size)
+    if index.classes:
+        facts["classes"] = "yes"
+    return facts
 
 
 def all_of(shards: Sequence[Path]) -> Iterator[Index]:

@@ -1,4 +1,4 @@
-"""Tables of captions: JSON Lines and CSV, read a row at a time.
+"""Tables of captions: JSON Lines, CSV and Parquet, read a row at a time.
 
 A row names a file and holds its caption or captions. Tables come from other people's programs: what
 is not as described is a sentence with the table's name and the line.
@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ from unclip.checks import printable, shown
 from unclip.files import open_regular, read_bytes
 
 _FILE_KEYS = ("file_name", "file", "filename", "image", "path")
-_CAPTION_KEYS = ("text", "caption", "captions")
+CAPTION_KEYS = ("text", "caption", "captions")
+_KEYS = (*_FILE_KEYS, *CAPTION_KEYS)
 _MAX_LINE = 2**20  # bytes
 _MARKS_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16, Windows' "Unicode" text
 
@@ -39,9 +41,9 @@ def read_table(root: Path, table: str) -> Iterator[tuple[str, Row]]:
     """
     path = root / table
     where = printable(str(path))
-    read = _read_jsonl if table.lower().endswith(".jsonl") else _read_csv
+    read = _READERS[os.path.splitext(table)[1].lower()]
     for row in read(path, where):
-        yield _inside(PurePosixPath(table).parent, row.file, f"{where}, line {row.line}"), row
+        yield inside(PurePosixPath(table).parent, row.file, f"{where}, line {row.line}"), row
 
 
 def decoded(raw: bytes) -> str:
@@ -49,9 +51,9 @@ def decoded(raw: bytes) -> str:
     return raw.decode("utf-16" if raw.startswith(_MARKS_16) else "utf-8-sig")
 
 
-def _inside(folder: PurePosixPath, file: str, where: str) -> str:
+def inside(folder: PurePosixPath | str, file: str, where: str) -> str:
     """The file's path within the root, or a ValueError if it lies outside."""
-    path = os.path.normpath(folder / file.replace("\\", "/"))
+    path = os.path.normpath(PurePosixPath(folder) / file.replace("\\", "/"))
     outside = file.startswith(("/", "\\")) or path.startswith("..") or path[1:2] == ":"
     if outside or "\0" in file or path == ".":
         raise ValueError(f"{where}: {shown(file)} is not a path inside the folder")
@@ -97,6 +99,36 @@ def _read_csv(path: Path, where: str) -> Iterator[Row]:
             f"{where}, line {line} is not CSV ({printable(str(error))}): close the quotes "
             "that begin a caption, and write those inside one twice"
         ) from None
+
+
+def _read_parquet(path: Path, where: str) -> Iterator[Row]:
+    """Rows are counted from 1, as lines are."""
+    parquet = needed("pyarrow.parquet", where)
+    try:
+        with parquet.ParquetFile(path) as table:
+            names = [name for name in table.schema_arrow.names if name.strip().lower() in _KEYS]
+            rows = (row for part in table.iter_batches(columns=names) for row in part.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield Row(number, 1, *_file_and_captions(lowered(row), f"{where}, line {number}"))
+    except (OSError, needed("pyarrow", where).ArrowException) as error:
+        said = printable(str(error).split("\n")[0][:200])
+        raise ValueError(f"{where} is no whole Parquet file: {said}") from None
+
+
+def needed(module: str, what: str) -> Any:
+    """A module that is not among the necessary ones.
+
+    Raises:
+        ValueError: it is not installed; says how it is.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise ValueError(f"{what} is read with {package}: pip install 'unclip[datasets]'") from None
+
+
+_READERS = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
 
 
 def _columns(cells: list[str], where: str) -> list[str]:
@@ -151,9 +183,9 @@ def captions_of(row: Any, where: str) -> list[str]:
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"{where} is not an object with a caption")
-    keys = [key for key in _CAPTION_KEYS if key in row]
+    keys = [key for key in CAPTION_KEYS if key in row]
     if not keys:
-        raise ValueError(f"{where} holds no caption; it needs one of {', '.join(_CAPTION_KEYS)}")
+        raise ValueError(f"{where} holds no caption; it needs one of {', '.join(CAPTION_KEYS)}")
     texts = row[keys[0]]
     texts = [""] if texts is None or texts == [] else texts
     texts = [texts] if isinstance(texts, str) else texts

@@ -12,16 +12,19 @@ from pathlib import Path
 
 from unclip.data.transforms import SUFFIXES
 
-TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "captions.csv")
+TABLES = (
+    *("metadata.jsonl", "captions.jsonl", "metadata.csv", "captions.csv"),
+    *("metadata.parquet", "captions.parquet"),
+)
 
 FOREIGN = "files in formats of pictures or films that are not read; convert to PNG or JPEG"
-ARCHIVES = "archives to be unpacked, or tar shards, which --data wds:FOLDER reads"
+ARCHIVES = "archives; shards in .tar are read as wds:FOLDER, others must be unpacked"
 OTHER_TABLES = f"tables under other names than {', '.join(TABLES)}"
 SHARDS = (
-    "files with a data set in one piece (Arrow, Parquet, TFRecord, LMDB, HDF5); write its "
-    "images out, with their captions in a metadata.jsonl"
+    "files with a data set in one piece; Parquet and Arrow are read as hf:FOLDER, of others write "
+    "the images out, with their captions in a metadata.jsonl"
 )
-JSONS = "files in JSON, whose captions (COCO's, say) are not read; write a metadata.jsonl of them"
+JSONS = "files in JSON; COCO's captions are read as coco:FILE.json:FOLDER"
 OTHER = "other files"
 SPECIAL = "files of other kinds: pipes, devices or sockets"
 DEAD = "links to nowhere"

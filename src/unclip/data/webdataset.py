@@ -19,7 +19,7 @@ import numpy.typing as npt
 from unclip.checks import printable
 from unclip.data import shard_index
 from unclip.data.braces import expand
-from unclip.data.captions import Report
+from unclip.data.captions import Report, of_class
 from unclip.data.pictures import PictureSource
 from unclip.data.registry import Request
 from unclip.files import open_regular
@@ -27,13 +27,14 @@ from unclip.files import open_regular
 _OPEN = 64  # shards that are kept open
 _MANY = 10  # shards whose indexing takes a while
 _SHARD = ".tar"
+EXPECTED = "members such as 0001.jpg and 0001.txt"
 
 
 def open_format(request: Request) -> PictureSource:
     """See `registry.open_source`. Shards that have no index get one."""
     shards = find_shards(request.place)
     pictures = Shards(f"wds:{request.place}", shards)
-    return PictureSource(pictures, pictures.report(), request)
+    return PictureSource.of(request, pictures, pictures.report(), EXPECTED)
 
 
 def find_shards(place: str) -> list[Path]:
@@ -93,15 +94,29 @@ def merge(report: Report, indices: Sequence[shard_index.Index]) -> None:
 
 
 class Shards:
-    """Captioned images of several shards as `Pictures`; their bytes are read by a seek."""
+    """Captioned images of several shards as `Pictures`; their bytes are read by a seek.
 
-    def __init__(self, where: str, paths: Sequence[Path]) -> None:
-        self.where, self.paths = printable(where), list(paths)
+    Args:
+        where: what a sentence calls all of it.
+        paths: of the shards, of any kind that `shard_index` knows.
+        template: of captions, where the shards have classes instead.
+
+    Raises:
+        ValueError: see `shard_index.load`; or there are classes and no template.
+    """
+
+    def __init__(self, where: str, paths: Sequence[Path], template: str = "") -> None:
+        self.where, self.paths, self.template = printable(where), list(paths), template
         new = sum(shard_index.load(path) is None for path in self.paths)
         if new > _MANY:
             shard_index.announce(new)
         self.indices = list(shard_index.all_of(self.paths))
         self.columns = [index.columns for index in self.indices]
+        if not template and any(index.classes for index in self.indices):
+            raise ValueError(
+                f"{self.where} has classes and no captions: --data.template 'a photo of a {{}}' "
+                "makes captions of their names"
+            )
         self.starts = [0, *accumulate(len(columns) for columns in self.columns)]
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
 
@@ -124,7 +139,7 @@ class Shards:
         return np.concatenate([columns.places for columns in self.columns])
 
     def counts(self) -> npt.NDArray[np.int64]:
-        return np.concatenate([np.diff(columns.last, prepend=0) for columns in self.columns])
+        return np.concatenate([columns.counts() for columns in self.columns])
 
     def name(self, number: int) -> str:
         shard, row = self._found(number)
@@ -132,7 +147,10 @@ class Shards:
 
     def captions(self, number: int) -> list[str]:
         shard, row = self._found(number)
-        return self.columns[shard].captions(row)
+        texts = self.columns[shard].captions(row)
+        if not self.indices[shard].classes:
+            return texts
+        return [of_class(self.template, text) for text in texts]
 
     def image(self, number: int) -> bytes:
         shard, row = self._found(number)
@@ -156,6 +174,8 @@ class Shards:
         digest = hashlib.blake2b(digest_size=16)
         for path, columns in zip(self.paths, self.columns, strict=True):
             digest.update(f"{path.name}\t{columns.digest()}\n".encode("utf-8", "surrogateescape"))
+        if any(index.classes for index in self.indices):
+            digest.update(self.template.encode())
         return digest.hexdigest()
 
     def _found(self, number: int) -> tuple[int, int]:
@@ -168,7 +188,7 @@ class Shards:
         open for whoever holds it."""
         file = self._files.get(shard)
         if file is None:
-            file = open_regular(self.paths[shard])
+            file = open_regular(self.indices[shard].unpacked or self.paths[shard])
             self._files[shard] = file
             while len(self._files) > _OPEN:
                 self._files.popitem(last=False)

@@ -7,6 +7,7 @@ the resolved recipe is written into the run, so that a run can be repeated from 
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, TypeVar
 
+from unclip.checks import shown
 from unclip.config import Also, Between, Checked, Count, Positive, Probability, Seed
 from unclip.data.flips import flipped
 from unclip.data.registry import FORMATS, HELD_OUT, format_of, open_source, parse
@@ -34,6 +35,8 @@ class Data(Checked):
     crop: Literal["random", "centre"] = "random"
     # mirroring of every second image in training, but of none whose caption says left or right
     flip: bool = False
+    # caption of images that only a class is known of, such as "a photo of a {}"
+    template: str = ""
     world: WorldConfig = field(default_factory=WorldConfig)  # options of the built-in world
 
     def __post_init__(self) -> None:
@@ -44,6 +47,10 @@ class Data(Checked):
             raise ValueError(
                 "data.held_out is for data such as a folder of images; "
                 f"{kind} data holds out {what[FORMATS[kind].holds_out]}"
+            )
+        if self.template and "{}" not in self.template:
+            raise ValueError(
+                f"data.template is {shown(self.template)}; it needs {{}} for the class's name"
             )
         self.world.check_undecided(
             "data.world", "data.size is the images' size, and training takes the training split"
@@ -124,6 +131,6 @@ def open_data(data: Data, split: str = "train") -> Source | Stream:
     """The recipe's data source."""
     source = open_source(
         data.source, size=data.size, split=split, held_out=data.fraction,
-        options={"emoji": data.world}, crop=data.crop,
+        options={"emoji": data.world}, crop=data.crop, template=data.template,
     )  # fmt: skip
     return flipped(source, data.world.seed) if data.flip and split == "train" else source
