@@ -59,7 +59,7 @@ def test_clip(tmp_path: Path) -> None:
         numbers(text, "memory, about") for text in (small, large)
     )
     assert images == 64
-    assert state == same == round(4 * 5 * parameters / 2**20)
+    assert state == same == round(4 * 6 * parameters / 2**20)
     assert more == pytest.approx(4 * kept, rel=0.1)  # weights are not counted with the images
     assert not list(tmp_path.iterdir())  # nothing was written
 
@@ -72,5 +72,5 @@ def test_a_large_network_is_counted_without_being_built(
     folders = Folders(tmp_path / "model", tmp_path / "run")  # without a CLIP: the paper's
     text = plan(STAGES["decoder"], recipe, folders, "cpu")
     assert numbers(text, "trained parameters") == [3_567_007_238]
-    assert numbers(text, "memory, about")[0] == round(20 * 3_567_007_238 / 2**20)
+    assert numbers(text, "memory, about")[0] == round(24 * 3_567_007_238 / 2**20)
     assert not list(tmp_path.iterdir())

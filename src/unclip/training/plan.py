@@ -18,11 +18,13 @@ from unclip.storage.folder import ModelFolder
 from unclip.training.budget import check_images
 from unclip.training.job import Folders, build_job
 from unclip.training.parallel import start_parallel
+from unclip.training.validation import validates
 
 S = TypeVar("S")
 _PROBE = 2  # images that are really computed; the rest is proportion
 _DRAWN = 64  # images of a batch
 _STATE = 4 * 5  # bytes of a parameter: weight, average, gradient and two moments in fp32
+_BEST = 4  # bytes of a parameter: its value in the best average, where held-out images are measured
 _MOST = 2**27  # parameters of a network that is built to be measured
 # What a network's settings say of data that a stage is measured on, and how much is enough here:
 # 256 embeddings say well enough how many codes an autoregressive prior has.
@@ -37,7 +39,7 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = 
     """
     counted = _counted(spec, recipe, folders)
     if counted is not None and counted > _MOST:
-        return _of_a_large_network(counted, folders)
+        return _of_a_large_network(counted, _state(recipe), folders)
     parallel = start_parallel(device)
     part = recipe.training.batch_size // recipe.training.accumulation
     check_images(part, recipe.data.size)
@@ -53,7 +55,7 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = 
         loss.backward()  # type: ignore[no-untyped-call]
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     operations = counter.get_total_flops() / _PROBE * recipe.training.batch_size
-    state = _STATE * parameters
+    state = _state(recipe) * parameters
     for tensor in (*network.parameters(), *network.buffers()):  # kept too, but there once
         kept.pop(tensor.untyped_storage().data_ptr(), None)
     activations = sum(kept.values()) * part / _PROBE
@@ -71,6 +73,11 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = 
             f"run folder           {folders.run}",
         ]
     )
+
+
+def _state(recipe: Recipe[Any]) -> int:
+    """Bytes that a run keeps of each parameter."""
+    return _STATE + (_BEST if validates(recipe) else 0)
 
 
 def _counted(spec: StageSpec[S], recipe: Recipe[S], folders: Folders) -> int | None:
@@ -91,13 +98,13 @@ def _counted(spec: StageSpec[S], recipe: Recipe[S], folders: Folders) -> int | N
     return sum(p.numel() for p in network.parameters())
 
 
-def _of_a_large_network(parameters: int, folders: Folders) -> str:
+def _of_a_large_network(parameters: int, state: int, folders: Folders) -> str:
     """What can be said without computing anything."""
     return "\n".join(
         [
             f"trained parameters   {parameters:,}",
             f"operations per step  not counted, which needs the network: over {_MOST:,} parameters",
-            f"memory, about        {_STATE * parameters / 2**20:,.0f} MiB in fp32 of weights and "
+            f"memory, about        {state * parameters / 2**20:,.0f} MiB in fp32 of weights and "
             "optimiser, and more of activations",
             f"model folder         {folders.model}",
             f"run folder           {folders.run}",

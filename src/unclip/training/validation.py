@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from unclip.batch import Batch
 from unclip.data.batches import Order, batch_of
 from unclip.data.held_out import FEWEST
+from unclip.data.registry import format_of
 from unclip.data.sources import Source, Stream, length, read, unseen
 from unclip.stages.recipe import Data, Recipe, Training
 from unclip.training.parallel import Parallel
@@ -53,6 +54,12 @@ def interval(training: Training) -> int:
     steps, batch = training.steps, training.batch_size
     every = min(max(math.ceil(_MOST / (_AN_IMAGE * batch)), steps // 50), steps // 10)
     return every if _AN_IMAGE * batch * every >= FEWEST else 0
+
+
+def validates(recipe: Recipe[Any]) -> bool:
+    """Whether a run of this recipe is to be measured, if its data holds out enough."""
+    holds_out = format_of(recipe.data.source).holds_out == "itself" or recipe.data.fraction > 0
+    return holds_out and interval(recipe.training) > 0
 
 
 def validation_of(

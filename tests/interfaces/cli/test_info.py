@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from tests.interfaces.cli.test_cli import Capture, refused
 from tests.interfaces.cli.test_generate import FAST, pixels
 from unclip.checks import many
+from unclip.data.held_out import note
 from unclip.interfaces.cli import main
 from unclip.outputs.images import save_png
+from unclip.storage.folder import ModelFolder
 
 
 def command_of(image: Path, capsys: Capture) -> list[str]:
@@ -200,3 +202,11 @@ def test_a_pipe_in_the_place_of_weights_keeps_nobody_waiting(
     weights.unlink()
     os.mkfifo(weights)
     assert "is no regular file" in refused(["info", str(tiny_copy)], capsys)
+
+
+def test_what_training_held_out_is_said(tiny_copy: Path, capsys: Capture) -> None:
+    for stage, fraction in (("clip", 0.05), ("upsampler", 0.0), ("prior", 0.05)):
+        note(ModelFolder(tiny_copy), stage, fraction)
+    assert main(["info", str(tiny_copy)]) == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("held out "))
+    assert row.endswith("  5 % of the images, by clip, prior; 0 % of the images, by upsampler")

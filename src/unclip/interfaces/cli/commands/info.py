@@ -114,6 +114,7 @@ def describe_image(path: Path) -> str:
 
 def describe_model(path: Path | None) -> str:
     """Components with their parameters and precisions, sizes, CLIP, and what is missing."""
+    from unclip.data.held_out import noted_in
     from unclip.pipeline.loading import NEEDED, TEXT_TO_IMAGE, UPSAMPLING, needed_components
     from unclip.storage.folder import ModelFolder, bundled, check_links
 
@@ -145,6 +146,15 @@ def describe_model(path: Path | None) -> str:
         rows["caption tokens"] = _brief(text.get("max_position_embeddings"))
     if folder.has("tokenizer"):
         rows["knows"] = read_vocabulary(folder.component("tokenizer")) or "not said"
+    held_out = noted_in(folder)
+    if held_out:
+        rows["held out"] = "; ".join(
+            f"{100 * fraction:g} % of the images, by {', '.join(of)}"
+            for fraction, of in (
+                (fraction, [stage for stage, one in held_out.items() if one == fraction])
+                for fraction in sorted({*held_out.values()}, reverse=True)
+            )
+        )
     card = folder.path / "README.md"
     check_links(folder.path, card)
     rows["licence"] = _licence(card) if card.is_file() else "not said"
