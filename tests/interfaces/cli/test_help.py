@@ -15,6 +15,8 @@ COMMANDS = [
     "borrow",
     "embed",
     "data emoji",
+    "data inspect",
+    "data index",
     "info",
     "doctor",
 ]

@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"usage: unclip data {'|'.join(LOOKS)} …\n\n{rows}")
         return 0 if words else 2
     if words[0] not in LOOKS:
-        raise ValueError(f"there is no `unclip data {shown(words[0])}`{suggest(words[0], LOOKS)}")
+        raise ValueError(f"unclip data does not know {shown(words[0])}{suggest(words[0], LOOKS)}")
     module = importlib.import_module(f"unclip.interfaces.cli.commands.{LOOKS[words[0]][1]}")
     look: Callable[[Sequence[str]], int] = module.run
     return look(words if words[0] == "emoji" else words[1:])
