@@ -17,6 +17,7 @@ _COMMANDS = (
     ("blend", "--frames", "2"),
     ("blend", "--weights", "1", "2"),
     ("probe", "--components", "2"),
+    ("info",),
 )
 
 
@@ -37,5 +38,7 @@ def make(random: Random, place: Path, good: Good) -> Case:
         return Case(f"{said} (load)", call=lambda: Latents.load(file))
     name, *rest = random.choice(_COMMANDS)
     data = ("--data", str(good.root / "two.npy")) if name == "probe" else ()
+    if name == "info":
+        return Case(f"{name}: {said}", (name, file.name))
     common = ("--model", str(good.model), *QUICK, "-o", "o.png")
     return Case(f"{name}: {said}", (name, file.name, *rest, *data, *common))

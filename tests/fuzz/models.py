@@ -17,6 +17,7 @@ _COMMANDS = (
     ("upscale", "i.png", *_MODEL, "--precision", "fp32", "--super-res-steps", "1", "-o", "o.png"),
     ("embed", "i.png", "a star", *_MODEL, "--precision", "fp32", "-o", "e.npy"),
     ("generate", "a red circle", *_MODEL, *QUICK, "--offload", "--steps", "fast", "-o", "o.png"),
+    ("borrow", "clip", "prior", "decoder", "upsampler", "--from", "model", "--model", "new"),
     ("evaluate", "clip", *_MODEL, "--data", "images", "-n", "4", "--size", "16"),
 )
 

@@ -103,3 +103,12 @@ def test_notes_and_students_of_the_stage_before_go(tiny_copy: Path, tiny_model: 
     borrow(["decoder"], folder, ModelFolder(tiny_model), overwrite=True)
     assert not folder.has("decoder_distilled")
     assert "_decoder" not in folder.index()
+
+
+def test_what_cannot_be_copied_leaves_nothing(tiny_copy: Path, tmp_path: Path) -> None:
+    (weights,) = (tiny_copy / "super_res_first").glob("*.safetensors")
+    weights.unlink()
+    weights.symlink_to(weights.with_name("none.safetensors"))
+    with pytest.raises((ValueError, OSError)):
+        borrow(["upsampler"], ModelFolder(tmp_path / "new"), ModelFolder(tiny_copy))
+    assert not (tmp_path / "new").exists()

@@ -11,7 +11,7 @@ import filecmp
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -286,8 +286,7 @@ class ModelFolder:
         if self._draft is not None:
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        with private_folder(self.path / "publishing") as private:
+        with self._made(), private_folder(self.path / "publishing") as private:
             self._draft = _Draft(private, anew)
             try:
                 yield
@@ -299,6 +298,19 @@ class ModelFolder:
                     commit(self.path, private, index | ({belonging.NOTE: note} if note else {}))
             finally:
                 self._draft = None
+
+    @contextmanager
+    def _made(self) -> Iterator[None]:
+        """The folder is there while the block runs, and not after it if that fails to fill it."""
+        fresh = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        except BaseException:
+            if fresh:
+                with suppress(OSError):
+                    self.path.rmdir()
+            raise
 
     @contextmanager
     def replacing(self, component: str, entry: tuple[str, str]) -> Iterator[Path]:
