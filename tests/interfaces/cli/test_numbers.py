@@ -19,6 +19,8 @@ REQUESTS = {
     "probe": ["a.png"],
     "invert": ["a.png"],
     "data": ["emoji", "--preview", "p.png"],
+    "data inspect": ["emoji"],
+    "data index": ["wds:s"],
     "evaluate clip": [],
     "evaluate edits": [],
     "evaluate inpainting": [],

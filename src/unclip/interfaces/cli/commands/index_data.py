@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from unclip.config import Between
+from unclip.interfaces.cli.numbers import whole
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.streams import progress_bar
 
@@ -23,7 +23,7 @@ class IndexShards:
 
     source: tyro.conf.Positional[str]
     """Name of the data, such as wds:shards/{000..099}.tar or wds:FOLDER."""
-    workers: Annotated[int, Between(0, 256)] = os.cpu_count() or 1
+    workers: Annotated[int, whole(1, 256)] = os.cpu_count() or 1
     """Number of processes that read shards."""
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from unclip.config import Between
-from unclip.interfaces.cli.numbers import Pixels, Seed, Side
+from unclip.interfaces.cli.numbers import Pixels, Seed, Side, real
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_output, write_file
 
@@ -29,7 +28,7 @@ class Inspect:
     """Name of a .png file for a sheet of images with their captions."""
     size: Pixels = 64
     """Pixels of a side that training would have; smaller images are said."""
-    held_out: Annotated[float, Between(0, 0.99)] = 0.05
+    held_out: Annotated[float, real(0, 0.99)] = 0.05
     """Fraction that training would hold out."""
     template: str = ""
     """Caption of images that only a class is known of, such as "a photo of a {}"."""
