@@ -74,17 +74,17 @@ def validation_of(
     other = unseen(source) if every else None
     if other is None or length(other) < FEWEST:
         return None
-    there, training = min(length(other), _MOST), recipe.training
-    part = training.batch_size // training.accumulation
-    parts = math.ceil(min(_count(training, recipe.data, every), there) / part)
-    size = min(part, there // parts) // parallel.world_size * parallel.world_size
+    training, count = recipe.training, _count(recipe.training, recipe.data, every)
+    different = min(count, length(other))
+    parts = math.ceil(different / (training.batch_size // training.accumulation))
+    size = different // parts // parallel.world_size * parallel.world_size
     if not size:
         return None
-    rounds = max(1, _count(training, recipe.data, every) // (parts * size))
+    rounds = max(1, count // (parts * size))
     shape = (parts, size, rounds)
     held_out, seen = (_parts(one, shape, training.seed, parallel) for one in (other, source))
     on = f"{other.fingerprint()} {shape} {training.seed} {parallel.world_size}"
-    return Validation(every, held_out, seen, min(parts * size, length(other)), on)
+    return Validation(every, held_out, seen, parts * size, on)
 
 
 def _count(training: Training, data: Data, every: int) -> int:
