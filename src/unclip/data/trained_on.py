@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unclip.checks import shown
+from unclip.config import to_mapping
 from unclip.data.registry import FORMATS, parse
 from unclip.storage.folder import ModelFolder
 
@@ -16,13 +17,15 @@ def note(folder: ModelFolder, stage: str, name: str, options: Mapping[str, Any])
     """Write into the model folder what a stage was trained on.
 
     Args:
-        name: of the data, as `open_source` takes it.
-        options: of its kind, as a mapping.
+        name, options: of the data, as `open_source` takes them.
     """
+    kind = parse(name)[0]
     before = _noted(folder)
     noted = {key: said for key, said in before.items() if key != stage}
-    if FORMATS[parse(name)[0]].alone:
-        noted[stage] = {"data": name, "options": dict(options)}
+    if FORMATS[kind].alone:
+        given = options.get(kind, {})
+        given = dict(given) if isinstance(given, Mapping) else to_mapping(given)
+        noted[stage] = {"data": name, "options": {kind: given}}
     if noted != before:
         folder.update_index({NOTE: noted})
 

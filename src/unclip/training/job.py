@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import torch
 
 from unclip.batch import on_device
-from unclip.config import to_mapping
 from unclip.data import trained_on
 from unclip.data.captions import ENDLESS
 from unclip.data.held_out import note, settled
@@ -84,7 +83,7 @@ class Job:
             suiting.note(folder, self.stage, anew)
             by_fraction = format_of(data.source).holds_out != "itself"
             note(folder, self.name, data.fraction if by_fraction else None)
-            trained_on.note(folder, self.name, data.source, to_mapping(data.world))
+            trained_on.note(folder, self.name, data.source, {"emoji": data.world})
 
 
 def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel: Parallel) -> Job:
