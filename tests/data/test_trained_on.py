@@ -15,7 +15,8 @@ def test_data_that_others_have_is_noted_and_a_path_is_not(tiny_copy: Path) -> No
     note(folder, "clip", "emoji", {"emoji": {"max_objects": 2}})
     note(folder, "decoder", "emoji:shapes", {"emoji": WorldConfig(max_objects=1)})
     found = data_of(folder, ("decoder", "clip"))
-    assert found is not None and found[0] == "emoji:shapes"
+    assert found is not None
+    assert found[0] == "emoji:shapes"
     assert found[1]["emoji"]["max_objects"] == 1
     note(folder, "decoder", "/home/somebody/pictures", {})
     assert data_of(folder, ("decoder", "clip")) == ("emoji", {"emoji": {"max_objects": 2}})

@@ -13,6 +13,7 @@ COMMANDS = [
     *(f"train {name}" for name in SPECS),
     "evaluate clip",
     "borrow",
+    "tune",
     "embed",
     "data emoji",
     "data inspect",

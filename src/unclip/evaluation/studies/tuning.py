@@ -1,38 +1,33 @@
-"""Which sampler, guidance and number of candidates suit a model: tried on captions held out, measured
-by its own CLIP (`metrics/likeness.py`), and written into the model folder.
+"""Which sampler, guidance and number of candidates suit a model: tried on held-out captions,
+measured by its own CLIP (`metrics/likeness.py`), and written into the model folder.
 
 One thing is changed at a time, from what the folder says now: the decoder's sampler, its guidance,
 the prior's guidance, candidates and sampler, the other prior; a second time around where something
 was found. Every choice makes images of the same captions from the same noise. One is taken that is
-better than what was there by more than the standard error over captions; ties stay as they were. The
-best of many looks better than it is, so that what was found is measured once more, on other captions
-and noise, and written only if it is better there too.
+better than what was there by more than the standard error over captions; ties stay as they were.
+The best of many looks better than it is, so that what was found is measured once more, on other
+captions and noise, and written only if it is better there too.
 
 The upsamplers stay as they are: images are made at the decoder's size.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unclip import __version__
-from unclip.checks import counted_noun, printable
-from unclip.data.captions import ENDLESS
-from unclip.data.held_out import fraction_of
-from unclip.data.registry import format_of, open_source, parse
-from unclip.data.sources import Source, Stream, length, read
-from unclip.data.trained_on import data_of
+from unclip.checks import Notice, many, printable
 from unclip.diffusion.registry import SAMPLERS
-from unclip.evaluation.metrics.likeness import LEAST, Likeness, Real
+from unclip.evaluation.metrics.likeness import Likeness, Real
+from unclip.evaluation.studies.captioned import Unseen
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.settings import Settings
-from unclip.pixels import to_signed
+from unclip.pipeline.settings import UPSAMPLING, Settings
 from unclip.stages.catalogue import STAGES, prior_kinds
 from unclip.stages.suiting import DEFAULTS, SAYS, TUNED
 from unclip.storage.folder import ModelFolder
@@ -47,20 +42,9 @@ MOST = 32
 """Captions, where nobody says how many."""
 _FEWEST = 8  # of those, where the time is short
 _IMAGES = 2  # of a caption
-_TRIES = 20  # that a time should be enough for
+_TRIES = 24  # that a time should be enough for
 _BATCH = 16  # images computed at once
 _CANDIDATES, _INDEX_CANDIDATES = "prior_num_candidates", "_prior_num_candidates"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Captioned images to measure on, and others to measure again."""
-
-    captions: list[str]
-    images: Tensor  # (N, 3, H, W) in [-1, 1], at the decoder's size
-    said: str  # which they are
-    split: str
-    data: str
 
 
 @dataclass
@@ -69,7 +53,8 @@ class Study:
 
     Attributes:
         deadline: `time.monotonic` after which nothing more is tried.
-        rows: what was tried, with what it gave, in order.
+        late: whether something was left out for that.
+        tried: how many changes were measured.
     """
 
     pipe: Pipeline
@@ -77,23 +62,38 @@ class Study:
     seed: int
     report: Report
     deadline: float = float("inf")
-    rows: list[tuple[str, Likeness]] = field(default_factory=list)
-    _known: dict[Any, Likeness] = field(default_factory=dict)
-    _cost: float = 0.0  # seconds of the last
     late: bool = False
+    tried: int = 0
+    _known: dict[Any, Likeness] = field(default_factory=dict)
+    _cost: float = 0.0  # seconds of a whole measurement
 
-    def measure(self, says: Says) -> Likeness:
-        """How like the real images the model's are if it says this of itself."""
+    def measure(self, says: Says, against: Likeness | None = None) -> Likeness:
+        """How like the real images the model's are if it says this of itself.
+
+        Args:
+            against: what it must not be clearly worse than on half of the captions, to be measured
+                on all of them.
+        """
         key = tuple(sorted(says.items()))
-        if key not in self._known:
-            begun = time.monotonic()
-            images = made(self.pipe, self.real.captions, says, self.seed)
-            z_i = torch.cat([self.pipe.clip.image(part.to(self.pipe.device))
-                             for part in images.flatten(0, 1).split(_BATCH)])  # fmt: skip
-            z_i = z_i.to(images.device).unflatten(0, images.shape[:2])
-            self._known[key] = self.real.measure(images, z_i)
-            self._cost = time.monotonic() - begun
+        count = len(self.real.captions)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._measure(says, 0, (count + 1) // 2)
+        if len(found.scores) == count or (against is not None and _clearly_worse(found, against)):
+            return found
+        self._known[key] = found + self._measure(says, len(found.scores), count)
         return self._known[key]
+
+    def _measure(self, says: Says, first: int, last: int) -> Likeness:
+        begun = time.monotonic()
+        images = made(self.pipe, self.real.captions[first:last], says, self.seed + _IMAGES * first)
+        flat, clip = images.flatten(0, 1), self.pipe.clip
+        parts = [flat[i : i + _BATCH] for i in range(0, len(flat), _BATCH)]
+        z_i = torch.cat([clip.image(part.to(self.pipe.device)).cpu() for part in parts])
+        found = self.real.measure(images, z_i.view(*images.shape[:2], -1), first)
+        share = (last - first) / len(self.real.captions)
+        self._cost = (time.monotonic() - begun) / share
+        return found
 
     def in_time(self, says: Says) -> bool:
         """Whether one more can be tried, and what was found be measured again."""
@@ -110,21 +110,33 @@ class Study:
                 continue
             if not self.in_time(other):
                 break
-            found = self.measure(other)
+            found = self.measure(other, there)
             self.tell(words(change), found, there)
-            if found.score < self.measure(best).score:
+            if not _clearly_worse(found, there) and found.score < self.measure(best).score:
                 best = other
-        gain, error = self.measure(best).less_than(there)
-        return best if gain > error else says
+        return best if self.better(best, says) else says
+
+    def better(self, says: Says, there: Says) -> bool:
+        """Whether it is, by more than the standard error."""
+        gain, error = self.measure(says).less_than(self.measure(there))
+        return gain > error
 
     def tell(self, what: str, found: Likeness, there: Likeness | None = None) -> None:
         """A line of what was tried, against what was there."""
-        self.rows.append((what, found))
-        line = f"{what:<34} {_numbers(found)}"
+        self.tried += there is not None
+        parts = (float(found.distance.mean()), float(found.missed.mean()))
+        line = f"{what:<36} {found.score:6.3f} = {parts[0]:.3f} + {parts[1]:.3f}"
         if there is not None:
             gain, error = found.less_than(there)
             line += f"   {'better' if gain > 0 else 'worse'} by {abs(gain):.3f} ± {error:.3f}"
+            line += ", on half of the captions" * (len(found.scores) < len(there.scores))
         self.report(line)
+
+
+def _clearly_worse(found: Likeness, there: Likeness) -> bool:
+    """Whether it is by two standard errors, on the captions that it was measured on."""
+    gain, error = found.less_than(there)
+    return gain < -2 * error
 
 
 def tune(
@@ -158,32 +170,36 @@ def tune(
     """
     begun = time.monotonic()
     model = ModelFolder(folder)
+    known = model.fingerprint(*_tuned_for(model))
     pipe = Pipeline.from_pretrained(folder, device=device)
     if pipe.clip.image_encoder is None:
         raise ValueError(f"{folder} has no image_encoder, which tuning measures images with")
-    pipe.prior_for(Settings()) if pipe.decoder.needs_prior else None
-    name, options = _data(model, data)
-    source, split, said = _opened(model, name, options, pipe.decoder.size)
-    count = captions or _affordable(pipe, source, seconds)
-    first, again = _sets(source, pipe.decoder.size, count, seed, split)
-    report(f"measuring on {said}: {counted_noun(len(first[0]), 'caption')}, {_IMAGES} images each")
-    says, known = present(pipe), pipe.fingerprint
+    if pipe.decoder.needs_prior:
+        pipe.prior_for(Settings())  # refuses what makes variations of images only
+    unseen = Unseen.open(model, data, pipe.decoder.size)
+    count = captions or _affordable(pipe, unseen, seconds)
+    first, again = unseen.two_sets(count, seed)
+    report(f"measuring on {unseen.said}: {many(len(first[0]), 'captions')}, {_IMAGES} images each")
+    says = present(pipe)
     study = Study(pipe, _real(pipe, *first), seed, report)
     if seconds is not None:
         study.deadline = begun + seconds
     start = study.measure(says)
+    report(f"{'tried':<36} score = distance + missed; lower is better")
     study.tell("as it is", start)
     best = swept(study, says)
     if study.late:
         report("the time is up: what is not listed was not tried; --budget gives more")
     confirmed = Study(pipe, _real(pipe, *again), seed + 2**20, report)
     result = _result(confirmed, says, best, start)
-    _conclude(study, result, says, report)
+    _conclude(says, best, result, report)
     result |= {
-        "captions": len(first[0]), "images": _IMAGES * len(first[0]), "data": _named(name),
-        "split": split, "seed": seed, "unclip": __version__,
+        "captions": len(first[0]), "images": _IMAGES * len(first[0]), "data": unseen.noted,
+        "split": unseen.split, "tried": study.tried, "seed": seed, "unclip": __version__,
     }  # fmt: skip
-    if write:
+    if not study.tried:
+        report("there was no time to try anything, and nothing is written")
+    elif write:
         _write(model, known, result)
         report(f"written into {printable(str(folder))}")
     return result
@@ -240,14 +256,13 @@ def swept(study: Study, says: Says) -> Says:
 
 def _with_other_prior(study: Study, says: Says, kind: str) -> Says:
     """The guidance of a prior that the model does not draw with, and whether it should."""
-    other = {**says, "prior": kind}
+    other: Says = {**says, "prior": kind}
     if not study.in_time(other):
         return says
     scale = f"{prefix_of(kind)}_guidance_scale"
     study.tell(f"{kind} prior", study.measure(other), study.measure(says))
     other = study.chosen(other, [{scale: one} for one in SCALES])
-    gain, error = study.measure(other).less_than(study.measure(says))
-    return other if gain > error else {**says, scale: other[scale]}
+    return other if study.better(other, says) else {**says, scale: other[scale]}
 
 
 def coordinates(pipe: Pipeline, says: Says) -> Iterator[list[Says]]:
@@ -284,80 +299,47 @@ def made(pipe: Pipeline, captions: Sequence[str], says: Says, seed: int) -> Tens
     before = pipe.defaults
     prompts = [caption for caption in captions for _ in range(_IMAGES)]
     asked = {_CANDIDATES: says[_CANDIDATES]} if says.get("prior") == prior_kinds()[0] else {}
+    pipe.defaults = before | {key: value for key, value in says.items() if key != _CANDIDATES}
     try:
-        own = {key: value for key, value in says.items() if key != _CANDIDATES}
-        pipe.defaults = {**before, **own}
-        images: Tensor = pipe(
-            prompts,
-            generator=[torch.Generator().manual_seed(seed + k) for k in range(len(prompts))],
-            output_type="pt", size=pipe.decoder.size, batch_size=_BATCH, **asked,
-        ).images  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Notice)  # nobody has chosen these captions
+            images: Tensor = pipe(
+                prompts,
+                generator=[torch.Generator().manual_seed(seed + k) for k in range(len(prompts))],
+                output_type="pt", size=pipe.decoder.size, batch_size=_BATCH, **asked,
+            ).images.cpu()  # fmt: skip
     finally:
         pipe.defaults = before
-    return images.unflatten(0, (len(captions), _IMAGES))
+    return images.view(len(captions), _IMAGES, *images.shape[1:])
 
 
-def words(change: Says) -> str:
-    """A change as a line calls it."""
-    said = []
-    for key, value in change.items():
-        stage = key.removesuffix("_guidance_scale").removesuffix("_sampler").replace("_", " ")
-        if key.endswith("_guidance_scale"):
-            said.append(f"{stage} guidance {value:g}")
-        elif key.endswith("_sampler"):
-            takes = SAMPLERS[value].takes_eta
-            eta = f", η = {change[key.replace('_sampler', '_eta')]:g}" if takes else ""
-            said.append(f"{stage} by {value}{eta}")
-        elif key == _CANDIDATES:
-            said.append(f"prior of {counted_noun(value, 'candidate')}")
-        elif key == "prior":
-            said.append(f"{value} prior")
-    return ", ".join(said)
+def words(says: Says) -> str:
+    """What is said, or changed, as a line calls it."""
+    return ", ".join(f"{name} {value}" for name, value in named(says).items())
 
 
-# ---- what it is measured on ----------------------------------------------------------------------
+def named(says: Says) -> dict[str, str]:
+    """Names and values as people say them, a sampler with its η."""
+    found = {}
+    for key, value in says.items():
+        stage, kind = key.replace("_", " "), key.rpartition("_")[2]
+        if kind == "scale":
+            found[stage.removesuffix(" scale")] = f"{value:g}"
+        elif kind == "sampler":
+            eta = says[key.replace("_sampler", "_eta")]
+            found[stage] = f"{value}, η = {eta:g}" if SAMPLERS[value].takes_eta else value
+        elif kind == "candidates":
+            found["prior candidates"] = str(value)
+        elif kind != "eta":
+            found[stage] = str(value)
+    return found
 
 
-def _data(model: ModelFolder, given: str | None) -> tuple[str, Mapping[str, Any]]:
-    """Name and options of the data that a model is measured on."""
-    stages = ("decoder", *STAGES)
-    noted = data_of(model, stages)
-    if noted is not None and (given is None or parse(given)[0] == parse(noted[0])[0]):
-        return given or noted[0], noted[1]
-    if given is None:
-        raise ValueError(
-            f"{model.path} does not say what it was trained on; give captioned images that it was "
-            "not trained on, or the folder that it was, with --data"
-        )
-    return given, {}
-
-
-def _opened(
-    model: ModelFolder, name: str, options: Mapping[str, Any], size: int
-) -> tuple[Source | Stream, str, str]:
-    """The data, its split, and both in words: what no stage was trained on, where that is known."""
-    kind = format_of(name)
-    fraction = fraction_of(model) if kind.holds_out == "fraction" else 0.0
-    split = "held-out" if fraction or kind.holds_out == "itself" else "all"
-    source = open_source(
-        name, size=max(size, kind.smallest), split=split, held_out=fraction, options=options
-    )
-    many = length(source)
-    some = f"{many:,} images of " if many < ENDLESS else ""
-    if kind.holds_out == "itself":
-        return source, split, f"held-out scenes of {printable(name)}"
-    if fraction:
-        held = f"the {100 * fraction:g} % that training held out"
-        return source, split, f"{some}{printable(name)}, {held}"
-    return source, split, f"{some}{printable(name)}, which the model may have been trained on"
-
-
-def _affordable(pipe: Pipeline, source: Source | Stream, seconds: float | None) -> int:
+def _affordable(pipe: Pipeline, unseen: Unseen, seconds: float | None) -> int:
     """How many captions there is time for, by the time that a few images take."""
-    if seconds is None:
+    captions, says = unseen.captions(4), present(pipe)
+    if seconds is None or not captions:
         return MOST
-    captions = [sample["caption"] for sample in read(source, range(min(4, length(source))))]
-    says = present(pipe)
     for _ in range(2):  # the first is slower
         begun = time.monotonic()
         made(pipe, captions, says, 0)
@@ -365,42 +347,9 @@ def _affordable(pipe: Pipeline, source: Source | Stream, seconds: float | None) 
     return max(_FEWEST, min(MOST, int(seconds * len(captions) / (took * _TRIES))))
 
 
-Captioned = tuple[list[str], Tensor]
-
-
-def _sets(
-    source: Source | Stream, size: int, count: int, seed: int, split: str
-) -> tuple[Captioned, Captioned]:
-    """Captioned images to measure on, and as many others to measure again; the same where there
-    are too few."""
-    there = length(source)
-    if there < LEAST:
-        raise ValueError(
-            f"there are {there} captioned images to measure on ({split}); it takes {LEAST} or more"
-        )
-    count = min(count, there)
-    wanted = range(min(2 * count, there))
-    shuffled = torch.Generator().manual_seed(seed % 2**63)
-    random = there < ENDLESS and not isinstance(source, Stream)
-    order = torch.randperm(there, generator=shuffled).tolist()[: len(wanted)] if random else wanted
-    samples = list(read(source, order))
-    captions = [sample["caption"] for sample in samples]
-    images = to_signed(torch.stack([sample["image"] for sample in samples]))
-    if images.shape[-1] != size:
-        images = F.interpolate(images, size=(size, size), mode="area")
-    first = captions[:count], images[:count]
-    again = (captions[count:], images[count:]) if len(captions) == 2 * count else first
-    return first, again
-
-
 def _real(pipe: Pipeline, captions: list[str], images: Tensor) -> Real:
     z_i = pipe.clip.image(images.to(pipe.device)).cpu()
     return Real.of(images, z_i, pipe.clip.text(captions).z_t.cpu(), captions)
-
-
-def _named(data: str) -> str:
-    """Data for the folder's note, which others may read: a path is nobody's business."""
-    return data if format_of(data).alone else f"a {parse(data)[0]}"
 
 
 # ---- what comes of it ----------------------------------------------------------------------------
@@ -410,65 +359,54 @@ def _result(again: Study, says: Says, best: Says, start: Likeness) -> dict[str, 
     """What was there, and what was found, measured again."""
     if best == says:
         return {SAYS: dict(says), "before": start.score, "after": start.score,
-                "better": 0.0, "error": 0.0, "found": {}}  # fmt: skip
+                "measured": start.score, "better": 0.0, "error": 0.0}  # fmt: skip
     there, found = again.measure(says), again.measure(best)
     gain, error = found.less_than(there)
-    changed = {key: value for key, value in best.items() if value != says.get(key)}
-    taken = gain > 0
     return {
-        SAYS: dict(best if taken else says), "before": there.score,
-        "after": found.score if taken else there.score,
-        "better": gain, "error": error, "found": changed,
+        SAYS: dict(best if gain > 0 else says), "before": there.score, "measured": found.score,
+        "after": min(there.score, found.score), "better": gain, "error": error,
     }  # fmt: skip
 
 
-def _conclude(study: Study, result: Mapping[str, Any], says: Says, report: Report) -> None:
-    """The table, best first, and what came of it."""
-    report(f"\n{'the best that were tried':<34} {'score':>7} {'distance':>9} {'missed':>7}")
-    for what, found in sorted(study.rows, key=lambda row: row[1].score)[:8]:
-        report(f"{what:<34} {_numbers(found)}")
-    found, gain, error = result["found"], result["better"], result["error"]
-    if not found:
-        report("\nnothing suits the model better than what is there")
+def _conclude(says: Says, best: Says, result: Mapping[str, Any], report: Report) -> None:
+    """What was there beside what was found, and by how much that is better."""
+    if best == says:
+        report("nothing else suits the model better than what is there")
         return
-    pairs = f"{result['before']:.3f}"
-    if gain > 0:
-        report(
-            f"\n{words(_whole(found, result[SAYS]))}: measured again, {result['after']:.3f} against "
-            f"{pairs} before, better by {gain:.3f} ± {error:.3f}"
-        )
+    there, found = named(says), named(best)
+    rows = [("", "as it was", "found")]
+    rows += [(name, there[name], value) for name, value in found.items() if value != there[name]]
+    before, after = (f"{result[key]:.3f}" for key in ("before", "measured"))
+    rows.append(("score, measured again", before, after))
+    report("")
+    for name, was, now in rows:
+        report(f"{name:<36} {was:<14} {now}".rstrip())
+    by = f"by {abs(result['better']):.3f} ± {result['error']:.3f}"
+    if result["better"] > 0:
+        report(f"what was found is better {by}")
     else:
-        report(
-            f"\n{words(_whole(found, {**says, **found}))}: measured again, worse by {-gain:.3f} ± "
-            f"{error:.3f}, so that everything stays as it is"
-        )
+        report(f"measured again, what was found is worse {by}: everything stays as it is")
 
 
-def _whole(changed: Says, says: Says) -> Says:
-    """Changes with the sampler that a changed η belongs to, and the η of a changed sampler."""
-    stages = {key.removesuffix(end) for key in changed for end in ("_sampler", "_eta")
-              if key.endswith(end)}  # fmt: skip
-    pairs = {f"{stage}_{name}": says[f"{stage}_{name}"] for stage in stages
-             for name in ("sampler", "eta")}  # fmt: skip
-    return {**changed, **pairs}
-
-
-def _numbers(found: Likeness) -> str:
-    parts = (float(found.distance.mean()), float(found.missed.mean()))
-    return f"{found.score:7.3f} {parts[0]:9.3f} {parts[1]:7.3f}"
+def _tuned_for(model: ModelFolder) -> list[str]:
+    """Weights of the folder that what is found is for: all but the upsamplers'."""
+    stages = {name for name, spec in STAGES.items() if spec.sampled_as in UPSAMPLING}
+    names = [part for name, spec in STAGES.items() if name not in stages
+             for part in (*spec.components, *spec.optional)]  # fmt: skip
+    there = [name for name in names if model.has(name)]
+    return [name for name in there if any(model.component(name).glob("*.safetensors"))]
 
 
 def _write(model: ModelFolder, known: str, result: Mapping[str, Any]) -> None:
     """Put what was found into the folder's index, and how; what others say there stays."""
     says = dict(result[SAYS])
     with model.publishing():
-        now = model.fingerprint("decoder", "text_proj", "text_encoder", "image_encoder")
-        if now != known:
+        if model.fingerprint(*_tuned_for(model)) != known:
             raise ValueError(f"{model.path} was trained further meanwhile; tune it again")
         entries: dict[str, Any] = {}
         if _CANDIDATES in says:
             entries[_INDEX_CANDIDATES] = says.pop(_CANDIDATES)
         there = model.index().get(DEFAULTS, {})
         how = {key: round(value, 4) if isinstance(value, float) else value
-               for key, value in result.items() if key not in (SAYS, "found")}  # fmt: skip
+               for key, value in result.items() if key not in (SAYS, "measured")}  # fmt: skip
         model.update_index({**entries, DEFAULTS: {**there, **says}, TUNED: {SAYS: says, **how}})

@@ -27,6 +27,7 @@ COMMANDS = {
     "decode": ("make images for embeddings", "decode"),
     "train": ("train a stage into a model folder", "train"),
     "borrow": ("take stages over from another model, without training", "borrow"),
+    "tune": ("find how a model is sampled best, and note it in its folder", "tune"),
     "evaluate": ("measure a model", "evaluate"),
     "info": ("describe a model folder, or say how an image was made", "info"),
     "data": ("look at captioned images: a folder, shards, the built-in world", "data"),

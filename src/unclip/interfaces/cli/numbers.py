@@ -3,6 +3,7 @@ before anything is opened. tyro reads every flag that is a number, or a path, by
 """
 
 import math
+import re
 import types
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,6 +18,7 @@ from unclip.device.names import usual
 _IT = "the value"
 _INT, _FLOAT = "N", "X"
 _MANY = 64  # values of one flag
+_LONGEST = 366 * 86_400.0  # seconds
 _NONE = ["None"]  # what help shows for a number that is left out, and may be typed
 
 
@@ -70,6 +72,24 @@ def _path(words: list[str]) -> Path:
     if not words[0]:
         raise ValueError("the path is empty")  # and would be the folder that one is in
     return Path(words[0])
+
+
+def seconds_in(text: str, name: str) -> float:
+    """A time such as "90s", "30m", "1h", "1.5h" or "1h30m", in seconds.
+
+    Args:
+        name: of the flag.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = r"(\d{1,9}(?:\.\d{1,9})?)"
+    found = re.fullmatch(f"(?:{number}h)?(?:{number}m(?:in)?)?(?:{number}s)?", text.strip().lower())
+    parts = found.groups() if found else ()
+    seconds = sum(float(n) * unit for n, unit in zip(parts, (3600, 60, 1), strict=False) if n)
+    if not 0 < seconds <= _LONGEST:
+        raise ValueError(f"{name} is {shown(text)}; give a time such as 90s, 30m, 1h or 1h30m")
+    return seconds
 
 
 Seed = Annotated[int, whole(-(2**63), 2**64 - 1)]

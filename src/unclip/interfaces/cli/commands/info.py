@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -13,6 +13,9 @@ from unclip.checks import many, printable, shown
 from unclip.files import read_bytes
 from unclip.interfaces.cli.options import parse
 from unclip.words import read_vocabulary
+
+if TYPE_CHECKING:
+    from unclip.storage.folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,74 @@ def describe_model(path: Path | None) -> str:
                 for fraction in sorted({*held_out.values()}, reverse=True)
             )
         )
+    rows |= _sampling(folder, index)
     card = folder.path / "README.md"
     check_links(folder.path, card)
     rows["licence"] = _licence(card) if card.is_file() else "not said"
     rows["model card"] = card if card.is_file() else "none"
     return _table(rows)
+
+
+def _sampling(folder: "ModelFolder", index: dict[str, Any]) -> dict[str, str]:
+    """How each stage is sampled by default, in words, and what of it was chosen by measuring."""
+    from unclip.pipeline.settings import model_says, published
+    from unclip.stages.catalogue import priors
+    from unclip.stages.suiting import DEFAULTS, TUNED
+
+    try:
+        says = published() | model_says(index.get(DEFAULTS, {}), DEFAULTS)
+    except ValueError as error:
+        return {"sampling": str(error)}
+    kinds = [kind for kind, one in priors().items() if folder.has(next(iter(one.COMPONENTS)))]
+    rows = {f"sampling, {kind} prior": _prior_words(kind, kinds, says, index) for kind in kinds}
+    stages = {"decoder": "decoder", "super_res_first": "super_res", "super_res_1024": ""}
+    for component, stage in stages.items():
+        if folder.has(component):
+            rows[f"sampling, {component}"] = _how(stage or component, says)
+    if not index.get(DEFAULTS):
+        rows["sampling"] = "as the published models, as this one says nothing of its own"
+    if isinstance(index.get(TUNED), dict):
+        rows["tuned"] = _tuned(index[TUNED], index)
+    return rows
+
+
+def _prior_words(kind: str, kinds: list[str], says: dict[str, Any], index: dict[str, Any]) -> str:
+    from unclip.pipeline.settings import of_prior
+    from unclip.stages.catalogue import prior_kinds
+
+    drawn = " (draws by default)" if len(kinds) > 1 and says.get("prior", kinds[0]) == kind else ""
+    own = of_prior(says, kind)
+    if kind != prior_kinds()[0]:
+        return f"guidance {own.get('prior_guidance_scale', 1.0):g}{drawn}"
+    candidates = index.get("_prior_num_candidates", 1)
+    best = f", the best of {_brief(candidates)}" if candidates != 1 else ""
+    return _how("prior", own) + best + drawn
+
+
+def _how(stage: str, says: dict[str, Any]) -> str:
+    """Sampler, η and guidance of a stage."""
+    from unclip.diffusion.registry import SAMPLERS
+    from unclip.pipeline.settings import PRESETS, Settings, resolve
+
+    row = getattr(PRESETS["default"], stage)
+    found = resolve(stage, Settings(), row, says)
+    noise = f", η = {found['eta']:g}" if SAMPLERS[found["sampler"]].takes_eta else ""
+    scale = found.get("guidance_scale")
+    guided = "" if scale is None else ", no guidance" if scale == 1 else f", guidance {scale:g}"
+    return f"{found['sampler']}{noise}{guided}, {found['steps']} steps"
+
+
+def _tuned(tuned: dict[str, Any], index: dict[str, Any]) -> str:
+    """What of the defaults still is as measuring found it, and on what that was."""
+    says, there = tuned.get("says"), index.get("_defaults")
+    says, there = (one if isinstance(one, dict) else {} for one in (says, there))
+    still = [key for key, value in says.items() if there.get(key) == value]
+    changed = f"; {len(says) - len(still)} of it changed since" if len(still) < len(says) else ""
+    before, after = (tuned.get(key) for key in ("before", "after"))
+    numbers = isinstance(before, float | int) and isinstance(after, float | int)
+    measured = f"{before:.3f} as it was, {after:.3f} now" if numbers else "no numbers"
+    words = (_brief(tuned.get(key)) for key in ("captions", "data", "split"))
+    return "on {} captions of {}, {}: {}{}".format(*words, measured, changed)
 
 
 def _licence(card: Path) -> str:
