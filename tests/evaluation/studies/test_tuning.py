@@ -80,6 +80,8 @@ def test_what_was_held_out_is_measured_on_and_a_path_is_not_noted(
     lines = tuned(tiny_copy, str(data))[1]
     assert ", the 50 % that training held out: 4 captions" in lines[0]
     assert folder.index()["_tuned"]["split"] == "held-out"
+    note(folder, "decoder", 0.1)
+    assert "training held out only" in tuned(tiny_copy, str(data))[1][0]
 
 
 def test_the_folder_says_what_it_was_trained_on(tiny_copy: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unclip.checks import many, printable
 from unclip.data.captions import ENDLESS
-from unclip.data.held_out import fraction_of
+from unclip.data.held_out import FEWEST, fraction_of
 from unclip.data.registry import format_of, open_source, parse
 from unclip.data.sources import Source, Stream, length, read
 from unclip.data.trained_on import data_of
@@ -57,14 +57,22 @@ class Unseen:
         name, options = _named(model, data)
         kind = format_of(name)
         fraction = fraction_of(model) if kind.holds_out == "fraction" else 0.0
+
+        def opened(split: str) -> Source | Stream:
+            side = max(size, kind.smallest)
+            return open_source(name, size=side, split=split, held_out=fraction, options=options)
+
         split = "held-out" if fraction or kind.holds_out == "itself" else "all"
-        source = open_source(
-            name, size=max(size, kind.smallest), split=split, held_out=fraction, options=options
-        )
+        source = opened(split)
+        held_out = length(source) if fraction else 0
+        if fraction and held_out < FEWEST:
+            split, source = "all", opened("all")
         there = length(source)
         said = f"{many(there, 'images')} of {name}" if there < ENDLESS else name
-        if fraction:
+        if fraction and split == "held-out":
             said += f", the {100 * fraction:g} % that training held out"
+        elif held_out:
+            said += f", of which training held out only {held_out}, too few, and saw the others"
         elif split == "all":
             said += ", which the model may have been trained on"
         else:

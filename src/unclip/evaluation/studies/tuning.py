@@ -306,7 +306,7 @@ def made(pipe: Pipeline, captions: Sequence[str], says: Says, seed: int) -> Tens
             images: Tensor = pipe(
                 prompts,
                 generator=[torch.Generator().manual_seed(seed + k) for k in range(len(prompts))],
-                output_type="pt", size=pipe.decoder.size, batch_size=_BATCH, **asked,
+                output_type="tensor", size=pipe.decoder.size, batch_size=_BATCH, **asked,
             ).images.cpu()  # fmt: skip
     finally:
         pipe.defaults = before
