@@ -25,6 +25,8 @@ _CALLED: dict[str, Any] = {
     "prior_guidance_scale": 2.0, "decoder_guidance_scale": 2.0, "sampler": "ddim", "eta": 0.5,
     "size": 16, "prior_num_candidates": 1, "prior": "diffusion", "guidance_interval": (0.1, 2.0),
     "guidance_kind": "branches", "reuse": 1, "resamples": 1, "steps": "default",
+    "negative_prompt": "a star", "height": 16, "decoder_latents": torch.zeros(1, 3, 16, 16),
+    "return_dict": True,
 }  # fmt: skip
 _NEEDED = ("decoder_num_inference_steps", "prior_num_inference_steps", "size")
 

@@ -71,7 +71,8 @@ def of_pipelines(pipe: Pipeline, tiny_model: Path) -> Table:
     step = {key: value for key, value in quick.items() if "prior" not in key}
     common = {
         "num_images_per_prompt": 1, "seed": 0, "generator": None, "output_type": "np",
-        "batch_size": None, "settings": None, **step,
+        "batch_size": None, "settings": None, "negative_prompt": None, "return_dict": True,
+        "decoder_latents": None, "callback_on_step_end_tensor_inputs": ["latents"], **step,
     }  # fmt: skip
     latents, z_i = pipe.invert([PICTURE, PICTURE], 1), torch.randn(4, 64)
     one = Latents(latents.z_i[:1], latents.x_T[:1], 1)
@@ -79,7 +80,10 @@ def of_pipelines(pipe: Pipeline, tiny_model: Path) -> Table:
     settings, drawing = Settings(**quick), ("seed", "generator", "output_type", "settings")
     upscaling = {"image": PICTURE, **{name: common[name] for name in drawing}, "size": None}
     return {
-        "call": (pipe, {"prompt": "a", **common, **quick}),
+        "call": (
+            pipe,
+            {"prompt": "a", **common, **quick, "height": 16, "width": None, "prior_latents": None},
+        ),
         "decode_embeddings": (
             pipe.decode_embeddings, {"image_embeddings": z_i[:1], "start": None, **common}
         ),
@@ -104,6 +108,7 @@ def of_pipelines(pipe: Pipeline, tiny_model: Path) -> Table:
         "embed_images": (pipe.embed_images, {"image": PICTURE}),
         "embed_texts": (pipe.embed_texts, {"prompt": "a"}),
         "text_direction": (pipe.text_direction, {"prompt": "a", "source_prompt": "b"}),
+        "to": (pipe.to, {"device": "cpu", "dtype": "fp32"}),
         "evaluations": (pipe.evaluations, {"settings": settings, "start": "prior"}),
         "inpainting_steps": (pipe.inpainting_steps, {"settings": settings}),
         "upscaling_steps": (pipe.upscaling_steps, {"image": PICTURE, "settings": Settings()}),
@@ -118,7 +123,8 @@ def of_pipelines(pipe: Pipeline, tiny_model: Path) -> Table:
         "from_pretrained": (
             Pipeline.from_pretrained,
             {"folder": tiny_model, "revision": None, "variant": None, "dtype": "fp32",
-             "device": "cpu", "offload": False, "compile": False},
+             "device": "cpu", "offload": False, "compile": False, "torch_dtype": "fp32",
+             "cache_dir": None, "token": None, "local_files_only": False, "use_safetensors": None},
         ),
         "Pipeline": (
             Pipeline,

@@ -51,7 +51,7 @@ class Latents:
     def __post_init__(self) -> None:
         for name in ("z_i", "x_T"):
             tensor = of_kind(getattr(self, name), Tensor, name, "a tensor")
-            object.__setattr__(self, name, _finite_floats(tensor, name))
+            object.__setattr__(self, name, finite_floats(tensor, name))
         shapes = tuple(self.z_i.shape), tuple(self.x_T.shape)
         noise = (len(self.z_i) if self.z_i.ndim else 0, 3, shapes[1][-1] if shapes[1] else 0)
         if len(shapes[0]) != 2 or 0 in shapes[0] or shapes[1] != (*noise, noise[2]):
@@ -149,7 +149,7 @@ def check_embeddings(embeddings: Any, width: int, name: str = "image_embeddings"
             raise ValueError(f"{name} holds {embeddings.dtype} values; embeddings are floats")
         with np.errstate(over="ignore"):  # too large for float32: refused below
             embeddings = torch.from_numpy(embeddings.astype(np.float32))
-    return _finite_floats(embeddings, name).view(-1, width)
+    return finite_floats(embeddings, name).view(-1, width)
 
 
 def check_noise(start: Any, count: int, size: int) -> Tensor:
@@ -164,7 +164,7 @@ def check_noise(start: Any, count: int, size: int) -> Tensor:
             f"start has the shape {tuple(start.shape)}; x_T of {many(count, 'embeddings')} is "
             f"({count}, 3, {size}, {size}) in this model"
         )
-    return _finite_floats(start, "start")
+    return finite_floats(start, "start")
 
 
 def read_embeddings(path: str | Path, width: int, clip: str = "") -> Tensor:
@@ -245,7 +245,7 @@ def _there(path: str | Path) -> Path:
     return path
 
 
-def _finite_floats(tensor: Tensor, name: str) -> Tensor:
+def finite_floats(tensor: Tensor, name: str) -> Tensor:
     """As float32, in which nothing may be infinite."""
     tensor = _dense(tensor, name)
     if not tensor.is_floating_point():

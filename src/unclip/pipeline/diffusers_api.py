@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import torch
 
 from unclip.checks import Notice, of_kind
-from unclip.config import suggest
+from unclip.config import one_of, suggest
 from unclip.pipeline.components import components, description
 from unclip.pipeline.moving import move, wanted
 from unclip.pipeline.saving import is_offloaded_model, save_pretrained
-from unclip.storage.hub import upload
+from unclip.storage.hub import UPLOADING, upload
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -155,6 +155,8 @@ class DiffusersAPI:
         """
         if safe_serialization is not True:
             raise ValueError("weights are written as safetensors only: pickles can run code")
+        for name in hub:
+            one_of(name, "argument of save_pretrained", UPLOADING)
         if hub and not of_kind(push_to_hub, bool, "push_to_hub", "True or False"):
             raise ValueError(f"{', '.join(hub)}: these are for push_to_hub=True")
         save_pretrained(cast("Pipeline", self), folder)

@@ -12,6 +12,7 @@ from torch import Tensor
 from unclip.checks import many
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import noise_from
+from unclip.outputs.latents import finite_floats
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -80,8 +81,7 @@ def check_latents(
     for name, given in latents.items():
         if name.removesuffix("_latents") not in stages:
             raise ValueError(f"{name} has no use here: this call does not sample that stage")
-        if not given.is_floating_point() or given.layout != torch.strided or given.is_meta:
-            raise ValueError(f"{name} must be a tensor of floats, not of {given.dtype}")
+        finite_floats(given, name)
         if given.shape != shapes.get(name, given.shape) or given.ndim < 2 or len(given) % images:
             raise ValueError(_misshapen(name, given, shapes.get(name, (images, pipe.clip.width))))
 

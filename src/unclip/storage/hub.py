@@ -193,6 +193,10 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+UPLOADING = ("repo_id", "commit_message", "private", "token", "create_pr")
+"""Arguments of an upload, by diffusers' names."""
+
+
 def upload(
     folder: Path,
     name: Any,

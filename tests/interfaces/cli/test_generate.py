@@ -47,6 +47,20 @@ def test_a_seed_is_the_same_image_alone_and_among_others(tiny_model: Path, tmp_p
     assert (pixels(alone) != pixels(tmp_path / "a" / "a-blue-star-1.png")).any()
 
 
+def test_without_a_caption(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "x.png"
+    words = ["", "-o", str(file), "--model", str(tiny_model), "--precision", "bfloat16", *FAST]
+    assert main(["generate", *words]) == 0
+    assert capsys.readouterr().err == (
+        "unclip: the prompt is empty: images are drawn without a caption\n"
+    )
+    assert (read_info(file)["prompt"], read_info(file)["settings"]["precision"]) == ("", "bf16")
+    assert "generate ''" in command_for(read_info(file))
+    assert "there is no 'bf17'; did you mean 'bf16'?" in refused(
+        ["generate", "a star", "--precision", "bf17"], capsys
+    )
+
+
 def test_notes(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "x.png"
     assert generate("a red circle", "--seed", "5", "-o", str(file), model=tiny_model) == 0
