@@ -34,7 +34,7 @@ def test_a_folder_of_images(tiny_model: Path, tmp_path: Path, capsys: Capture) -
     assert said.out.startswith("4 images of 32×32 pixels")
     assert str(out / "a-red-circle-0.png") in said.out
     assert "step" not in said.err  # no progress bar where nobody watches
-    assert "has the words '赤', 'い', '丸'" in said.err
+    assert "'赤', 'い', '丸' mean nothing to this model" in said.err
 
 
 def test_a_seed_is_the_same_image_alone_and_among_others(tiny_model: Path, tmp_path: Path) -> None:
