@@ -171,7 +171,7 @@ def test_bad_embeddings(pipe: Pipeline, embeddings: Any, says: str) -> None:
 @pytest.mark.parametrize(
     ("start", "says"),
     [
-        (torch.zeros(2, 3, 16, 16), r"shape \(2, 3, 16, 16\); x_T of 1 embeddings is \(1, 3, 16"),
+        (torch.zeros(2, 3, 16, 16), r"shape \(2, 3, 16, 16\); x_T of 1 embedding is \(1, 3, 16"),
         (torch.zeros(1, 3, 8, 8), r"shape \(1, 3, 8, 8\)"),
         (torch.zeros(3, 16, 16), r"shape \(3, 16, 16\)"),
         (torch.full((1, 3, 16, 16), float("nan")), "start holds NaN"),
