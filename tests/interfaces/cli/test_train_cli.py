@@ -214,3 +214,19 @@ def test_names_that_are_not_utf8(captioned: Path, tmp_path: Path, capsys: Captur
     assert "it must be valid Unicode text" in refused(train("clip", data=odd), capsys)
     for words in (["--run", "r\udcff"], ["--model", "m\udcff"]):
         assert "has a name that is not UTF-8" in refused(train("clip", *words), capsys)
+
+
+def test_a_run_of_before_goes_on_as_it_was(captioned: Path, capsys: Capture) -> None:
+    """Older runs say nothing of held-out images or measurements, and saw all."""
+    assert main(train("clip", "--data.held-out", "0", data=captioned)) == 0
+    file = Path("runs/model/clip/recipe.toml")
+    lines = file.read_text().splitlines(keepends=True)
+    new = ("held_out", "crop", "flip", "validate_every")
+    file.write_text("".join(line for line in lines if not line.startswith(new)))
+    capsys.readouterr()
+    assert main(["train", "clip", "--model", "model", "--resume", "--training.steps", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "held out: none, as data.held_out is 0" in said
+    assert "validat" not in said
+    assert main(train("decoder", "--data.held-out", "0.2", data=captioned)) == 2
+    assert "data.held_out is 0.2, but clip of model was trained with 0" in capsys.readouterr().err
