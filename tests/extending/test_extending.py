@@ -74,8 +74,8 @@ def test_a_knob(house: House) -> None:
         '    sharpness: Probability | None = knob("Sharpness of nothing", "decoder")\n',
     )  # fmt: skip
     house.run(f"""
-assert "--sharpness FLOAT" in command("generate --help")
-assert "--sharpness FLOAT" in command("vary --help")
+assert "--sharpness X" in command("generate --help")
+assert "--sharpness X" in command("vary --help")
 command('generate "a red star" --sharpness 0.5 {QUICK} -o made.png')
 assert note("made.png")["sharpness"] == 0.5
 assert "--sharpness 0.5" in command("info made.png")
@@ -364,7 +364,7 @@ def run(arguments):
     house.run(f"""
 import json
 assert "how bright images are" in command("evaluate --help")
-assert "--n INT" in command("evaluate brightness --help")
+assert "--n N" in command("evaluate brightness --help")
 said = command("evaluate brightness {QUICK} --sampler ddim -o numbers.json")
 assert f"{{json.loads(Path('numbers.json').read_text())['brightness']:.3f}}" in said
 """)

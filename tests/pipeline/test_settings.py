@@ -43,7 +43,7 @@ def test_a_knob_is_written_once(
     for command, has in (("generate", True), ("vary", True), ("upscale", False)):
         assert main([command, "--help"]) == 0
         said = capsys.readouterr().out
-        assert ("--sparkles INT" in said) is has
+        assert ("--sparkles N" in said) is has
         assert ("Number of sparkles. If left out, " in " ".join(said.split())) is has
     assert main(["generate", "a star", "--sparkles", "10"]) == 2
     assert "--sparkles: the value is 10; it must be between 1 and 9" in capsys.readouterr().err

@@ -47,16 +47,16 @@ def test_every_flag(
     Image.new("RGB", (40, 40)).save("a.png")
     words = [*command.split(), *REQUESTS[command]]
     assert main([*words, "--help"]) == 0
-    flags = dict(re.findall(r"--([a-z][\w.-]*) \[?(INT|FLOAT)\b", capsys.readouterr().out))
+    flags = dict(re.findall(r"--([a-z][\w.-]*) (N|X)\b", capsys.readouterr().out))
     assert flags
     for flag, kind in flags.items():
         values = ["many"] * (2 if flag == "guidance-interval" else 1)
         said = refused([*words, f"--{flag}", *values], capsys)
-        wanted = "whole number" if kind == "INT" else "number"
+        wanted = "whole number" if kind == "N" else "number"
         assert f"--{flag}: 'many' is not a {wanted} (see unclip {command} --help)" in said
-        if kind == "INT" and flag not in SEEDS and not command.startswith("train"):
+        if kind == "N" and flag not in SEEDS and not command.startswith("train"):
             refused([*words, f"--{flag}", "1000000000"], capsys)
-    flag = next(flag for flag, kind in flags.items() if kind == "INT")
+    flag = next(flag for flag, kind in flags.items() if kind == "N")
     assert len(refused([*words, f"--{flag}", "9" * 100_000], capsys)) < 300
 
 

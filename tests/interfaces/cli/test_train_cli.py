@@ -137,7 +137,7 @@ def test_bad_recipes(
         ("--recipe none.toml", "cannot read none.toml"),
         ("--data none", "does not exist"),
         ("--data emoji:photos", "photos"),
-        ("--training.step 3", "perhaps you meant --training.steps INT"),
+        ("--training.step 3", "perhaps you meant --training.steps N"),
         ("--training.batch-size 0", "batch_size is 0"),
         ("--device abacus", "abacus"),
         ("--resume", "nothing to resume"),
