@@ -33,11 +33,11 @@ $(DOCS): $(CORE)
 demo: $(CORE)
 	$(BIN)/unclip generate -n 4 --output out/demo.png \
 	  "a blue triangle on a white background" \
-	  "a yellow star above a blue square at night" \
-	  "a purple heart left of an orange triangle on a green background" \
-	  "a large pink hexagon by the sea"
+	  "a yellow crescent at night" \
+	  "a purple square by the sea" \
+	  "a red star and a white ring on a green background"
 
-# The pictures of docs/manipulations.md, by the bundled model.
+# The pictures of README.md and docs/manipulations.md, by the bundled model.
 pictures: $(CORE)
 	$(BIN)/python recipes/pictures.py
 

@@ -3,7 +3,7 @@
 A model has both after `unclip train prior` and `unclip train ar-prior`. The numbers are the mean
 cosines of the images' embeddings to their captions': how well the images keep to them.
 
-python examples/compare_priors.py "a red star" "a blue heart by the sea" --model models/mine
+python examples/compare_priors.py "a red star" "a purple square by the sea" --model models/mine
 """
 
 import argparse

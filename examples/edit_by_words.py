@@ -3,7 +3,8 @@
 z_d points from the first caption's embedding to the second's; z_i turns towards it by θ while the
 picture's own noise x_T stays. θ = 0 gives back the picture, the paper goes up to 0.25 or 0.5.
 
-python examples/edit_by_words.py out/examples/0.png "a red star" "a blue star" --out out/examples
+python examples/edit_by_words.py out/examples/0.png "a red star on a green background" \\
+    "a red star at night" --out out/examples
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Images for captions. Image k of a caption has the seed seed + k, alone as in a batch.
 
-python examples/generate.py "a red star" "a blue heart by the sea" --out out/examples
+python examples/generate.py "a red star at night" "a purple square by the sea" --out out/examples
 """
 
 import argparse
@@ -11,7 +11,11 @@ from unclip import Pipeline
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("captions", nargs="*", default=["a red star", "a blue heart by the sea"])
+    known = [
+        "a red star on a green background",
+        "a purple square by the sea",
+    ]  # by the bundled model
+    parser.add_argument("captions", nargs="*", default=known)
     parser.add_argument("--model", help="a model folder; the bundled model if left out")
     parser.add_argument("--out", type=Path, default=Path("out/examples"))
     parser.add_argument("--steps", type=int, help="of prior, decoder and upsampler")

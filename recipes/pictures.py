@@ -1,15 +1,20 @@
-"""Make the pictures of docs/manipulations.md anew, with the bundled model: `make pictures`.
+"""Make the pictures of README.md and docs/manipulations.md anew, with the bundled model: `make
+pictures`.
 
 python recipes/pictures.py
 
-Run from the repository's root. Each picture is what one command writes, and the document shows the
-command under it. They start from scenes of the built-in world that training never showed, and from
-images that the model makes itself; both are written into out/pictures/.
+Run from the repository's root. The README's pictures are what its own commands write, read from it
+and run in an empty folder. Each picture of docs/manipulations.md is what one command writes, and
+the document shows the command under it. They start from scenes of the built-in world that training
+never showed, and from images that the model makes itself; both are written into out/pictures/.
 """
 
+import contextlib
+import re
 import runpy
 import shlex
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -18,9 +23,14 @@ from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
 from unclip.interfaces.cli import main
 from unclip.interfaces.cli.evaluations.shared import WORLD
-from unclip.outputs.images import read_info, save_png
+from unclip.outputs.images import contact_sheet, read_info, save_png
 from unclip.storage.folder import ModelFolder, bundled
 
+README = Path(__file__).resolve().parents[1] / "README.md"
+# What the README's commands wrote: the sheet that shows it in IMAGES.
+SHEETS = {"out/first.png": "first.png", "out/blend.png": "readme-blend.png"}
+CHANGES = "readme-changes.png"
+_PART = (36, 48, 68, 80)  # of the star, pixels: what shows how much finer the enlarged one is
 INPUTS = Path("out/pictures")
 IMAGES = Path("docs/images")
 MOST_BYTES = 150_000  # of a picture
@@ -56,6 +66,52 @@ EXAMPLES = {
     ),
     "scene.png": ("scene_by_edits.py", []),
 }
+
+
+def readme_commands() -> Iterator[list[str]]:
+    """The words after `unclip` of the README's commands that make images, in their order."""
+    images, _, _ = README.read_text(encoding="utf-8").partition("\n## Train")
+    for block in re.findall(r"^```(?:sh|console)\n(.*?)^```", images, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("unclip "):
+                yield shlex.split(line, comments=True)[1:]
+
+
+def make_readme(more: Callable[[str], Sequence[str]] = lambda command: []) -> None:
+    """Run the README's commands in an empty folder, and write its pictures.
+
+    Args:
+        more: see `make`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.chdir(folder):
+            for words in readme_commands():
+                if main([*words, *more(words[0])]):
+                    raise ValueError(f"unclip {shlex.join(words)} failed")
+        made = Path(folder)
+        for source, name in SHEETS.items():
+            with Image.open(made / source) as sheet:
+                save_png(sheet, IMAGES / name, read_info(made / source))
+        save_png(_changes(made / "out"), IMAGES / CHANGES, read_info(made / "out/star.png"))
+    for name in (*SHEETS.values(), CHANGES):
+        _reduce(IMAGES / name)
+
+
+def _changes(out: Path) -> Image.Image:
+    """One row of what was made of the star."""
+    star, larger = (Image.open(out / name) for name in ("star.png", "larger.png"))
+    scale = larger.width // star.width
+    enlarged = larger.crop(tuple(x * scale for x in _PART))
+    cells = {
+        "star.png": star,
+        "vary": Image.open(out / "variations/vary-000.png"),
+        "vary ": Image.open(out / "variations/vary-001.png"),
+        "edit": Image.open(out / "edited.png"),
+        "inpaint": Image.open(out / "inpainted.png"),
+        "a part": star.crop(_PART).resize(enlarged.size, Image.Resampling.NEAREST),
+        "upscale": enlarged,
+    }
+    return contact_sheet([[*cells.values()]], [], [*cells], cell=star.width)
 
 
 def make(more: Callable[[str], Sequence[str]] = lambda command: []) -> None:
@@ -100,6 +156,7 @@ def _reduce(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    make_readme()
     make()
     make_example("scene.png")
     index = ModelFolder(bundled("model")).index()

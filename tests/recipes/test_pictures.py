@@ -74,3 +74,19 @@ def test_each_is_shown_with_its_command(pictures: ModuleType) -> None:
     for name, line in pictures.PICTURES.items():
         assert f"](images/{name})" in text
         assert f"unclip {line}" in commands
+
+
+def test_the_readme_shows_what_its_commands_make(pictures: ModuleType) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in (*pictures.SHEETS.values(), pictures.CHANGES):
+        assert f"](docs/images/{name})" in text
+    made = [words[0] for words in pictures.readme_commands()]
+    assert made.count("generate") == 4
+    assert {"vary", "blend", "edit", "inpaint", "upscale"} <= {*made}
+    written = " ".join(word for words in pictures.readme_commands() for word in words)
+    assert all(source in written for source in pictures.SHEETS)
+
+
+def test_pictures_of_documents_are_small() -> None:
+    for path in (ROOT / "docs" / "images").iterdir():
+        assert path.stat().st_size < 300_000, path
