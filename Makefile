@@ -14,7 +14,7 @@ TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
 .PHONY: demo pictures knobs test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
-  bench bench-approximations plots $(COMPARED) gpu clean
+  bench bench-data bench-approximations plots $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -82,6 +82,10 @@ docs: $(DOCS)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py
+
+# How fast captioned images are read, against webdataset's reader (pip install webdataset).
+bench-data: $(DEV)
+	$(BIN)/python benchmarks/data.py
 
 # Samplers and approximations of the bundled model: quality and cost (docs/sampling.md).
 bench-approximations: $(DEV)

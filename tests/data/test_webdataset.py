@@ -7,7 +7,7 @@ import os
 import pickle
 import tarfile
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,15 @@ import torch
 from PIL import Image
 
 from tests.interfaces.cli.test_cli import Capture
+from tests.tiny import tiny_recipe
 from unclip.data import captions, shard_index, tar_shard
 from unclip.data.batches import Order, batches
 from unclip.data.pictures import PictureSource
 from unclip.data.registry import open_source
 from unclip.interfaces.cli import main
+from unclip.stages.catalogue import STAGES
+from unclip.training.job import Folders
+from unclip.training.start import start
 
 
 def picture(seed: int, width: int = 40, height: int = 32, kind: str = "PNG") -> bytes:
@@ -245,3 +249,38 @@ def test_the_index_is_made_once_and_where_it_can_be(
     beside.parent.write_text("no folder")  # so nothing can be written beside the shards
     assert opened(f"wds:{shards}").fingerprint() == fingerprint
     assert cached.is_file()
+
+
+def test_ranks_share_the_same_steps(shards: Path) -> None:
+    source = opened(f"wds:{shards}", split="train", held_out=0.2)
+    order = Order.of(source)
+    alone = [batch["captions"] for batch in islice(batches(source, order, 6), 5)]
+    for world_size in (2, 3):
+        parts = [
+            [
+                batch["captions"]
+                for batch in islice(batches(source, order, 6, 0, rank, world_size), 5)
+            ]
+            for rank in range(world_size)
+        ]
+        assert [list(chain(*step)) for step in zip(*parts, strict=True)] == alone
+
+
+def test_training_evaluation_and_a_shard_that_goes_between_stop_and_resume(
+    shards: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    data = {"source": f"wds:{shards}", "world": {}, "size": 32, "held_out": 0.3}
+    model = tmp_path / "model"
+    for steps, resume in ((2, False), (4, True)):
+        recipe = tiny_recipe("clip", data=data, training={"steps": steps, "batch_size": 8})
+        folders = Folders(model, tmp_path / "run", resume=resume)
+        assert start(STAGES["clip"], recipe, folders, "cpu") == 0
+    words = ["evaluate", "clip", "--model", str(model), "--data", f"wds:{shards}", "-n", "2"]
+    assert main([*words, "--split", "train"]) == 0
+    assert "20 of 20 images usable" in capsys.readouterr().out
+    (shards / "1.tar").rename(tmp_path / "elsewhere.tar")
+    with pytest.raises(ValueError, match=r"1\.tar is gone since it was indexed"):
+        start(STAGES["clip"], recipe, folders, "cpu")
+    assert main(["data", "index", f"wds:{shards}", "--workers", "1"]) == 0
+    with pytest.raises(ValueError, match="data"):  # another number may be another sample
+        start(STAGES["clip"], recipe, folders, "cpu")
