@@ -22,6 +22,7 @@ from unclip.interfaces.cli.commands import (
     inpaint,
     invert,
     probe,
+    tune,
     upscale,
     vary,
     world,
@@ -56,6 +57,9 @@ _COMMANDS: dict[tuple[str, ...], tuple[Any, tuple[str, ...]]] = {
         world.Look, ("--kinds", "shapes", "--rows", "1", "--columns", "2", "--size", "32"),
     ),
     ("info",): (info.Info, ()),
+    ("tune", "model"): (
+        tune.Tune, ("--dry-run", "--data", "images", "-n", "4", "--budget", "1s"),
+    ),
     ("evaluate", "clip"): (clip.Clip, ("-n", "4", "--data", "images", "--size", "16")),
     ("evaluate", "fid"): (
         fid.Fid, ("-n", "2", "--data", "images", "--batch-size", "2", *QUICK, *_PRIOR),
@@ -95,7 +99,7 @@ def make(random: Random, place: Path, good: Good) -> Case:
     start = random.choice(list(_COMMANDS))
     options, quick = _COMMANDS[start]
     words = [*start, *quick]
-    if start[0] not in ("info", "data"):
+    if start[0] not in ("info", "data", "tune"):
         words += ["--model", "model"]
     if start[0] == "train" and start[1] in STAGES:
         Path(place, f"{start[1]}.toml").write_text(dump_toml(good_recipe(start[1])))

@@ -36,7 +36,7 @@ def test_each_stage_says_what_suits_it_and_the_pipeline_does_it(tiny_copy: Path)
         sampling = pipe.sampling(name, Settings())
         assert (sampling.sampler, sampling.eta) == ("ddim", eta), name
     assert pipe.sampling("prior", Settings()).guidance.scale == 1.0
-    assert pipe.sampling("decoder", Settings()).guidance.scale == 3.0
+    assert pipe.sampling("decoder", Settings()).guidance.scale == 2.0
     assert pipe.sampling("decoder", Settings(sampler="ddpm")).sampler == "ddpm"
     assert pipe.sampling("decoder", Settings(steps="fast")).sampler == "dpm++"
 
@@ -44,10 +44,10 @@ def test_each_stage_says_what_suits_it_and_the_pipeline_does_it(tiny_copy: Path)
 def test_what_never_missed_its_condition_is_not_guided(tiny_copy: Path) -> None:
     stage = decoder_of(ModelFolder(tiny_copy))
     for changed, scale in (
-        ({}, 3.0),
+        ({}, 2.0),
         ({"drop_image": 0.0}, 1.0),
         ({"drop_text": 0.0}, 1.0),
-        ({"drop_image": 0.0, "condition": "caption"}, 3.0),
+        ({"drop_image": 0.0, "condition": "caption"}, 2.0),
     ):
         stage.settings = replace(stage.settings, **changed)
         assert stage.suits()["decoder_guidance_scale"] == scale, changed

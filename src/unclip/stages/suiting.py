@@ -25,7 +25,7 @@ _SAMPLERS: dict[PredictionType, tuple[str, float]] = {
     "v_prediction": ("ddim", 1.0),
     "epsilon": ("dpm++", 1.0),
 }
-PRIOR_SCALE, DECODER_SCALE = 1.0, 3.0
+PRIOR_SCALE, DECODER_SCALE = 1.0, 2.0
 """Guidance of networks that can be guided."""
 
 

@@ -1,5 +1,7 @@
 """The number that tuning goes by: what it rewards, and what it does not."""
 
+import math
+
 import pytest
 import torch
 
@@ -60,8 +62,15 @@ def test_what_suits_another_caption_better_is_missed() -> None:
     assert real().measure(images, z_i).missed.tolist() == [0.5, *[0.0] * 7]
     equal = [CAPTIONS[0], CAPTIONS[0], *CAPTIONS[2:]]
     assert real(equal).measure(images, z_i).missed[0] == 0.5  # the equal one is right, too
-    z_i[0, 0] = torch.eye(8)[1]
+    z_i[0, 0] = torch.tensor([2, 3, 0, 0, 0, 0, 0, 0])
     assert real(equal).measure(images, z_i).missed[0] == 0
+    missed = real().measure(images, z_i).missed[0]
+    assert float(missed) == pytest.approx(math.log(2) / math.log(8) / 2)
+    eye = torch.eye(9)[:, :8]
+    more = Real.of(pictures(0, 8), eye[:8], torch.cat([eye[:8], eye[1:2]]), [*CAPTIONS, "wrong"])
+    assert float(more.measure(images, z_i).missed[0]) == pytest.approx(
+        math.log(3) / math.log(9) / 2
+    )
 
 
 def test_halves_are_the_whole() -> None:

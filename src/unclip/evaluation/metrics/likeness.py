@@ -9,11 +9,13 @@ images of something else are far from x, and a model that always draws the same 
 term. d looks at images twice, with equal weight: at their CLIP embeddings, and at what an embedding
 overlooks (`looks`). Either distance is 1 for two real images of different captions, on average.
 
-**Missed** is the share of the other captions that suit a generated image at least as well as its
-own, by CLIP. It ends at 0, where images are told apart by their captions: guidance that goes on
+**Missed** is log(1 + r) / log(1 + w) of the rank r that a generated image's own caption has by
+CLIP: how many of w wrong captions suit the image at least as well. It is 0 where none does and 1
+where all do. It ends at 0, where images are told apart by their captions: guidance that goes on
 from there only burns them, which the distance sees. CLIP's cosine itself would rise with it.
 
-Shapes: N captions, K of them, M images a caption, D embedding width, H × W pixels.
+Shapes: N captions, K of them, L with wrong ones; M images a caption, D embedding width, H × W
+pixels.
 """
 
 from collections.abc import Sequence
@@ -63,8 +65,8 @@ class Real:
     Attributes:
         z_i: their embeddings (N, D), of unit length.
         looks: (N, 6), see `looks`, in units of their deviation.
-        z_t: the captions' embeddings (N, D).
-        captions: equal ones are equally right for an image.
+        z_t: embeddings of the captions, and of further wrong ones (L, D).
+        captions: all L; equal ones are equally right for an image.
         unit: that deviation (6,).
     """
 
@@ -76,7 +78,8 @@ class Real:
 
     @classmethod
     def of(cls, images: Tensor, z_i: Tensor, z_t: Tensor, captions: Sequence[str]) -> "Real":
-        """From images (N, 3, H, W) in [-1, 1] and what CLIP makes of them and of their captions.
+        """From images (N, 3, H, W) in [-1, 1] and what CLIP makes of them and of captions, of which
+        the first N are theirs.
 
         Raises:
             ValueError: there are fewer than `LEAST`.
@@ -99,14 +102,14 @@ class Real:
         return Likeness(distance.double(), self._missed(z_i, part).double())
 
     def _missed(self, z_i: Tensor, part: slice) -> Tensor:
-        """(K,): the share of other captions that suit the images of each at least as well."""
+        """(K,): by the rank of each one's own among all captions."""
         numbers = {caption: number for number, caption in enumerate(self.captions)}
         code = torch.tensor([numbers[caption] for caption in self.captions])
-        right = (code[part, None] == code)[:, None]  # (K, 1, N)
-        cosine = z_i @ F.normalize(self.z_t.float(), dim=-1).T  # (K, M, N)
+        right = (code[part, None] == code)[:, None]  # (K, 1, L)
+        cosine = z_i @ F.normalize(self.z_t.float(), dim=-1).T  # (K, M, L)
         own = cosine.masked_fill(~right, -torch.inf).amax(dim=-1, keepdim=True)
-        nearer = ((cosine >= own) & ~right).sum(dim=-1).float().mean(dim=1)
-        return nearer / (~right).sum(dim=(1, 2)).clamp(min=1)
+        rank = ((cosine >= own) & ~right).sum(dim=-1).double().log1p()  # (K, M)
+        return rank.mean(dim=1) / (~right).sum(dim=(1, 2)).clamp(min=1).double().log1p()
 
 
 def looks(images: Tensor) -> Tensor:

@@ -16,13 +16,14 @@ from unclip.checks import many, printable
 from unclip.data.captions import ENDLESS
 from unclip.data.held_out import FEWEST, fraction_of
 from unclip.data.registry import format_of, open_source, parse
-from unclip.data.sources import Source, Stream, length, read
+from unclip.data.sources import Source, Stream, first_captions, length, read
 from unclip.data.trained_on import data_of
 from unclip.evaluation.metrics.likeness import LEAST
 from unclip.pixels import to_signed
 from unclip.stages.catalogue import STAGES
 from unclip.storage.folder import ModelFolder
 
+_WRONG = 256  # captions that an image's own is held against
 Captioned = tuple[list[str], Tensor]
 """N captions and their images (N, 3, H, H) in [-1, 1]."""
 
@@ -84,6 +85,10 @@ class Unseen:
         """Those of the first images, at most so many."""
         first = range(min(most, length(self.source)))
         return [sample["caption"] for sample in read(self.source, first)]
+
+    def wrong(self) -> list[str]:
+        """Captions for images to be told apart from, without reading images."""
+        return first_captions(self.source, _WRONG)
 
     def two_sets(self, count: int, seed: int) -> tuple[Captioned, Captioned]:
         """Captioned images, `count` or as many as there are, and as many others; where there are

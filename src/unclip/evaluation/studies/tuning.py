@@ -75,7 +75,7 @@ class Study:
                 on all of them.
         """
         key = tuple(sorted(says.items()))
-        count = len(self.real.captions)
+        count = len(self.real.z_i)
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._measure(says, 0, (count + 1) // 2)
@@ -91,7 +91,7 @@ class Study:
         parts = [flat[i : i + _BATCH] for i in range(0, len(flat), _BATCH)]
         z_i = torch.cat([clip.image(part.to(self.pipe.device)).cpu() for part in parts])
         found = self.real.measure(images, z_i.view(*images.shape[:2], -1), first)
-        share = (last - first) / len(self.real.captions)
+        share = (last - first) / len(self.real.z_i)
         self._cost = (time.monotonic() - begun) / share
         return found
 
@@ -102,7 +102,7 @@ class Study:
         return not self.late
 
     def chosen(self, says: Says, changes: Sequence[Says]) -> Says:
-        """What is said with the best of these changes, or as it is."""
+        """What is said with the best of those changes that are surely better, or as it is."""
         there, best = self.measure(says), says
         for change in changes:
             other = {**says, **change}
@@ -112,14 +112,16 @@ class Study:
                 break
             found = self.measure(other, there)
             self.tell(words(change), found, there)
-            if not _clearly_worse(found, there) and found.score < self.measure(best).score:
+            if self.better(other, says) and found.score < self.measure(best).score:
                 best = other
-        return best if self.better(best, says) else says
+        return best
 
     def better(self, says: Says, there: Says) -> bool:
-        """Whether it is, by more than the standard error."""
-        gain, error = self.measure(says).less_than(self.measure(there))
-        return gain > error
+        """Whether it is, by more than the standard error over all captions."""
+        before = self.measure(there)
+        found = self.measure(says, before)
+        gain, error = found.less_than(before)
+        return gain > error and len(found.scores) == len(before.scores)
 
     def tell(self, what: str, found: Likeness, there: Likeness | None = None) -> None:
         """A line of what was tried, against what was there."""
@@ -180,8 +182,8 @@ def tune(
     count = captions or _affordable(pipe, unseen, seconds)
     first, again = unseen.two_sets(count, seed)
     report(f"measuring on {unseen.said}: {many(len(first[0]), 'captions')}, {_IMAGES} images each")
-    says = present(pipe)
-    study = Study(pipe, _real(pipe, *first), seed, report)
+    says, wrong = present(pipe), unseen.wrong()
+    study = Study(pipe, real(pipe, *first, wrong), seed, report)
     if seconds is not None:
         study.deadline = begun + seconds
     start = study.measure(says)
@@ -190,7 +192,7 @@ def tune(
     best = swept(study, says)
     if study.late:
         report("the time is up: what is not listed was not tried; --budget gives more")
-    confirmed = Study(pipe, _real(pipe, *again), seed + 2**20, report)
+    confirmed = Study(pipe, real(pipe, *again, wrong), seed + 2**20, report)
     result = _result(confirmed, says, best, start)
     _conclude(says, best, result, report)
     result |= {
@@ -347,9 +349,13 @@ def _affordable(pipe: Pipeline, unseen: Unseen, seconds: float | None) -> int:
     return max(_FEWEST, min(MOST, int(seconds * len(captions) / (took * _TRIES))))
 
 
-def _real(pipe: Pipeline, captions: list[str], images: Tensor) -> Real:
+def real(pipe: Pipeline, captions: list[str], images: Tensor, wrong: list[str]) -> Real:
+    """What a model's CLIP makes of captioned images (N, 3, H, H), and of wrong captions."""
     z_i = pipe.clip.image(images.to(pipe.device)).cpu()
-    return Real.of(images, z_i, pipe.clip.text(captions).z_t.cpu(), captions)
+    captions = [*captions, *wrong]
+    parts = [captions[i : i + _BATCH] for i in range(0, len(captions), _BATCH)]
+    z_t = torch.cat([pipe.clip.text(part).z_t.cpu() for part in parts])
+    return Real.of(images, z_i, z_t, captions)
 
 
 # ---- what comes of it ----------------------------------------------------------------------------
