@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from unclip.batch import Batch
-from unclip.config import merge
+from unclip.config import dump_toml, merge
 from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
 from unclip.diffusion.prediction import Noise
@@ -152,3 +152,30 @@ def noise(*seeds: int, rows: int = 1) -> Noise:
     """Noise from one stream per image, which draws for `rows` rows in turn."""
     streams = [torch.Generator().manual_seed(seed) for seed in seeds]
     return noise_from([stream for stream in streams for _ in range(rows)])
+
+
+_UNET = {"widths": [16, 32], "layers": 1, "groups": 8, "prediction_type": "sample"}
+_WHOLE: dict[str, dict[str, Any]] = {
+    "clip": {"size": "tiny", "vocab_size": 560},
+    "prior": {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16},
+    "decoder": {**_UNET, "head_width": 16, "context_width": 32},
+    "upsampler": {**_UNET, "crop": 2},
+}
+
+
+def tiny_recipes(path: Path, steps: int = 4) -> str:
+    """A file of recipes that take a moment: 32 px, enlarged to 64."""
+    training = {"steps": steps, "batch_size": 8, "preview_every": 0, "precision": "fp32"}
+    path.write_text(
+        dump_toml(
+            {
+                name: {
+                    "network": network,
+                    "data": {"size": 64 if name == "upsampler" else 32, "workers": 0},
+                    "training": {**training, "checkpoint_every": 2},
+                }
+                for name, network in _WHOLE.items()
+            }
+        )
+    )
+    return str(path)

@@ -11,9 +11,10 @@ import pytest
 
 from tests.conftest import captioned_folder
 from tests.docs.commands import blocks, commands, smaller
+from tests.tiny import tiny_recipes
 from unclip.interfaces.cli import main
 from unclip.outputs.images import read_info
-from unclip.storage.folder import bundled
+from unclip.storage.folder import ModelFolder, bundled
 from unclip.words import read_vocabulary
 
 ROOT = Path(__file__).parents[2]
@@ -22,12 +23,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 _TRAINING = "--training.steps 2 --training.batch-size 4 --training.precision fp32 --data.workers 0"
 SMALLER = {
     # what a command begins with: the flags that are put behind it
+    "train all": "--recipe tiny.toml --no-tune",
     "train clip": f"{_TRAINING} --data.size 32 --network.size tiny --network.vocab-size 560",
     "train prior": f"{_TRAINING} --data.size 32 --network.num-layers 1 --network.statistics 16 "
     "--network.num-attention-heads 2 --network.attention-head-dim 16",
     "train decoder": f"{_TRAINING} --data.size 32 --network.widths 16 32 --network.layers 1 "
     "--network.groups 8 --network.head-width 16 --network.context-width 32",
-    "train upsampler": f"{_TRAINING} --data.size 64 --network.widths 16 32 --network.groups 8",
+    "train upsampler": f"{_TRAINING} --network.widths 16 32 --network.groups 8",
     "evaluate clip": "-n 16",
     "evaluate composition": "-n 2 --trust --steps fast",
     "evaluate edits": "-n 2 --trust --theta 0.3 --invert-steps 2 --steps fast",
@@ -67,6 +69,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_commands(elsewhere: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captioned_folder(elsewhere / "my-images", 16, size=64)
+    tiny_recipes(elsewhere / "tiny.toml")
     makefile = (ROOT / "Makefile").read_text()
     ran = []
     shell = "".join(body for kind, body in blocks(README) if kind in ("sh", "console"))
@@ -87,7 +90,8 @@ def test_commands(elsewhere: Path, tiny_model: Path, capsys: pytest.CaptureFixtu
         words = with_model(smaller(words, SMALLER), tiny_model)
         assert main(words) == 0, (words, capsys.readouterr().err)
         ran.append(words[0])
-    assert ran.count("train") == 4
+    assert ran.count("train") == 6
+    assert ModelFolder(Path("models/mine")).has("super_res_first")
     assert {"generate", "info"} <= set(ran)
 
 

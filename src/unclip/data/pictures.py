@@ -284,6 +284,11 @@ class PictureSource:
         number = int(self.numbers[index % len(self)])
         return Draws(self.seed, index).pick(self.pictures.captions(number))
 
+    def shorter_sides(self) -> list[int]:
+        """Of every image, pixels."""
+        sides: list[int] = self.pictures.sides()[self.numbers, 0].tolist()
+        return sides
+
     def captions(self) -> Iterator[str]:
         """Every caption of every image."""
         return (one for number in self.numbers for one in self.pictures.captions(int(number)))

@@ -113,8 +113,10 @@ class CLIPVisionConfig(Checked):
 # name: (image: width, layers, heads, patch, size), (text: width, layers, heads), embedding
 _SIZES: dict[str, tuple[tuple[int, int, int, int, int], tuple[int, int, int], int]] = {
     "tiny":     ((64,    2,  2,  8,  32), (64,    2,  2),   64),
+    "mini":     ((128,   4,  4,  8,  32), (128,   3,  4),  128),
     "small":    ((256,   4,  4,  8,  32), (192,   3,  3),  192),
     "medium":   ((384,   8,  6,  8,  64), (384,   6,  6),  384),
+    "large":    ((640,  12, 10, 16, 128), (512,  12,  8),  512),
     "ViT-B/32": ((768,  12, 12, 32, 224), (512,  12,  8),  512),
     "ViT-B/16": ((768,  12, 12, 16, 224), (512,  12,  8),  512),
     "ViT-L/14": ((1024, 24, 16, 14, 224), (768,  12, 12),  768),
@@ -123,6 +125,9 @@ _SIZES: dict[str, tuple[tuple[int, int, int, int, int], tuple[int, int, int], in
 SIZES = tuple(_SIZES)
 _ALSO = {"karlo": "ViT-L/14", "paper": "ViT-H/16"}  # the CLIP of that model
 CLIP_SIZES = (*SIZES, *_ALSO)
+# Those that follow the data: images of any resolution. The others are published ones, which have
+# their own.
+_FOLLOWING = ("tiny", "mini", "small", "medium", "large")
 
 
 @dataclass(frozen=True)
@@ -141,15 +146,27 @@ class CLIPConfig(Checked):
             )
 
     @classmethod
-    def preset(cls, size: str, vocab_size: int = 49408, context_length: int = 77) -> Self:
+    def preset(
+        cls,
+        size: str,
+        vocab_size: int = 49408,
+        context_length: int = 77,
+        image_size: int | None = None,
+    ) -> Self:
         """One of `SIZES`, from tiny (tests) to ViT-H/16, which "paper" is too; "karlo" is ViT-L/14.
 
         With plain GELU: OpenAI's quick one takes three kernels, and a tenth of the training time.
+
+        Args:
+            image_size: pixels of a side of the images that are to be read, which tiny to large
+                follow, to a whole number of patches; the published sizes keep their own.
         """
         size = _ALSO.get(size, size)
         if size not in _SIZES:
             raise ValueError(f"unknown CLIP size {shown(size)}{suggest(size, CLIP_SIZES)}")
         (width, layers, heads, patch, image), (t_width, t_layers, t_heads), embed = _SIZES[size]
+        if image_size is not None and size in _FOLLOWING:
+            image = patch * max(1, round(image_size / patch))
         return cls(
             CLIPTextConfig(
                 vocab_size=vocab_size,

@@ -4,7 +4,7 @@ Shapes: N batch of this process, M batch over all processes, E embedding width.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from torch import Tensor
@@ -32,15 +32,20 @@ class ClipSettings(Checked):
     """What is chosen about CLIP before it is trained."""
 
     size: str = "small"  # name of a size: tiny to ViT-H/16, or karlo, or paper
+    # resolution that CLIP sees: data.size, or the size's own (32 px up to small, medium 64, large
+    # 128), which the published sizes, ViT-*, karlo and paper, always have
+    resolution: Literal["data", "size"] = "data"
     # tokens of the tokenizer's vocabulary, at most
     vocab_size: Annotated[int, Between(514, MAX_VOCABULARY)] = 1024
     context_length: Tokens = 32  # tokens that a caption is cut to
     # captions that the tokenizer is trained on, at most
     captions: Annotated[int, Between(1, 2**20)] = 20_000
 
-    def config(self, vocab_size: int) -> CLIPConfig:
-        """`vocab_size` is the trained tokenizer's: captions may need fewer tokens than asked."""
-        config = CLIPConfig.preset(self.size, vocab_size, self.context_length)
+    def config(self, vocab_size: int, image_size: int | None = None) -> CLIPConfig:
+        """`vocab_size` is the trained tokenizer's: captions may need fewer tokens than asked;
+        `image_size`, pixels, that of the data."""
+        seen = image_size if self.resolution == "data" else None
+        config = CLIPConfig.preset(self.size, vocab_size, self.context_length, seen)
         return replace(config, text=replace(config.text, eos_token_id=vocab_size - 1))
 
 
@@ -55,13 +60,22 @@ class ClipStage:
 
     @classmethod
     def build(
-        cls, settings: ClipSettings, captions: list[str], known: Vocabulary | None = None
+        cls,
+        settings: ClipSettings,
+        captions: list[str],
+        known: Vocabulary | None = None,
+        image_size: int | None = None,
     ) -> Self:
-        """A fresh CLIP with a tokenizer trained on `captions`; `known` is what all captions speak
-        of that it will be trained with, if these are only some."""
+        """A fresh CLIP with a tokenizer trained on `captions`.
+
+        Args:
+            known: what all captions speak of that it will be trained with, if these are only some.
+            image_size: pixels of a side of the images; the size's own if left out.
+        """
         tokenizer = Tokenizer.train(captions, settings.vocab_size, settings.context_length)
         tokenizer.vocabulary = known or Vocabulary(vocabulary(captions))
-        return cls(CLIP(settings.config(len(tokenizer))).initialise(), tokenizer)
+        config = settings.config(len(tokenizer), image_size)
+        return cls(CLIP(config).initialise(), tokenizer)
 
     @classmethod
     def load(cls, folder: ModelFolder) -> Self:
@@ -127,7 +141,8 @@ def contrastive_loss(
 def _build(settings: ClipSettings, context: BuildContext) -> ClipStage:
     captions, source = context.captions(settings.captions), context.source
     spoken = captions if source.endless else source.captions()
-    stage = ClipStage.build(settings, captions, vocabulary_of(source, spoken))
+    known = vocabulary_of(source, spoken)
+    stage = ClipStage.build(settings, captions, known, context.data.size)
     stage.replicas = context.replicas
     return stage
 
@@ -156,5 +171,7 @@ SPEC = StageSpec(
     CLIP_COMPONENTS,
     _build,
     _warm_start,
-    network=lambda settings, _, __: CLIP(settings.config(settings.vocab_size)),
+    network=lambda settings, _, size: CLIP(settings.config(settings.vocab_size, size)),
+    # Before that field, a size had its own resolution.
+    absent={"resolution": "size"},
 )

@@ -10,18 +10,21 @@ import torch
 from torch import nn
 
 from unclip.batch import Batch
-from unclip.checks import printable, shown
-from unclip.config import from_mapping, merge, read_toml, to_mapping
+from unclip.checks import printable
+from unclip.config import from_mapping, merge, to_mapping
 from unclip.data.sources import Source, Stream
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.stages.base import ComponentClasses, Replicas, Stage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
+from unclip.stages.shipped import TABLES, recipe_of
 from unclip.stages.sizes import Sized
 from unclip.stages.warm_start import say_what_stays
 from unclip.storage.folder import ModelFolder
 
 S = TypeVar("S")
+# What runs did that do not say it, as they are older.
+_BEFORE = {"data": {"held_out": 0.0}, "training": {"validate_every": 0}}
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ class StageSpec(Generic[S]):
         sampled_as: what arguments that are about its sampling begin with; "" if it is not sampled.
         check_fit: refuses a model folder, the first, whose other components are of no use with
             these, which are of another model, the second; for what `unclip borrow` takes over.
+        absent: what fields of the network's settings meant in runs that were begun before there
+            were any, so that such a run goes on as it was.
     """
 
     name: str
@@ -123,17 +128,27 @@ class StageSpec(Generic[S]):
     notes: tuple[str, ...] = ()
     sampled_as: str = ""
     check_fit: Callable[[ModelFolder, ModelFolder], None] | None = None
+    absent: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_recipe(spec: StageSpec[S], recipe_file: Path | None, size: str | None = None) -> Recipe[S]:
-    """The stage's defaults with a recipe file over them, and a network of another size."""
-    if recipe_file is None:
+def load_recipe(
+    spec: StageSpec[S], recipe: str | Path | None, size: str | None = None
+) -> Recipe[S]:
+    """The stage's defaults with a recipe over them, and a network of another size.
+
+    Args:
+        recipe: the name of one that comes with the package (`stages/shipped.py`), or a TOML file.
+    """
+    if recipe is None:
         return parse_recipe(spec, {}, "the flags", size)
-    mapping = read_toml(recipe_file)
-    stage = mapping.pop("stage", spec.name)
-    if stage != spec.name:
-        raise ValueError(f"{recipe_file} is a recipe for {shown(stage)}, not for {spec.name!r}")
-    return parse_recipe(spec, mapping, str(recipe_file), size)
+    return parse_recipe(spec, recipe_of(recipe, spec.name), str(recipe), size)
+
+
+def resumed_recipe(spec: StageSpec[S], file: Path, size: str | None = None) -> Recipe[S]:
+    """The recipe that a run wrote into its folder, an older version's too."""
+    before = {**_BEFORE, "network": spec.absent}
+    mapping = merge(before, recipe_of(file, spec.name))
+    return parse_recipe(spec, mapping, str(file), size)
 
 
 def parse_recipe(
@@ -143,10 +158,9 @@ def parse_recipe(
 
     With a `size`, what sizes decide is no longer as the mapping says.
     """
-    known = {"network", "data", "training", "optimiser"}
     for key in mapping:
-        if key not in known:
-            raise ValueError(f"{where}: unknown table {key!r}; known: {', '.join(sorted(known))}")
+        if key not in TABLES:
+            raise ValueError(f"{where}: unknown table {key!r}; known: {', '.join(sorted(TABLES))}")
     network: Any = spec.recipe.network
     merged = to_mapping(spec.recipe)
     if isinstance(network, Sized):

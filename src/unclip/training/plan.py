@@ -1,8 +1,10 @@
-"""What a run would take, before it is started: parameters, operations, memory."""
+"""What a run would take, before it is started: parameters, operations, memory, time."""
 
-from collections.abc import Iterator
+import contextlib
+import io
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -12,12 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from unclip.batch import Batch, on_device
 from unclip.checks import many
 from unclip.networks.clip_config import CLIP_SIZES, CLIPConfig, CLIPTextConfig
+from unclip.stages.clip import ClipStage
 from unclip.stages.recipe import Recipe
 from unclip.stages.spec import StageSpec
 from unclip.storage.folder import ModelFolder
 from unclip.training.budget import check_images
-from unclip.training.job import Folders, build_job
+from unclip.training.job import Folders, Job, build_job
 from unclip.training.parallel import start_parallel
+from unclip.training.report import duration
+from unclip.training.speed import seconds_a_step
 from unclip.training.validation import validates
 
 S = TypeVar("S")
@@ -31,19 +36,62 @@ _MOST = 2**27  # parameters of a network that is built to be measured
 _FEW = {"statistics": 256, "captions": 20_000}
 
 
-def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = "auto") -> str:
-    """Count one step of a recipe by computing it for two images.
+@dataclass(frozen=True)
+class Needs:
+    """What a run of a recipe takes.
 
-    Memory is weights, average, gradients and AdamW's two moments in fp32, and what the backward
-    pass keeps; it leaves out the framework itself and transient buffers.
+    Attributes:
+        parameters: that are trained.
+        operations: of a step, both passes; None where the network is too large to be built for it.
+        state, activations: bytes, in fp32, of weights, average, gradients and AdamW's two moments;
+            and of what the backward pass keeps of a part of a batch. The framework itself and
+            transient buffers are left out.
+        seconds: of a step, measured now on this machine; None as for operations.
+        report: what there is to be said of the data.
+        images: of the data; 0 where they have no end.
+        resolution: pixels of a side at which CLIP sees them, if it is CLIP that is trained.
+    """
+
+    parameters: int
+    operations: float | None = None
+    state: int = 0
+    activations: float = 0.0
+    seconds: float | None = None
+    report: str = ""
+    images: int = 0
+    resolution: int = 0
+
+
+def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = "auto") -> str:
+    """What a run would train and take, in about ten lines; see `needs`."""
+    return "\n".join(_lines(spec.name, recipe, folders, needs(spec, recipe, folders, device)))
+
+
+def needs(
+    spec: StageSpec[S],
+    recipe: Recipe[S],
+    folders: Folders,
+    device: str = "auto",
+    keep: Callable[[Job], None] = lambda job: None,
+) -> Needs:
+    """Count one step of a recipe by computing it for two images, and time a few real ones.
+
+    Args:
+        keep: is given the job, before it is moved.
+
+    Raises:
+        ValueError: what would stop the run itself.
     """
     counted = _counted(spec, recipe, folders)
     if counted is not None and counted > _MOST:
-        return _of_a_large_network(counted, _state(recipe), folders)
+        return Needs(counted, state=_state(recipe) * counted)
     parallel = start_parallel(device)
     part = recipe.training.batch_size // recipe.training.accumulation
     check_images(part, recipe.data.size)
-    job = build_job(spec, _sample_of(recipe), folders, parallel)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):  # the data's report, which comes after every refusal
+        job = build_job(spec, _sample_of(recipe), folders, parallel)
+    keep(job)
     stage, place = job.stage, parallel.device
     few: Batch = {key: value[:_PROBE] for key, value in (job.data.example or {}).items()}
     example = on_device(few, place)
@@ -53,31 +101,62 @@ def plan(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = 
         with _saved_bytes(kept):
             loss = stage.loss(example, torch.Generator(place).manual_seed(0))["loss"]
         loss.backward()  # type: ignore[no-untyped-call]
+    network.zero_grad()
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    operations = counter.get_total_flops() / _PROBE * recipe.training.batch_size
-    state = _state(recipe) * parameters
     for tensor in (*network.parameters(), *network.buffers()):  # kept too, but there once
         kept.pop(tensor.untyped_storage().data_ptr(), None)
-    activations = sum(kept.values()) * part / _PROBE
-    repeats = job.data.repeats(recipe.training.batch_size)
-    return "\n".join(
-        [
-            *([repeats] if repeats else []),
-            f"trained parameters   {parameters:,}",
-            f"operations per step  {operations / 1e9:,.1f} GFLOP, backward included",
-            f"operations in all    {operations * recipe.training.steps / 1e15:,.3f} PFLOP",
-            f"memory, about        {(state + activations) / 2**20:,.0f} MiB in fp32: "
-            f"{state / 2**20:,.0f} of weights and optimiser, {activations / 2**20:,.0f} of "
-            f"activations for {many(part, 'images')}",
-            f"model folder         {folders.model}",
-            f"run folder           {folders.run}",
-        ]
+    return Needs(
+        parameters,
+        counter.get_total_flops() / _PROBE * recipe.training.batch_size,
+        _state(recipe) * parameters,
+        sum(kept.values()) * part / _PROBE,
+        seconds_a_step(job, recipe.training.batch_size),
+        "\n".join(
+            filter(None, (said.getvalue().strip(), job.data.repeats(recipe.training.batch_size)))
+        ),
+        job.data.images,
+        stage.network.config.vision.image_size if isinstance(stage, ClipStage) else 0,
     )
 
 
 def _state(recipe: Recipe[Any]) -> int:
     """Bytes that a run keeps of each parameter."""
     return _STATE + (_BEST if validates(recipe) else 0)
+
+
+def _lines(stage: str, recipe: Recipe[S], folders: Folders, takes: Needs) -> list[str]:
+    training = recipe.training
+    read = training.steps * training.batch_size
+    epochs = f": {read / takes.images:,.3g} epochs" if takes.images else ""
+    seen = f", which it sees at {takes.resolution}" * (takes.resolution > 0)
+    lines = [
+        *([takes.report] if takes.report else []),
+        f"trained              {stage}, on images of {recipe.data.size} px{seen}",
+        f"trained parameters   {takes.parameters:,}",
+        f"steps                {training.steps:,} of {training.batch_size:,} images{epochs}",
+    ]
+    if takes.operations is None:
+        lines += [
+            f"operations per step  not counted, which needs the network: over {_MOST:,} parameters",
+            f"memory, about        {takes.state / 2**20:,.0f} MiB in fp32 of weights and "
+            "optimiser, and more of activations",
+        ]
+    else:
+        part = training.batch_size // training.accumulation
+        seconds = takes.seconds or 0.0
+        lines += [
+            f"operations per step  {takes.operations / 1e9:,.1f} GFLOP, backward included; "
+            f"in all {takes.operations * training.steps / 1e15:,.3f} PFLOP",
+            f"memory, about        {(takes.state + takes.activations) / 2**20:,.0f} MiB in fp32: "
+            f"{takes.state / 2**20:,.0f} of weights and optimiser, "
+            f"{takes.activations / 2**20:,.0f} of activations for {many(part, 'images')}",
+            f"time, about          {duration(seconds * training.steps)} on this machine, at "
+            f"{seconds:.2g} s a step, measured now",
+        ]
+    return [
+        *lines,
+        f"written to           {folders.model}; the run to {folders.run}",
+    ]
 
 
 def _counted(spec: StageSpec[S], recipe: Recipe[S], folders: Folders) -> int | None:
@@ -96,20 +175,6 @@ def _counted(spec: StageSpec[S], recipe: Recipe[S], folders: Folders) -> int | N
     with torch.device("meta"):
         network = spec.network(recipe.network, text, recipe.data.size)
     return sum(p.numel() for p in network.parameters())
-
-
-def _of_a_large_network(parameters: int, state: int, folders: Folders) -> str:
-    """What can be said without computing anything."""
-    return "\n".join(
-        [
-            f"trained parameters   {parameters:,}",
-            f"operations per step  not counted, which needs the network: over {_MOST:,} parameters",
-            f"memory, about        {state * parameters / 2**20:,.0f} MiB in fp32 of weights and "
-            "optimiser, and more of activations",
-            f"model folder         {folders.model}",
-            f"run folder           {folders.run}",
-        ]
-    )
 
 
 def _sample_of(recipe: Recipe[S]) -> Recipe[S]:

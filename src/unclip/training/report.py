@@ -14,6 +14,15 @@ from unclip.stages.recipe import Training
 from unclip.training.log import RunLog
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: "40 s", "7.5 min", "3.2 h", "55 days"."""
+    for unit, length, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
+        if seconds < most * length:
+            number = seconds / length
+            return f"{number:.0f} {unit}" if number >= 10 or unit == "s" else f"{number:.1f} {unit}"
+    return f"{seconds / 86_400:,.0f} days"
+
+
 class Report:
     """What one process says and writes of its run; nothing where `folder` is None.
 

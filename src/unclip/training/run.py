@@ -4,6 +4,7 @@ It belongs to one stage of one model, which `run.json` says, and to one process 
 holds `lock`.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,18 @@ from unclip.files import locked, read_json, real_path, write_json
 RECIPE = "recipe.toml"
 _LOCK, _NOTE = "lock", "run.json"
 _LONGEST = 2**20  # bytes of a line of metrics that are read at once; what is longer is none
+
+
+def run_folder(model: Path, stage: str = "") -> Path:
+    """`runs/NAME/STAGE`, or with more after the name where another model of that name has it; the
+    folder of all its runs without a stage."""
+    whole = real_path(model)
+    name = whole.name or "model"
+    folder = Path("runs") / name / stage
+    if owner(folder) in (None, whole):
+        return folder
+    place = hashlib.blake2b(os.fsencode(whole), digest_size=4).hexdigest()
+    return Path("runs") / f"{name}-{place}" / stage
 
 
 def is_held(path: Path) -> bool:

@@ -33,7 +33,7 @@ def start(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str =
         early = parallel.main and is_held(folders.run)
         if early:
             hold.enter_context(held(folders.run))
-        _check_folders(spec, folders)
+        check_folders(spec, folders)
         job = build_job(spec, recipe, folders, parallel)
         repeats = job.data.repeats(recipe.training.batch_size)
         if repeats and parallel.main:
@@ -44,7 +44,7 @@ def start(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str =
             folders.run.mkdir(parents=True, exist_ok=True)
             if not early:
                 hold.enter_context(held(folders.run))
-                _check_folders(spec, folders)
+                check_folders(spec, folders)
             _claim(job)
             _say_what_will_not_fit(spec, ModelFolder(folders.model))
         return trainer.run()
@@ -62,7 +62,7 @@ def _claim(job: Job) -> None:
         clip.save(model)  # that of `training.init`, to which the stage belongs
 
 
-def _check_folders(spec: StageSpec[S], folders: Folders) -> None:
+def check_folders(spec: StageSpec[S], folders: Folders) -> None:
     """Refuse to overwrite a component or a run that nobody said should go, or another's run."""
     folder = ModelFolder(folders.model)
     check_owner(folders.run, spec.name, folders.model, folders.resume)

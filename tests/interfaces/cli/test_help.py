@@ -10,7 +10,7 @@ from unclip.interfaces.cli import main
 from unclip.interfaces.cli.commands.train import SPECS
 
 COMMANDS = [
-    *(f"train {name}" for name in SPECS),
+    *(f"train {name}" for name in ("all", *SPECS)),
     "evaluate clip",
     "borrow",
     "tune",

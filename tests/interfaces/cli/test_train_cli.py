@@ -63,12 +63,24 @@ def test_the_judge_learns_from_the_world_only(captioned: Path, capsys: Capture) 
 def test_dry_run_trains_nothing(captioned: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(train("clip", "--dry-run", "--training.steps=10", data=captioned)) == 0
     said = capsys.readouterr().out
-    recipe = tomllib.loads(said[: said.index(str(captioned), said.index("[optimiser]"))])
-    assert recipe["training"]["steps"] == 10
-    for word in ("trained parameters", "operations per step", "memory, about", "MiB"):
+    assert len(said.splitlines()) <= 10
+    assert "clip, on images of 32 px, which it sees at 32" in said
+    assert "10 of 4 images: 1.82 epochs" in said
+    for word in ("trained parameters", "operations per step", "memory, about", "MiB", "measured"):
         assert word in said
+    words = train("clip", "--dry-run", "--verbose", "--training.steps=10", data=captioned)
+    assert main(words) == 0
+    verbose = capsys.readouterr().out
+    recipe = tomllib.loads(verbose[: verbose.index(str(captioned), verbose.index("[optimiser]"))])
+    assert recipe["training"]["steps"] == 10
     assert not (tmp_path / "model").exists()
     assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_refuses_before_it_says_anything(captioned: Path, capsys: Capture) -> None:
+    assert "has no CLIP" in refused(
+        train("prior", "--dry-run", "--verbose", data=captioned), capsys
+    )
 
 
 def test_a_batch_larger_than_the_data_is_said_to_be(captioned: Path, capsys: Capture) -> None:
@@ -135,6 +147,7 @@ def test_bad_recipes(
     ("words", "says"),
     [
         ("--recipe none.toml", "cannot read none.toml"),
+        ("--recipe smal", "there is no recipe 'smal'; did you mean 'small'?"),
         ("--data none", "does not exist"),
         ("--data emoji:photos", "photos"),
         ("--training.step 3", "perhaps you meant --training.steps N"),

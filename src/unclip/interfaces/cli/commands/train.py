@@ -1,31 +1,36 @@
-"""`unclip train STAGE`: flags and recipe files to a run."""
+"""`unclip train STAGE`: flags and recipe files to a run.
+
+What is heavy is imported inside functions, as `unclip train all --help` goes through here too.
+"""
 
 import dataclasses
-import hashlib
 import os
 import signal
 from collections import ChainMap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from unclip.config import dump_toml, merge, read_toml, suggest, to_mapping
-from unclip.files import check_utf8, real_path
+from unclip.config import dump_toml, suggest, to_mapping
+from unclip.files import check_utf8
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_folder
 from unclip.stages.catalogue import STAGES, Row, Stages
-from unclip.stages.recipe import Recipe
-from unclip.stages.spec import StageSpec, load_recipe, parse_recipe
-from unclip.training.job import Folders
-from unclip.training.plan import plan
-from unclip.training.run import RECIPE, check_owner, owner
-from unclip.training.start import start
+from unclip.training.run import RECIPE, check_owner, run_folder
+
+if TYPE_CHECKING:
+    from unclip.stages.spec import StageSpec
 
 SPECS = Stages(ChainMap({"judge": Row("unclip.evaluation.judge.training:SPEC")}, STAGES.rows))
-# What runs did that do not say it, as they are older.
-_BEFORE: dict[str, Any] = {"data": {"held_out": 0.0}, "training": {"validate_every": 0}}
+_USAGE = """\
+usage: unclip train all --model DIR --data SOURCE [--budget 1h]
+       unclip train STAGE --model DIR [--data SOURCE] …
+
+all: every stage of a model, one after the other, within a budget of time
+stages: {names}
+unclip train all --help says more; unclip train STAGE --help lists every field of its recipe."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +39,9 @@ class _Flags:
 
     model: Path
     """Model folder, which is created or gets a new component."""
-    recipe: Path | None = None
-    """TOML file whose values replace the defaults."""
+    recipe: str | None = None
+    """Values in place of the defaults: small, medium or paper, which come with the package, or a
+    TOML file."""
     run: Path | None = None
     """Folder of checkpoints and metrics; runs/MODEL/STAGE if left out."""
     resume: bool = False
@@ -43,7 +49,9 @@ class _Flags:
     overwrite: bool = False
     """Replacement of what the model folder has already, and of an unfinished run."""
     dry_run: bool = False
-    """Report of what would be trained and what it takes, and no training."""
+    """Report of what would be trained and what it takes, in ten lines, and no training."""
+    verbose: bool = False
+    """Whole recipe as well, with --dry-run."""
     device: str = "auto"
     """Device: auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
 
@@ -53,12 +61,20 @@ def run(arguments: Sequence[str]) -> int:
     words = list(arguments)
     names = ", ".join(SPECS)
     if not words or words[0] in ("-h", "--help"):
-        print(f"usage: unclip train STAGE --model DIR [--data SOURCE] …\n\nstages: {names}")
-        print("unclip train STAGE --help lists every field of the stage's recipe.")
+        print(_USAGE.format(names=names))
         return 0 if words else 2
     name = words.pop(0)
+    if name == "all":
+        from unclip.interfaces.cli.commands.train_all import run as run_all
+
+        return run_all(words)
     if name not in SPECS:
-        raise ValueError(f"unknown stage {name!r}{suggest(name, SPECS)}")
+        raise ValueError(f"unknown stage {name!r}{suggest(name, [*SPECS, 'all'])}")
+    from unclip.stages.recipe import Recipe
+    from unclip.training.job import Folders
+    from unclip.training.plan import plan
+    from unclip.training.start import start
+
     spec = SPECS[name]
     words = [_data_flag(word) for word in words]
     default = _default(spec, words)
@@ -67,15 +83,17 @@ def run(arguments: Sequence[str]) -> int:
         description=f"Train the stage {name!r} into a model folder.",
     )  # fmt: skip
     recipe = Recipe(options.network, options.data, options.training, options.optimiser)
-    folder = options.run or _run_folder(options.model, name)
+    folder = options.run or run_folder(options.model, name)
     check_utf8(options.model)
     check_utf8(folder)  # of checkpoints
     check_folder(options.model)  # now, not after hours of training
     check_folder(folder)
     folders = Folders(options.model, folder, options.resume, options.overwrite)
     if options.dry_run:
-        print(dump_toml({"stage": name, **to_mapping(recipe)}), end="\n\n")
-        print(plan(spec, recipe, folders, options.device))
+        planned = plan(spec, recipe, folders, options.device)
+        if options.verbose:
+            print(dump_toml({"stage": name, **to_mapping(recipe)}), end="\n\n")
+        print(planned)
         return 0
     stopped = start(spec, recipe, folders, options.device)
     if stopped:
@@ -91,36 +109,24 @@ def _data_flag(word: str) -> str:
     return "--data.source" + word.removeprefix("--data") if word.split("=")[0] == "--data" else word
 
 
-def _run_folder(model: Path, stage: str) -> Path:
-    """`runs/NAME/STAGE`, or with more after the name where another model of that name has it."""
-    whole = real_path(model)
-    name = whole.name or "model"
-    folder = Path("runs") / name / stage
-    if owner(folder) in (None, whole):
-        return folder
-    place = hashlib.blake2b(os.fsencode(whole), digest_size=4).hexdigest()
-    return Path("runs") / f"{name}-{place}" / stage
-
-
-def _default(spec: StageSpec[Any], words: Sequence[str]) -> Any:
+def _default(spec: "StageSpec[Any]", words: Sequence[str]) -> Any:
     """The options before flags: the stage's defaults, a recipe file's, or the resumed run's."""
+    from unclip.stages.spec import load_recipe, resumed_recipe
+
     recipe_file, model, folder, size = (
         _value(words, f"--{name}") for name in ("recipe", "model", "run", "network.size")
     )
     if "--resume" in words and model:
-        run_folder = Path(folder) if folder else _run_folder(Path(model), spec.name)
-        if not (run_folder / RECIPE).is_file():
+        run = Path(folder) if folder else run_folder(Path(model), spec.name)
+        if not (run / RECIPE).is_file():
             raise ValueError(
-                f"nothing to resume: {run_folder} holds no run of {spec.name}; if it is elsewhere, "
+                f"nothing to resume: {run} holds no run of {spec.name}; if it is elsewhere, "
                 "say where with --run"
             )
-        check_owner(run_folder, spec.name, Path(model), resume=True)
-        mapping = read_toml(run_folder / RECIPE)
-        mapping.pop("stage", None)
-        mapping = merge(_BEFORE, mapping)
-        recipe = parse_recipe(spec, mapping, str(run_folder / RECIPE), size)
+        check_owner(run, spec.name, Path(model), resume=True)
+        recipe = resumed_recipe(spec, run / RECIPE, size)
     else:
-        recipe = load_recipe(spec, Path(recipe_file) if recipe_file else None, size)
+        recipe = load_recipe(spec, recipe_file, size)
     parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
     return _options(spec)(model=tyro.MISSING, **parts)
 
@@ -135,7 +141,7 @@ def _value(words: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def _options(spec: StageSpec[Any]) -> type[Any]:
+def _options(spec: "StageSpec[Any]") -> type[Any]:
     """The flags of one stage: those of every run, and every field of its recipe."""
     parts = dataclasses.fields(spec.recipe)
     return dataclasses.make_dataclass(

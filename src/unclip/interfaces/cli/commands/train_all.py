@@ -1,0 +1,125 @@
+"""`unclip train all`: every stage of a model, one after the other, within a budget of time."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unclip.checks import shown
+from unclip.config import dump_toml, to_mapping
+from unclip.files import check_utf8
+from unclip.interfaces.cli.options import parse
+from unclip.interfaces.cli.outputs import check_folder
+from unclip.training.run import run_folder
+
+if TYPE_CHECKING:
+    from unclip.training.whole import Asked
+
+_BUDGETED, _DEFAULT = "small", "1h"  # the other recipes have steps of their own
+_LONGEST = 10**8  # seconds, three years
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAll:
+    """Train CLIP, prior, decoder and, where there is something to enlarge, upsampler into a model
+    folder, and tune how it is sampled."""
+
+    model: Path
+    """Model folder, which is created."""
+    data: str | None = None
+    """Captioned images: a folder, or emoji:shapes, the built-in world."""
+    budget: str | None = None
+    """Time for everything, such as 90s, 30m or 2h; 1h if left out, but of recipes other than small
+    their own steps."""
+    recipe: str = "small"
+    """Networks and how they are trained: small, medium or paper, or a TOML file."""
+    init: str = "bundled"
+    """Model from which decoder and upsampler start where images have its size: bundled, a folder,
+    hf:owner/model, or none."""
+    held_out: float | None = None
+    """Fraction of a folder's images that is kept for measuring; if left out, as for a stage."""
+    tune: bool = True
+    """Choice of guidance and sampler at the end, on held-out captions."""
+    run: Path | None = None
+    """Folder of the stages' runs; runs/MODEL if left out."""
+    resume: bool = False
+    """Continuation of what was stopped, as it was asked for: no other flag is needed."""
+    overwrite: bool = False
+    """Replacement of what the model folder has already, and of unfinished runs."""
+    dry_run: bool = False
+    """Report of what would be trained and how long it takes on this machine, and no training."""
+    verbose: bool = False
+    """Recipes as well, with --dry-run."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Do what the words after `unclip train all` say, and give the exit code."""
+    options = parse(TrainAll, "train all", words)
+    budget = None if options.budget is None else seconds_in(options.budget)
+    if options.data is None and not options.resume:
+        raise ValueError("train all needs --data: a folder of captioned images, or emoji:shapes")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("train all is one process; several can train one stage after the other")
+    folder = options.run or run_folder(options.model)
+    for path in (options.model, folder):
+        check_utf8(path)
+        check_folder(path)
+    from unclip.training.whole import Place, described, measured, recipes_of, resume_all, train_all
+
+    place = Place(options.model, folder, options.device)
+    tune = partial(_tune, device=options.device) if options.tune else None
+    if options.resume:
+        stopped = resume_all(place, tune, options.data, budget)
+    elif options.dry_run:
+        asked = _asked(options, budget)
+        recipes = recipes_of(asked)
+        lines = described(asked, recipes, measured(recipes, place))
+        if options.verbose:
+            print(dump_toml({name: to_mapping(one) for name, one in recipes.items()}), end="\n\n")
+        print("\n".join(lines))
+        return 0
+    else:
+        stopped = train_all(_asked(options, budget), place, tune, options.overwrite)
+    if not stopped:
+        print(f"trained: {options.model}; the runs are in {folder}")
+    return 128 + stopped if stopped else 0
+
+
+def seconds_in(text: str) -> float:
+    """A time such as "90s", "30m", "1h", "1.5h" or "1h30m", in seconds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = r"(\d{1,9}(?:\.\d{1,9})?)"
+    found = re.fullmatch(f"(?:{number}h)?(?:{number}m(?:in)?)?(?:{number}s)?", text.strip().lower())
+    parts = found.groups() if found else ()
+    seconds = sum(float(n) * unit for n, unit in zip(parts, (3600, 60, 1), strict=False) if n)
+    if not 0 < seconds <= _LONGEST:
+        raise ValueError(f"--budget is {shown(text)}; give a time such as 90s, 30m, 1h or 1h30m")
+    return seconds
+
+
+def _asked(options: TrainAll, budget: float | None) -> "Asked":
+    from unclip.stages.recipe import Data
+    from unclip.training.whole import Asked
+
+    if budget is None and options.recipe == _BUDGETED:
+        budget = seconds_in(_DEFAULT)
+    data = Data(source=options.data or "")
+    if options.held_out is not None:
+        data = replace(data, held_out=options.held_out)
+    init = "" if options.init == "none" else options.init
+    return Asked(data, options.recipe, budget, init, options.tune)
+
+
+def _tune(model: Path, data: str, seconds: float | None, device: str) -> None:
+    """The last step: sampling's settings, by captions that were held out."""
+    from unclip.evaluation.studies.tuning import tune
+
+    tune(model, data, seconds=seconds, report=partial(print, flush=True), device=device)

@@ -1,0 +1,164 @@
+"""`train all`: every stage, in a budget, and from any kill on."""
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import captioned_folder
+from tests.tiny import tiny_recipes
+from unclip.config import dump_toml
+from unclip.stages.recipe import Data
+from unclip.storage.folder import ModelFolder
+from unclip.training import whole
+from unclip.training.plan import Needs
+from unclip.training.start import start
+from unclip.training.whole import (
+    Asked,
+    Place,
+    described,
+    measured,
+    recipes_of,
+    resume_all,
+    train_all,
+)
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    monkeypatch.chdir(tmp_path)
+    captioned_folder(tmp_path / "my-images", 16, size=64)
+    return Asked(Data("my-images"), tiny_recipes(tmp_path / "tiny.toml"))
+
+
+@pytest.fixture
+def half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of any stage is said to take that long, and none is tried out."""
+
+    def needed(recipes: Any, place: Place) -> dict[str, Needs]:
+        return {name: Needs(1000, 1.0, 1, 1.0, 0.5, "", 1900) for name in recipes}
+
+    monkeypatch.setattr(whole, "measured", needed)
+
+
+def place(name: str) -> Place:
+    return Place(Path("models") / name, Path("runs") / name, "cpu")
+
+
+def fingerprints(model: Path) -> list[str]:
+    folder = ModelFolder(model)
+    return [folder.fingerprint(one) for one in ("text_encoder", "prior", "decoder")]
+
+
+@pytest.mark.usefixtures("half_a_second")
+def test_what_was_killed_goes_on_bit_for_bit(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = []
+    assert train_all(asked, place("whole"), lambda *given: tuned.append(given)) == 0
+    said = capsys.readouterr().out
+    for line in ("[1/5] clip: 4 steps of 2 images of 32 px", "[5/5] tune took"):
+        assert line in said
+    assert tuned == [(Path("models/whole"), "my-images", None)]
+    assert ModelFolder(Path("models/whole")).has("super_res_first")
+
+    def stopped(spec: Any, recipe: Any, folders: Any, device: str) -> int:
+        """The decoder ends at its second step, as by Ctrl-C."""
+        if spec.name != "decoder":
+            return start(spec, recipe, folders, device)
+        short = replace(recipe, training=replace(recipe.training, steps=2))
+        assert start(spec, short, folders, device) == 0
+        written = folders.run / "recipe.toml"
+        written.write_text(written.read_text().replace("\nsteps = 2\n", "\nsteps = 4\n"))
+        return signal.SIGINT
+
+    monkeypatch.setattr(whole, "start", stopped)
+    assert train_all(asked, place("parts"), None) == signal.SIGINT
+    said = capsys.readouterr().out
+    assert "stopped by SIGINT; to go on: unclip train all --model models/parts --resume" in said
+    monkeypatch.setattr(whole, "start", start)
+    assert resume_all(place("parts"), None) == 0
+    said = capsys.readouterr().out
+    assert "training from step 2 to 4" in said
+    assert "clip: " not in said
+    assert fingerprints(Path("models/parts")) == fingerprints(Path("models/whole"))
+    assert resume_all(place("parts"), None) == 0  # nothing is left
+    assert "training from" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="was begun with the data my-images"):
+        resume_all(place("parts"), None, "others")
+
+
+@pytest.mark.usefixtures("half_a_second")
+def test_a_stage_killed_before_its_first_checkpoint_begins_again(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(spec: Any, recipe: Any, folders: Any, device: str) -> int:
+        folders.run.mkdir(parents=True)
+        mapping = {"stage": spec.name, **whole.to_mapping(recipe)}
+        (folders.run / "recipe.toml").write_text(dump_toml(mapping))
+        return signal.SIGTERM
+
+    monkeypatch.setattr(whole, "start", killed)
+    assert train_all(asked, place("mine"), None) == signal.SIGTERM
+    monkeypatch.setattr(whole, "start", start)
+    assert resume_all(place("mine"), None) == 0
+    assert ModelFolder(Path("models/mine")).has("decoder")
+
+
+@pytest.mark.usefixtures("half_a_second")
+def test_a_late_stage_leaves_the_others_less_time(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget holds: steps are decided anew when a stage begins."""
+    steps = {}
+    clock = iter([0.0, 400.0, 400.0, 430.0, 430.0, 440.0, 440.0, 600.0])
+
+    def trained(spec: Any, recipe: Any, folders: Any, device: str) -> int:
+        steps[spec.name] = recipe.training.steps
+        return 0
+
+    monkeypatch.setattr(whole, "start", trained)
+    monkeypatch.setattr(whole.time, "monotonic", lambda: next(clock))
+    budgeted = replace(asked, budget=1000.0)
+    recipes = recipes_of(budgeted)
+    first = whole.Progress(budgeted, 1900, dict.fromkeys(recipes, 0.5))
+    promised = first.recipe("decoder", recipes).training.steps
+    assert train_all(budgeted, place("mine"), None) == 0
+    noted = json.loads(Path("runs/mine/all.json").read_text())
+    assert noted["took"] == {"clip": 400.0, "prior": 30.0, "upsampler": 10.0, "decoder": 160.0}
+    assert noted["given"]["decoder"] < 560.0
+    assert steps["decoder"] < 0.7 * promised
+
+
+def test_the_table_says_what_is_trained_and_how_long(asked: Asked) -> None:
+    recipes = recipes_of(asked)
+    takes = measured(recipes, place("mine"))
+    lines = described(asked, recipes, takes)
+    assert len(lines) <= 10
+    rows = {line.split()[0]: line for line in lines}
+    assert "4 x 3" in rows["decoder"]  # of 14, two are held out
+    assert "64 px" in rows["upsampler"]
+    assert "on this machine, by steps measured now" in lines[-1]
+    assert not Path("models").exists()
+    with pytest.raises(ValueError, match="is too short"):
+        described(replace(asked, budget=0.5), recipes, takes)
+
+
+def test_decoder_and_upsampler_start_from_a_model_of_their_size(asked: Asked) -> None:
+    bundled = replace(asked, init="bundled", recipe="small")
+    inits = {name: one.training.init for name, one in recipes_of(bundled).items()}
+    assert inits == {"clip": "", "prior": "", "upsampler": "", "decoder": "bundled"}
+    # Networks that are not the bundled ones begin from nothing.
+    others = recipes_of(replace(asked, init="bundled"))
+    assert {one.training.init for one in others.values()} == {""}
+
+
+def test_what_is_there_already_is_not_touched(asked: Asked, tiny_copy: Path) -> None:
+    before = fingerprints(tiny_copy)
+    with pytest.raises(ValueError, match="already has a text_encoder; add --overwrite"):
+        train_all(asked, replace(place("mine"), model=tiny_copy), None)
+    assert fingerprints(tiny_copy) == before
+    assert not Path("runs").exists()
