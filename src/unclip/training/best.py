@@ -1,4 +1,9 @@
-"""The weights with the lowest loss on held-out images, kept beside the newest and published."""
+"""The weights that do best on held-out images, kept beside the newest and published.
+
+The best have the lowest loss or, where a stage says an accuracy (CLIP), the highest: a contrastive
+loss on few held-out pairs soon rises with the network's confidence, while it still tells more of
+them apart.
+"""
 
 import json
 import math
@@ -9,22 +14,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_WORSE = 0.02  # of the lowest loss: a rise by more is not taken for chance
+_WORSE = 0.02  # of the lowest cost: a rise by more is not taken for chance
 _SINCE = 2  # measurements since the lowest
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses of the averaged weights after `step` steps; step 0 is none.
+    """What the averaged weights do after `step` steps; step 0 is none.
 
     Args:
         loss: on held-out images.
         seen: on as many that are learned from, with the same noise.
+        accuracy: on held-out images, 0 to 1, where the stage says one.
     """
 
     step: int = 0
     loss: float = math.inf
     seen: float = math.inf
+    accuracy: float | None = None
+
+    @classmethod
+    def of(cls, step: int, values: Mapping[str, float]) -> "Measured":
+        """Of the means that a measurement gives."""
+        return cls(step, values["loss"], values["seen_loss"], values.get("accuracy"))
+
+    @property
+    def cost(self) -> float:
+        """What is lowest in the best weights."""
+        return self.loss if self.accuracy is None else 1 - self.accuracy
+
+    def __str__(self) -> str:
+        return f"{self.loss:.3g}" if self.accuracy is None else f"{self.accuracy:.1%}"
 
 
 @dataclass
@@ -32,7 +52,7 @@ class Best:
     """What has been measured of a run.
 
     Args:
-        lowest: the measurement with the lowest held-out loss, and `weights` its averaged weights.
+        lowest: the measurement of lowest cost, and `weights` its averaged weights.
         newest: the last one.
         measured_on: what the losses depend on beside the weights: others cannot be compared.
         told: whether over-fitting was said.
@@ -48,7 +68,7 @@ class Best:
     def offer(self, measured: Measured, weights: Mapping[str, Tensor]) -> None:
         """Take note of a measurement, and keep a copy of its weights if they are the best."""
         self.newest = measured
-        if self.lowest.step and not measured.loss < self.lowest.loss:
+        if self.lowest.step and not measured.cost < self.lowest.cost:
             return
         self.lowest = measured
         for name, value in weights.items():
@@ -58,12 +78,12 @@ class Best:
                 self.weights[name] = value.detach().clone()
 
     def overfits(self, every: int) -> bool:
-        """Whether held-out loss has risen since some measurements, each `every` steps after the one
-        before, while that of the images that are learned from has fallen."""
+        """Whether the cost has risen since some measurements, each `every` steps after the one
+        before, while the loss on images that are learned from has fallen."""
         low, new = self.lowest, self.newest
         return (
             new.step - low.step >= _SINCE * every
-            and new.loss > low.loss + _WORSE * abs(low.loss)
+            and new.cost > low.cost + _WORSE * abs(low.cost)
             and new.seen < low.seen
         )
 
@@ -96,18 +116,17 @@ def overfitting(best: Best, images: int) -> str:
         )
     else:
         why = "what is so of its training images alone; fewer steps or a smaller network help"
+    low, new = best.lowest, best.newest
+    what = "loss was lowest" if low.accuracy is None else "accuracy was highest"
     return (
-        f"held-out loss was lowest at step {best.lowest.step:,} ({best.lowest.loss:.3g}) and is "
-        f"{best.newest.loss:.3g} now, while that of training images falls: the network learns {why}"
+        f"held-out {what} at step {low.step:,} ({low}) and is {new} now, while the loss on "
+        f"training images falls: the network learns {why}"
     )
 
 
 def published(best: Best) -> str:
     """Which weights a run leaves in the model folder."""
     low, new = best.lowest, best.newest
-    if low.step == new.step:
-        return f"published: step {low.step:,}, the best on held-out images (loss {low.loss:.3g})"
-    return (
-        f"published: step {low.step:,}, the best on held-out images (loss {low.loss:.3g}; "
-        f"{new.loss:.3g} at step {new.step:,})"
-    )
+    what = "loss" if low.accuracy is None else "accuracy"
+    since = "" if low.step == new.step else f"; {new} at step {new.step:,}"
+    return f"published: step {low.step:,}, the best on held-out images ({what} {low}{since})"

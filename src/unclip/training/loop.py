@@ -179,8 +179,7 @@ class Trainer:
             return {}
         with state.ema.in_place():
             values = self.losses_on(validation)
-        measured = Measured(state.step, values["loss"], values["seen_loss"])
-        state.best.offer(measured, state.ema.average)
+        state.best.offer(Measured.of(state.step, values), state.ema.average)
         if not state.best.told and state.best.overfits(validation.every):
             state.best.told = True
             report.say(overfitting(state.best, self.job.data.images))
@@ -218,7 +217,7 @@ class Trainer:
         if state.best.lowest.step and before != validation.measured_on:
             with state.ema.in_place(state.best.weights):
                 values = self.losses_on(validation)
-            low = Measured(state.best.lowest.step, values["loss"], values["seen_loss"])
+            low = Measured.of(state.best.lowest.step, values)
             state.best.lowest = state.best.newest = low
 
     @torch.no_grad()
