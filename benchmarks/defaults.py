@@ -2,9 +2,9 @@
 
 python benchmarks/defaults.py MODEL --data DATA -n 20 --sheet out/defaults.png
 
-Compares the published models' defaults, those that training writes (for networks that predict x_0
-and have dropped their conditions) and those of the folder, on captions that `unclip tune` measures
-again on, from the same noise. The sheet's rows are the real images and these three.
+Compares the published models' defaults, those that training writes of stages that can be guided and
+those of the folder, on captions that `unclip tune` measures again on, from the same noise. The
+sheet's rows are the real images and these three.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from unclip.outputs.images import save_png
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import published
 from unclip.pixels import to_uint8
-from unclip.stages.suiting import DECODER_SCALE, PRIOR_SCALE, by_diffusion
+from unclip.stages.suiting import of_decoder, of_prior
 from unclip.storage.folder import ModelFolder
 
 _SEED, _COLUMNS, _ZOOM = 2**20, 10, 3
@@ -35,8 +35,7 @@ def choices(pipe: Pipeline) -> dict[str, dict[str, Any]]:
         key: layout.get(key, layout.get(key.rpartition("_")[2], said)) for key, said in own.items()
     }
     theirs["prior_num_candidates"] = 2
-    trained = theirs | by_diffusion("prior", "sample", PRIOR_SCALE)
-    trained |= by_diffusion("decoder", "sample", DECODER_SCALE)
+    trained = theirs | of_prior(guidable=True) | of_decoder(guidable=True)
     return {"the published layout's": theirs, "written by training": trained, "the folder's": own}
 
 

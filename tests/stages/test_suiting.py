@@ -3,16 +3,23 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 
 from unclip.pipeline.pipeline import Pipeline
-from unclip.pipeline.settings import Settings
+from unclip.pipeline.settings import Settings, model_says
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.diffusion_prior import PriorStage
-from unclip.stages.suiting import DEFAULTS, TUNED, Sampled, note
+from unclip.stages.suiting import (
+    DEFAULTS,
+    TUNED,
+    Sampled,
+    note,
+    of_decoder,
+    of_prior,
+    of_upsampler,
+)
 from unclip.stages.upsampler import FIRST, UpsamplerStage
 from unclip.storage.folder import ModelFolder
 
@@ -32,9 +39,13 @@ def test_each_stage_says_what_suits_it_and_the_pipeline_does_it(tiny_copy: Path)
     ):
         note(folder, stage)
     pipe = Pipeline.from_pretrained(tiny_copy)
-    for name, eta in (("prior", 1.0), ("decoder", 1.0), ("super_res", 0.0)):
+    for name, *said in (
+        ("prior", "ddim", 1.0),
+        ("decoder", "dpm++", 0.0),
+        ("super_res", "ddim", 0.0),
+    ):
         sampling = pipe.sampling(name, Settings())
-        assert (sampling.sampler, sampling.eta) == ("ddim", eta), name
+        assert [sampling.sampler, sampling.eta] == said, name
     assert pipe.sampling("prior", Settings()).guidance.scale == 1.0
     assert pipe.sampling("decoder", Settings()).guidance.scale == 2.0
     assert pipe.sampling("decoder", Settings(sampler="ddpm")).sampler == "ddpm"
@@ -77,11 +88,7 @@ def test_clip_is_never_sampled(tiny_copy: Path) -> None:
     assert isinstance(decoder_of(folder), Sampled)
 
 
-@pytest.mark.parametrize("stage", ["prior", "decoder", "super_res", "super_res_1024"])
-def test_all_that_stages_say_may_be_said(stage: str) -> None:
-    from unclip.pipeline.settings import model_says
-    from unclip.stages.suiting import by_diffusion
-
-    scale = None if stage.startswith("super_res") else 2.0
-    said = by_diffusion(stage, "epsilon", scale)
+def test_all_that_stages_say_may_be_said() -> None:
+    said = of_prior(True) | of_decoder(False) | of_upsampler("super_res")
+    said |= of_upsampler("super_res_1024") | {"autoregressive_prior_guidance_scale": 1.0}
     assert model_says(said, "here") == said

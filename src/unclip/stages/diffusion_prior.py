@@ -29,7 +29,7 @@ from unclip.stages.prior import MAX_CANDIDATES, Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, StageSpec
-from unclip.stages.suiting import PRIOR_SCALE, by_diffusion
+from unclip.stages.suiting import of_prior
 from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
@@ -184,8 +184,7 @@ class PriorStage:
 
     def suits(self) -> dict[str, Any]:
         """By diffusion; guided where captions were dropped."""
-        scale = PRIOR_SCALE if self.settings.drop_text else 1.0
-        return by_diffusion("prior", self.process.config.prediction_type, scale)
+        return of_prior(guidable=self.settings.drop_text > 0)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         return None

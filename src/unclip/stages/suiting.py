@@ -1,4 +1,4 @@
-"""What suits a stage: how it is sampled by default, by what it predicts and can do without.
+"""What suits a stage: how it is sampled by default, by what it has learned.
 
 A stage that training publishes notes it in the model folder, under `_defaults`, by the pipeline's
 argument names. Everybody may change it there: `unclip tune` does, by measuring. Folders that say
@@ -8,7 +8,6 @@ nothing are sampled as the published models are.
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from unclip.diffusion.schedules import PredictionType
 from unclip.storage.folder import ModelFolder
 
 DEFAULTS = "_defaults"
@@ -18,13 +17,11 @@ TUNED = "_tuned"
 SAYS = "says"
 """Of that note: the defaults as they were chosen."""
 
-# Sampler and η. Noise at every step lets small errors be forgotten (docs/experiments.md, 2026-11-21
-# and 2026-11-26). The published models' DDPM is for variances that were learned long.
-_SAMPLERS: dict[PredictionType, tuple[str, float]] = {
-    "sample": ("ddim", 1.0),
-    "v_prediction": ("ddim", 1.0),
-    "epsilon": ("dpm++", 1.0),
-}
+# Sampler and η, as measured on networks that predict x_0 (docs/experiments.md, 2026-11-26). None
+# asks for learned variances, which only predictions of ε have and only long trainings make useful;
+# DPM-Solver++ takes whatever is predicted as x_0. A small image fixes nearly all of a large one:
+# noise would be in the way.
+_PRIOR, _DECODER, _UPSAMPLER = ("ddim", 1.0), ("dpm++", 0.0), ("ddim", 0.0)
 PRIOR_SCALE, DECODER_SCALE = 1.0, 2.0
 """Guidance of networks that can be guided."""
 
@@ -38,19 +35,25 @@ class Sampled(Protocol):
         ...
 
 
-def by_diffusion(stage: str, prediction: PredictionType, scale: float | None) -> dict[str, Any]:
-    """What suits a stage that is sampled by diffusion.
+def of_prior(guidable: bool) -> dict[str, Any]:
+    """What suits a diffusion prior; one that has seen no caption missing is not guided."""
+    return _said("prior", _PRIOR) | {"prior_guidance_scale": PRIOR_SCALE if guidable else 1.0}
 
-    Args:
-        stage: as arguments begin, "prior", "decoder", "super_res" or "super_res_1024".
-        scale: of its guidance; 1 where it has never seen that its condition is missing, None where
-            it is never guided. Such a stage is an upsampler, whose small image fixes nearly
-            everything: noise would only be in the way.
-    """
-    sampler, eta = _SAMPLERS[prediction]
-    if scale is None:
-        return {f"{stage}_sampler": "ddim", f"{stage}_eta": 0.0}
-    return {f"{stage}_guidance_scale": scale, f"{stage}_sampler": sampler, f"{stage}_eta": eta}
+
+def of_decoder(guidable: bool) -> dict[str, Any]:
+    """What suits a decoder; one that has not seen its condition missing is not guided."""
+    return _said("decoder", _DECODER) | {
+        "decoder_guidance_scale": DECODER_SCALE if guidable else 1.0
+    }
+
+
+def of_upsampler(stage: str) -> dict[str, Any]:
+    """What suits an upsampler, "super_res" or "super_res_1024", which is never guided."""
+    return _said(stage, _UPSAMPLER)
+
+
+def _said(stage: str, sampler: tuple[str, float]) -> dict[str, Any]:
+    return {f"{stage}_sampler": sampler[0], f"{stage}_eta": sampler[1]}
 
 
 def note(folder: ModelFolder, stage: Any, anew: bool = True) -> None:
@@ -66,7 +69,7 @@ def note(folder: ModelFolder, stage: Any, anew: bool = True) -> None:
     if not isinstance(stage, Sampled):
         return
     own, index = dict(stage.suits()), folder.index()
-    said = _said(index)
+    said = _defaults(index)
     if not anew and own.keys() & said.keys():
         return
     folder.update_index({DEFAULTS: said | own, **_less_tuned(index, own)})
@@ -79,16 +82,16 @@ def take(folder: ModelFolder, origin: Mapping[str, Any], stage: str) -> None:
         stage: as arguments begin.
     """
     names = ("guidance_scale", "sampler", "eta")
-    theirs, index = _said(origin), folder.index()
-    said = {key: value for key, value in _said(index).items()
+    theirs, index = _defaults(origin), folder.index()
+    said = {key: value for key, value in _defaults(index).items()
             if key not in {f"{stage}_{name}" for name in names}}  # fmt: skip
     taken = {f"{stage}_{name}": theirs.get(f"{stage}_{name}", theirs.get(name)) for name in names}
     own = {key: value for key, value in taken.items() if value is not None}
-    if own or said != _said(index):
+    if own or said != _defaults(index):
         folder.update_index({DEFAULTS: said | own, **_less_tuned(index, taken)})
 
 
-def _said(index: Mapping[str, Any]) -> dict[str, Any]:
+def _defaults(index: Mapping[str, Any]) -> dict[str, Any]:
     """An index's defaults; none where they make no sense, which is refused at opening."""
     said = index.get(DEFAULTS)
     return dict(said) if isinstance(said, dict) else {}

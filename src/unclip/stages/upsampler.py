@@ -35,7 +35,7 @@ from unclip.stages.crops import blur, random_crops
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training, open_data
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, StageSpec
-from unclip.stages.suiting import by_diffusion
+from unclip.stages.suiting import of_upsampler
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
 
@@ -253,8 +253,7 @@ class UpsamplerStage:
 
     def suits(self) -> dict[str, Any]:
         """By diffusion, never guided."""
-        kind = self.process.config.prediction_type
-        return by_diffusion(SAMPLED_AS[self.component], kind, None)
+        return of_upsampler(SAMPLED_AS[self.component])
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, bicubic enlargements, and what the upsampler makes of the small images."""

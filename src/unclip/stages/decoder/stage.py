@@ -34,7 +34,7 @@ from unclip.stages.decoder.protocols import Encoder, Pixels, Space, Student, poo
 from unclip.stages.decoder.settings import NOTE, DecoderSettings
 from unclip.stages.decoder.student import STUDENT, load_student
 from unclip.stages.masks import mask_channels, random_masks
-from unclip.stages.suiting import DECODER_SCALE, by_diffusion
+from unclip.stages.suiting import of_decoder
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
 from unclip.storage.weights import fingerprint_of
@@ -285,8 +285,7 @@ class DecoderStage:
 
     def suits(self) -> dict[str, Any]:
         """By diffusion; guided where z_i and captions were dropped."""
-        scale = DECODER_SCALE if self.settings.guidable else 1.0
-        return by_diffusion("decoder", self.process.config.prediction_type, scale)
+        return of_decoder(self.settings.guidable)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals above what the decoder makes of their embeddings and captions.
