@@ -24,6 +24,7 @@ from unclip.pipeline.settings import published
 from unclip.pixels import to_uint8
 from unclip.stages.suiting import of_decoder, of_prior
 from unclip.storage.folder import ModelFolder
+from unclip.storage.hub import resolve_model
 
 _SEED, _COLUMNS, _ZOOM = 2**20, 10, 3
 
@@ -50,15 +51,21 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", help="as of `unclip tune`")
     parser.add_argument("-n", type=int, default=20, help="captions, with two images each")
+    parser.add_argument("--guidance", type=float, nargs="+", help="the folder's with other scales")
     parser.add_argument("--sheet", type=Path, help="PNG of the first images")
     options = parser.parse_args()
-    pipe = Pipeline.from_pretrained(options.model)
-    unseen = Unseen.open(ModelFolder(options.model), options.data, pipe.decoder.size)
+    folder = resolve_model(str(options.model), None, None, ())
+    pipe = Pipeline.from_pretrained(folder)
+    unseen = Unseen.open(ModelFolder(folder), options.data, pipe.decoder.size)
     captions, images = unseen.two_sets(options.n, 0)[1]
     print(f"{len(captions)} captions of {unseen.said}")
     study = Study(pipe, real(pipe, captions, images, unseen.wrong()), _SEED, print)
     rows, first = [images[:_COLUMNS]], None
-    for name, says in choices(pipe).items():
+    compared = choices(pipe)
+    for scale in options.guidance or ():
+        changed = {"decoder_guidance_scale": scale}
+        compared[f"the folder's, guidance {scale:g}"] = compared["the folder's"] | changed
+    for name, says in compared.items():
         found = study.measure(says)
         study.tell(name, found, first)
         first = first or found

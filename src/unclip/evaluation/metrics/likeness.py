@@ -1,18 +1,23 @@
-"""How like the real images of its captions a model's images are: one number for each caption.
+"""How like the real images of its captions a model's images are: one number, lower is better.
 
-    score = distance + missed        lower is better
+    score = far + missed + unlike
 
-**Distance** is the energy score (Gneiting and Raftery 2007, equation 22): for a caption with the
-real image x and the generated g, g' it is E d(g, x) - ½ E d(g, g'). It is proper: no model gets
-less than one that draws what captions stand for as often as it occurs. Blurs, burnt colours and
-images of something else are far from x, and a model that always draws the same loses by the second
-term. d looks at images twice, with equal weight: at their CLIP embeddings, and at what an embedding
-overlooks (`looks`). Either distance is 1 for two real images of different captions, on average.
+**Far** is the mean distance of a generated image from the real image of its caption, of their CLIP
+embeddings: other things, colours and places are far.
 
 **Missed** is log(1 + r) / log(1 + w) of the rank r that a generated image's own caption has by
 CLIP: how many of w wrong captions suit the image at least as well. It is 0 where none does and 1
-where all do. It ends at 0, where images are told apart by their captions: guidance that goes on
-from there only burns them, which the distance sees. CLIP's cosine itself would rise with it.
+where all do. It ends at 0, where images are told apart by their captions; CLIP's cosine itself
+would rise with guidance until pictures burn.
+
+**Unlike** is the energy distance (Székely and Rizzo 2013) of all generated images from all real
+ones, without bias, 2 E|g - x| - E|g - g'| - E|x - x'|, of their embeddings and, added to that, of
+what these overlook, `looks`. It is 0 where the images of a model are distributed as the real ones.
+Burnt, washed-out, blurred and noisy images are unlike real ones, and so are images that are all the
+same.
+
+Distances are in the mean distance of two real images. docs/experiments.md (2026-11-26) holds the
+number against a judge that knows the truth.
 
 Shapes: N captions, K of them, L with wrong ones; M images a caption, D embedding width, H × W
 pixels.
@@ -31,20 +36,33 @@ _ENDS = 0.98  # of [-1, 1]: a channel beyond is as good as clipped
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """Both parts for each caption (N,)."""
+class Seen:
+    """Generated images as they are measured, of the first K captions.
 
-    distance: Tensor
+    Attributes:
+        z_i: embeddings (K, M, D), of unit length.
+        looks: (K, M, 6), in the real images' deviations.
+    """
+
+    z_i: Tensor
+    looks: Tensor
+
+    def __add__(self, other: "Seen") -> "Seen":
+        """With those of the captions after them."""
+        return Seen(torch.cat([self.z_i, other.z_i]), torch.cat([self.looks, other.looks]))
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """The parts of the score for each of K captions (K,); their means are the parts."""
+
+    far: Tensor
     missed: Tensor
+    unlike: Tensor
 
     @property
     def scores(self) -> Tensor:
-        return self.distance + self.missed
-
-    def __add__(self, other: "Likeness") -> "Likeness":
-        """Of the captions of both."""
-        both = (self, other)
-        return Likeness(*(torch.cat([getattr(one, name) for one in both]) for name in vars(self)))
+        return self.far + self.missed + self.unlike
 
     @property
     def score(self) -> float:
@@ -53,7 +71,8 @@ class Likeness:
 
     def less_than(self, other: "Likeness") -> tuple[float, float]:
         """By how much this score is lower, and the standard error of that over captions: those that
-        this one was measured on, which the other's begin with."""
+        this one was measured on, which the other's begin with. (`unlike` has for each caption its
+        jackknife pseudo-value, whose spread is that of the mean.)"""
         difference = other.scores[: len(self.scores)] - self.scores
         return float(difference.mean()), float(difference.std() / len(difference) ** 0.5)
 
@@ -91,21 +110,23 @@ class Real:
         unit = looks(images).std(dim=0).clamp(min=1e-3)
         return cls(F.normalize(z_i.float(), dim=-1), looks(images) / unit, z_t, captions, unit)
 
-    def measure(self, images: Tensor, z_i: Tensor, first: int = 0) -> Likeness:
-        """Of generated images (K, M, 3, H, W) in [-1, 1] with embeddings (K, M, D), M ≥ 2, for K of
-        the captions from `first` on."""
-        z_i, part = F.normalize(z_i.float(), dim=-1), slice(first, first + len(images))
-        seen = looks(images.flatten(0, 1)).view(*images.shape[:2], -1) / self.unit
-        distance = (
-            _energy(z_i, self.z_i[part], self.z_i) + _energy(seen, self.looks[part], self.looks)
-        ) / 2
-        return Likeness(distance.double(), self._missed(z_i, part).double())
+    def seen(self, images: Tensor, z_i: Tensor) -> Seen:
+        """Generated images (K, M, 3, H, W) in [-1, 1] with embeddings (K, M, D)."""
+        found = looks(images.flatten(0, 1)).view(*images.shape[:2], -1)
+        return Seen(F.normalize(z_i.float(), dim=-1), found / self.unit)
 
-    def _missed(self, z_i: Tensor, part: slice) -> Tensor:
+    def measure(self, seen: Seen) -> Likeness:
+        """The score of images of the first K ≥ 2 captions."""
+        own = self.z_i[: len(seen.z_i), None]
+        far = (seen.z_i - own).norm(dim=-1).mean(dim=1) / _apart(self.z_i)
+        unlike = _unlike(seen.z_i, self.z_i) + _unlike(seen.looks, self.looks)
+        return Likeness(far.double(), self._missed(seen.z_i), unlike.double())
+
+    def _missed(self, z_i: Tensor) -> Tensor:
         """(K,): by the rank of each one's own among all captions."""
         numbers = {caption: number for number, caption in enumerate(self.captions)}
         code = torch.tensor([numbers[caption] for caption in self.captions])
-        right = (code[part, None] == code)[:, None]  # (K, 1, L)
+        right = (code[: len(z_i), None] == code)[:, None]  # (K, 1, L)
         cosine = z_i @ F.normalize(self.z_t.float(), dim=-1).T  # (K, M, L)
         own = cosine.masked_fill(~right, -torch.inf).amax(dim=-1, keepdim=True)
         rank = ((cosine >= own) & ~right).sum(dim=-1).double().log1p()  # (K, M)
@@ -129,12 +150,28 @@ def looks(images: Tensor) -> Tensor:
     return torch.stack(found, dim=1)
 
 
-def _energy(made: Tensor, own: Tensor, real: Tensor) -> Tensor:
-    """The energy score of points (K, M, F) for each of (K, F), in the mean distance of two of the
-    real ones (N, F)."""
-    apart = torch.cdist(real, real).sum() / (len(real) * (len(real) - 1))
-    many = made.shape[1]
-    to_own = (made - own[:, None]).norm(dim=-1).mean(dim=1)
-    among = torch.cdist(made, made).sum(dim=(1, 2)) / (many * (many - 1))
-    score: Tensor = (to_own - among / 2) / apart.clamp(min=1e-6)
-    return score
+def _apart(real: Tensor) -> Tensor:
+    """The mean distance of two of (N, F)."""
+    apart: Tensor = torch.cdist(real, real).sum() / (len(real) * (len(real) - 1))
+    return apart.clamp(min=1e-6)
+
+
+def _unlike(made: Tensor, real: Tensor) -> Tensor:
+    """(K,): jackknife pseudo-values of the energy distance between points (K, M, F) and (N, F), in
+    the mean distance of two real ones. Only points of different captions are held against each
+    other: those of one caption are not drawn independently."""
+    count = len(made)
+    cross = torch.cdist(made, real[None].expand(count, -1, -1)).mean(dim=1)  # (K, N)
+    among = torch.cdist(made.flatten(0, 1), made.flatten(0, 1))
+    among = among.view(count, made.shape[1], count, made.shape[1]).mean(dim=(1, 3))  # (K, K)
+    own, whole = real[:count], len(real)
+
+    def others(distances: Tensor) -> Tensor:
+        """Mean over the other captions, of rows (K, …) whose first K columns are the same ones."""
+        return (distances.sum(dim=1) - distances.diagonal()) / (distances.shape[1] - 1)
+
+    back = (cross[:, :count].sum(dim=0) - cross.diagonal()) / (count - 1)
+    each = others(cross) + (back if count == whole else others(cross))
+    each = each - others(among) - others(torch.cdist(own, real))
+    scores: Tensor = (2 * each - each.mean()) / _apart(real)
+    return scores

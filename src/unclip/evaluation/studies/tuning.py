@@ -24,7 +24,7 @@ from torch import Tensor
 from unclip import __version__
 from unclip.checks import Notice, many, printable
 from unclip.diffusion.registry import SAMPLERS
-from unclip.evaluation.metrics.likeness import Likeness, Real
+from unclip.evaluation.metrics.likeness import Likeness, Real, Seen
 from unclip.evaluation.studies.captioned import Unseen
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import UPSAMPLING, Settings
@@ -64,7 +64,7 @@ class Study:
     deadline: float = float("inf")
     late: bool = False
     tried: int = 0
-    _known: dict[Any, Likeness] = field(default_factory=dict)
+    _seen: dict[Any, Seen] = field(default_factory=dict)
     _cost: float = 0.0  # seconds of a whole measurement
 
     def measure(self, says: Says, against: Likeness | None = None) -> Likeness:
@@ -74,30 +74,30 @@ class Study:
             against: what it must not be clearly worse than on half of the captions, to be measured
                 on all of them.
         """
-        key = tuple(sorted(says.items()))
-        count = len(self.real.z_i)
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = self._measure(says, 0, (count + 1) // 2)
-        if len(found.scores) == count or (against is not None and _clearly_worse(found, against)):
-            return found
-        self._known[key] = found + self._measure(says, len(found.scores), count)
-        return self._known[key]
+        key, count = _key(says), len(self.real.z_i)
+        seen = self._seen.get(key)
+        if seen is None:
+            seen = self._seen[key] = self._see(says, 0, (count + 1) // 2)
+        found = self.real.measure(seen)
+        half = len(seen.z_i) < count
+        if half and (against is None or not _clearly_worse(found, against)):
+            seen = self._seen[key] = seen + self._see(says, len(seen.z_i), count)
+            found = self.real.measure(seen)
+        return found
 
-    def _measure(self, says: Says, first: int, last: int) -> Likeness:
+    def _see(self, says: Says, first: int, last: int) -> Seen:
+        """Images of some of the captions."""
         begun = time.monotonic()
         images = made(self.pipe, self.real.captions[first:last], says, self.seed + _IMAGES * first)
         flat, clip = images.flatten(0, 1), self.pipe.clip
         parts = [flat[i : i + _BATCH] for i in range(0, len(flat), _BATCH)]
         z_i = torch.cat([clip.image(part.to(self.pipe.device)).cpu() for part in parts])
-        found = self.real.measure(images, z_i.view(*images.shape[:2], -1), first)
-        share = (last - first) / len(self.real.z_i)
-        self._cost = (time.monotonic() - begun) / share
-        return found
+        self._cost = (time.monotonic() - begun) * len(self.real.z_i) / (last - first)
+        return self.real.seen(images, z_i.view(*images.shape[:2], -1))
 
     def in_time(self, says: Says) -> bool:
         """Whether one more can be tried, and what was found be measured again."""
-        if tuple(sorted(says.items())) not in self._known:
+        if _key(says) not in self._seen:
             self.late = self.late or time.monotonic() + 3 * self._cost > self.deadline
         return not self.late
 
@@ -126,13 +126,17 @@ class Study:
     def tell(self, what: str, found: Likeness, there: Likeness | None = None) -> None:
         """A line of what was tried, against what was there."""
         self.tried += there is not None
-        parts = (float(found.distance.mean()), float(found.missed.mean()))
-        line = f"{what:<36} {found.score:6.3f} = {parts[0]:.3f} + {parts[1]:.3f}"
+        far, missed, unlike = (float(part.mean()) for part in vars(found).values())
+        line = f"{what:<36} {found.score:6.3f} = {far:.3f} + {missed:.3f} + {unlike:.3f}"
         if there is not None:
             gain, error = found.less_than(there)
             line += f"   {'better' if gain > 0 else 'worse'} by {abs(gain):.3f} ± {error:.3f}"
             line += ", on half of the captions" * (len(found.scores) < len(there.scores))
         self.report(line)
+
+
+def _key(says: Says) -> Any:
+    return tuple(sorted(says.items()))
 
 
 def _clearly_worse(found: Likeness, there: Likeness) -> bool:
@@ -187,7 +191,7 @@ def tune(
     if seconds is not None:
         study.deadline = begun + seconds
     start = study.measure(says)
-    report(f"{'tried':<36} score = distance + missed; lower is better")
+    report(f"{'tried':<36} score = far + missed + unlike; lower is better")
     study.tell("as it is", start)
     best = swept(study, says)
     if study.late:
