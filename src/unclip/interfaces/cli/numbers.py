@@ -18,7 +18,7 @@ from unclip.device.names import usual
 _IT = "the value"
 _INT, _FLOAT = "N", "X"
 _MANY = 64  # values of one flag
-_LONGEST = 366 * 86_400.0  # seconds
+_LONGEST = 10**8  # seconds, three years
 _NONE = ["None"]  # what help shows for a number that is left out, and may be typed
 
 

@@ -1,16 +1,15 @@
 """`unclip train all`: every stage of a model, one after the other, within a budget of time."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unclip.checks import shown
 from unclip.config import dump_toml, to_mapping
 from unclip.files import check_utf8
+from unclip.interfaces.cli.numbers import seconds_in
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_folder
 from unclip.training.run import run_folder
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from unclip.training.whole import Asked
 
 _BUDGETED, _DEFAULT = "small", "1h"  # the other recipes have steps of their own
-_LONGEST = 10**8  # seconds, three years
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ class TrainAll:
 def run(words: Sequence[str]) -> int:
     """Do what the words after `unclip train all` say, and give the exit code."""
     options = parse(TrainAll, "train all", words)
-    budget = None if options.budget is None else seconds_in(options.budget)
+    budget = None if options.budget is None else seconds_in(options.budget, "--budget")
     if options.data is None and not options.resume:
         raise ValueError("train all needs --data: a folder of captioned images, or emoji:shapes")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -90,27 +88,12 @@ def run(words: Sequence[str]) -> int:
     return 128 + stopped if stopped else 0
 
 
-def seconds_in(text: str) -> float:
-    """A time such as "90s", "30m", "1h", "1.5h" or "1h30m", in seconds.
-
-    Raises:
-        ValueError: it is none.
-    """
-    number = r"(\d{1,9}(?:\.\d{1,9})?)"
-    found = re.fullmatch(f"(?:{number}h)?(?:{number}m(?:in)?)?(?:{number}s)?", text.strip().lower())
-    parts = found.groups() if found else ()
-    seconds = sum(float(n) * unit for n, unit in zip(parts, (3600, 60, 1), strict=False) if n)
-    if not 0 < seconds <= _LONGEST:
-        raise ValueError(f"--budget is {shown(text)}; give a time such as 90s, 30m, 1h or 1h30m")
-    return seconds
-
-
 def _asked(options: TrainAll, budget: float | None) -> "Asked":
     from unclip.stages.recipe import Data
     from unclip.training.whole import Asked
 
     if budget is None and options.recipe == _BUDGETED:
-        budget = seconds_in(_DEFAULT)
+        budget = seconds_in(_DEFAULT, "--budget")
     data = Data(source=options.data or "")
     if options.held_out is not None:
         data = replace(data, held_out=options.held_out)
