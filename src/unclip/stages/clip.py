@@ -32,14 +32,14 @@ class ClipSettings(Checked):
     """What is chosen about CLIP before it is trained."""
 
     size: str = "small"  # name of a size: tiny to ViT-H/16, or karlo, or paper
-    # resolution that CLIP sees: data.size, or the size's own (32 px up to small, medium 64, large
-    # 128), which the published sizes, ViT-*, karlo and paper, always have
-    resolution: Literal["data", "size"] = "data"
     # tokens of the tokenizer's vocabulary, at most
     vocab_size: Annotated[int, Between(514, MAX_VOCABULARY)] = 1024
     context_length: Tokens = 32  # tokens that a caption is cut to
     # captions that the tokenizer is trained on, at most
     captions: Annotated[int, Between(1, 2**20)] = 20_000
+    # resolution that CLIP sees: data.size, or the size's own (32 px up to small, medium 64, large
+    # 128), which the published sizes, ViT-*, karlo and paper, always have
+    resolution: Literal["data", "size"] = "data"
 
     def config(self, vocab_size: int, image_size: int | None = None) -> CLIPConfig:
         """`vocab_size` is the trained tokenizer's: captions may need fewer tokens than asked;
