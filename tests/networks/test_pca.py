@@ -82,7 +82,7 @@ def test_the_fewest_components_for_the_error_are_kept(error: float) -> None:
 def test_data_without_variance_and_impossible_errors_are_refused() -> None:
     for rows, says in (
         (torch.ones(5, WIDTH), "nothing to quantise"),
-        (gaussian(1), "of 1 embeddings: take more"),
+        (gaussian(1), "of 1 embedding: take more"),
         (torch.empty(0, WIDTH), "of 0 embeddings: take more"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -63,7 +63,7 @@ def test_where_a_model_cannot_go(pipe: Pipeline, tiny_priors: Path) -> None:
         (("cpu", "cuda"), "one device and one data type"),
         ((torch.float32, "bf16"), "one device and one data type"),
         (("nowhere",), "cannot compute on the device 'nowhere'"),
-        (("int8",), "int8"),
+        (("int8",), "int8|8-bit integers"),  # or this CPU has none
         ((3.5,), "device is 3.5"),
     ):
         with pytest.raises(ValueError, match=says):
