@@ -141,7 +141,7 @@ def checksums(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> dict[s
 def checkpoints(folder: Path) -> list[Path]:
     """All whole checkpoints, oldest first; copies under other names are none."""
     files = [file for file in folder.glob("step-*.safetensors") if _NAME.fullmatch(file.name)]
-    return sorted(files, key=_step)
+    return sorted(files, key=step_of)
 
 
 def resume(state: State, folder: Path) -> None:
@@ -197,11 +197,12 @@ def resume(state: State, folder: Path) -> None:
         state.load(tensors, best)
     except (KeyError, TypeError):
         raise ValueError(f"{file} does not say what was measured of it as it should") from None
-    state.step = _step(file)
+    state.step = step_of(file)
     state.precision = facts.get("precision", "")
 
 
-def _step(file: Path) -> int:
+def step_of(file: Path) -> int:
+    """Of a checkpoint, by its name."""
     return int(file.stem.removeprefix("step-"))
 
 

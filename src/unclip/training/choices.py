@@ -6,7 +6,7 @@ otherwise gives `unclip train STAGE` the flags.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -48,6 +48,11 @@ SHARES = {
 }
 STAGES = tuple(SHARES)
 TUNING = 0.05  # of the budget, for the sweep of sampling's settings at the end
+# Of a stage's steps: after each of them those that are still to come are decided anew, by what the
+# last ones took. What was measured before anything began can be wrong several times over on a
+# machine that does other things too. The learning rate falls in the last half.
+LAPS = (0.05, 0.5, 1.0)
+_WORTH = 60.0  # seconds of a stage that is trained in laps
 _SPENT = 0.9  # of a stage's time is steps; checkpoints, previews and validation take the rest
 
 SMALLEST_DATA = 8  # images
@@ -184,13 +189,29 @@ def allotted(
     steps: dict[str, int] = {}
     left, shares = budget, TUNING + sum(SHARES[name].time for name in recipes)
     for name in sorted(recipes, key=lambda name: SHARES[name].time):  # the largest gets the rest
-        share, batch = SHARES[name], recipes[name].training.batch_size
+        share = SHARES[name]
         count = int(_SPENT * left * share.time / shares / seconds[name])
-        if images:
-            count = min(count, round(share.epochs * images / batch))
-        steps[name] = max(count, LEAST)
+        steps[name] = within(name, count, recipes[name], images)
         left, shares = left - seconds_of(steps[name], seconds[name]), shares - share.time
     return {name: steps[name] for name in recipes}
+
+
+def within(stage: str, steps: int, recipe: Recipe[Any], images: int) -> int:
+    """So many steps, but no more than the stage's epochs, and no fewer than a few."""
+    if images:
+        steps = min(steps, round(SHARES[stage].epochs * images / recipe.training.batch_size))
+    return max(steps, LEAST)
+
+
+def seconds_for(stage: str, stages: Iterable[str], left: float) -> float:
+    """A stage's part of the seconds that are left for these stages and the tuning."""
+    return left * SHARES[stage].time / (TUNING + sum(SHARES[name].time for name in stages))
+
+
+def laps_of(seconds: float) -> tuple[float, ...]:
+    """`LAPS` of a stage that gets so many seconds: one, where a second start would take too many
+    of them."""
+    return LAPS if seconds >= _WORTH else (1.0,)
 
 
 def seconds_of(steps: int, seconds: float) -> float:

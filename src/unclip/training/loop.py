@@ -85,8 +85,11 @@ class Trainer:
             self.state.optimiser.dtype = dtype
         return dtype
 
-    def run(self) -> int:
+    def run(self, until: int | None = None) -> int:
         """Train up to `training.steps`, or until a signal asks to stop.
+
+        Args:
+            until: an earlier step to end at; a run that is resumed there goes on as it would have.
 
         Returns:
             0 when the run is complete, else the signal's number.
@@ -107,7 +110,7 @@ class Trainer:
             contextlib.closing(report),
             contextlib.closing(self.parts),
         ):
-            while state.step < training.steps:
+            while state.step < min(training.steps, until or training.steps):
                 stopped = self.parallel.agreed(stopper.signal)
                 if stopped:
                     break

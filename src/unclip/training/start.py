@@ -18,8 +18,17 @@ from unclip.training.run import RECIPE, check_owner, forget, held, is_held, owne
 S = TypeVar("S")
 
 
-def start(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str = "auto") -> int:
+def start(
+    spec: StageSpec[S],
+    recipe: Recipe[S],
+    folders: Folders,
+    device: str = "auto",
+    until: int | None = None,
+) -> int:
     """Train a stage into a model folder.
+
+    Args:
+        until: a step to end at before the recipe's last.
 
     Returns:
         0, or the number of the signal that stopped the run.
@@ -47,7 +56,7 @@ def start(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, device: str =
                 check_folders(spec, folders)
             _claim(job)
             _say_what_will_not_fit(spec, ModelFolder(folders.model))
-        return trainer.run()
+        return trainer.run(until)
 
 
 def _claim(job: Job) -> None:

@@ -24,6 +24,7 @@ from unclip.stages.recipe import Data, Recipe, open_data
 from unclip.stages.spec import StageSpec, load_recipe, resumed_recipe
 from unclip.storage.folder import ModelFolder
 from unclip.storage.hub import resolve_model
+from unclip.training.checkpoint import checkpoints, step_of
 from unclip.training.choices import (
     SMALLEST,
     STAGES,
@@ -32,14 +33,17 @@ from unclip.training.choices import (
     Recipes,
     allotted,
     check_budget,
+    laps_of,
+    seconds_for,
     seconds_of,
     suited,
     with_steps,
+    within,
 )
 from unclip.training.job import Folders, Job
 from unclip.training.plan import Needs, needs
 from unclip.training.report import duration
-from unclip.training.run import RECIPE, held
+from unclip.training.run import RECIPE, forget, held
 from unclip.training.start import check_folders, start
 
 NOTE = "all.json"
@@ -75,39 +79,60 @@ class Progress(Checked):
 
     Attributes:
         images: of the data; 0 where they have no end.
-        step: seconds of a step of each stage, measured before the first one began; none of those
-            that are too large to be tried out.
+        step: seconds of a step of each stage, measured before the first one began or, where it has
+            run a lap, in that; none of those that are too large to be tried out.
         given: seconds that a stage was to take when it began.
-        took: seconds that it took; those that are done have one.
+        steps: of a stage that has begun within a budget, as decided at the start of its lap.
+        laps: that a stage has run, of `choices.LAPS`.
+        took: seconds that stages took, in whole laps; those that are `done` are complete.
     """
 
     asked: Asked
     images: int = 0
     step: Mapping[str, float] = field(default_factory=dict)
     given: Mapping[str, float] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict)
+    laps: Mapping[str, int] = field(default_factory=dict)
     took: Mapping[str, float] = field(default_factory=dict)
+    done: tuple[str, ...] = ()
 
     @property
-    def spent(self) -> float:
-        """Seconds, as far as is known: a stage under way counts as what it was given."""
-        return sum({**self.given, **self.took}.values())
-
-    @property
-    def pace(self) -> float:
-        """How many times as long as they were to the stages took that are done."""
-        done = [name for name in self.took if self.given.get(name)]
-        given = sum(self.given[name] for name in done)
-        return sum(self.took[name] for name in done) / given if given else 1.0
-
-    def recipe(self, name: str, recipes: Recipes) -> Recipe[Any]:
-        """Of the stage that begins: with the steps that what is left of the time allows."""
+    def left(self) -> float | None:
+        """Seconds of the budget, as far as is known: a stage under way counts as what it was
+        given."""
+        under_way = {name: one for name, one in self.given.items() if name not in self.done}
         budget = self.asked.budget
-        if budget is None:
-            return recipes[name]
-        later = {other: one for other, one in recipes.items() if other not in self.took}
-        step = {other: self.step[other] * self.pace for other in later}
-        steps = allotted(later, step, self.images, budget - self.spent)
-        return with_steps(recipes[name], steps[name], step[name])
+        return None if budget is None else budget - sum({**self.took, **under_way}.values())
+
+    def begun(self, name: str, recipes: Recipes) -> "Progress":
+        """With a stage that begins: its time, of what is left, and its steps."""
+        left = self.left
+        if left is None:
+            seconds = seconds_of(recipes[name].training.steps, self.step.get(name, 0.0))
+            return replace(self, given={**self.given, name: seconds})
+        later = [other for other in recipes if other not in self.done]
+        time = max(seconds_for(name, later, left), 0.0)
+        count = int(time / seconds_of(1, self.step[name]))
+        steps = within(name, count, recipes[name], self.images)
+        return replace(self, given={**self.given, name: time}, steps={**self.steps, name: steps})
+
+    def lapped(
+        self, name: str, recipe: Recipe[Any], made: int, until: int, took: float
+    ) -> "Progress":
+        """With a lap of a stage, `made` steps up to `until`, and the steps that are left decided by
+        it."""
+        whole = self.took.get(name, 0.0) + took
+        after = replace(
+            self,
+            laps={**self.laps, name: self.laps.get(name, 0) + 1},
+            took={**self.took, name: whole},
+        )
+        if not made or until >= self.steps.get(name, 0):
+            return after
+        step = took / made
+        count = until + int(max(self.given[name] - whole, 0.0) / step)
+        steps = max(within(name, count, recipe, self.images), until)
+        return replace(after, step={**self.step, name: step}, steps={**self.steps, name: steps})
 
 
 @dataclass(frozen=True)
@@ -145,7 +170,7 @@ def train_all(asked: Asked, place: Place, tune: Tune | None, overwrite: bool = F
     progress = Progress(asked, takes["clip"].images, step)
     place.run.mkdir(parents=True, exist_ok=True)
     with held(place.run):
-        return _Whole(progress, place, recipes, overwrite).run(tune)
+        return _Whole(progress, place, recipes).run(tune)
 
 
 def resume_all(
@@ -173,7 +198,7 @@ def resume_all(
     if budget is not None:
         progress = replace(progress, asked=replace(asked, budget=budget))
     with held(place.run):
-        return _Whole(progress, place, recipes_of(progress.asked), overwrite=False).run(tune)
+        return _Whole(progress, place, recipes_of(progress.asked)).run(tune)
 
 
 def recipes_of(asked: Asked) -> Recipes:
@@ -227,7 +252,6 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
     """
     step = {name: one.seconds for name, one in takes.items() if one.seconds is not None}
     images = takes["clip"].images
-    progress = Progress(asked, images, step)
     if asked.budget is not None:
         if len(step) < len(recipes):
             raise ValueError(
@@ -235,13 +259,15 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
                 "so that no budget can be held; leave --budget out for the recipe's own steps"
             )
         check_budget(asked.budget, step)
+        steps = allotted(recipes, step, images, asked.budget)
+        recipes = {name: with_steps(one, steps[name], step[name]) for name, one in recipes.items()}
     lines, whole = [takes["clip"].report] if takes["clip"].report else [], 0.0
     lines.append(
         f"{'stage':<10} {'images':>8} {'parameters':>12} {'steps':>16} {'epochs':>7} "
         f"{'memory':>9} {'time':>8}"
     )
     for name in recipes:
-        recipe, needed = progress.recipe(name, recipes), takes[name]
+        recipe, needed = recipes[name], takes[name]
         training = recipe.training
         time = seconds_of(training.steps, needed.seconds) if needed.seconds is not None else None
         epochs = f"{training.steps * training.batch_size / images:,.3g}" if images else ""
@@ -254,8 +280,7 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
             + f"  from {training.init}"
             * bool(training.init)
         )
-        given = {**progress.given, name: time or 0.0}
-        progress, whole = replace(progress, given=given, took=given), whole + (time or 0.0)
+        whole += time or 0.0
     tuning = TUNING * asked.budget if asked.tune and asked.budget else 0.0
     if asked.tune:
         lines.append(f"tune: guidance and sampler on held-out captions, {duration(tuning)}")
@@ -267,8 +292,8 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
 class _Whole:
     """All stages under way."""
 
-    def __init__(self, progress: Progress, place: Place, recipes: Recipes, overwrite: bool) -> None:
-        self.place, self.recipes, self.overwrite = place, recipes, overwrite
+    def __init__(self, progress: Progress, place: Place, recipes: Recipes) -> None:
+        self.place, self.recipes = place, recipes
         self._note(progress)
 
     def run(self, tune: Tune | None) -> int:
@@ -279,58 +304,86 @@ class _Whole:
         if tune is not None and self.progress.asked.tune:
             work["tune"] = partial(self._tune, tune)
         for number, (name, one) in enumerate(work.items(), 1):
-            if name in self.progress.took:
+            if name in self.progress.done:
                 continue
-            begun, self.title = time.monotonic(), f"[{number}/{len(work)}] {name}"
+            self.title = f"[{number}/{len(work)}] {name}"
             stopped = one()
             if stopped:
                 again = f"unclip train all --model {shlex.quote(str(self.place.model))} --resume"
                 said = signal.Signals(stopped).name
                 print(f"{self.title}: stopped by {said}; to go on: {printable(again)}", flush=True)
                 return stopped
-            self._done(name, time.monotonic() - begun)
+            self._note(replace(self.progress, done=(*self.progress.done, name)))
+            left = self.progress.left
+            rest = "" if left is None else f"; {duration(max(left, 0))} left"
+            print(f"{self.title} took {duration(self.progress.took[name])}{rest}", flush=True)
         return 0
 
     def _train(self, name: str) -> int:
-        """One stage: from its checkpoint, or with the recipe that it began with, or from the
-        start."""
-        spec, folders = SPECS[name], self.place.folders(name)
-        begun = name in self.progress.given and (folders.run / RECIPE).is_file()
-        if begun:
-            recipe = resumed_recipe(spec, folders.run / RECIPE)
-        else:
-            recipe = self.progress.recipe(name, self.recipes)
-        training, step = recipe.training, self.progress.step.get(name, 0.0) * self.progress.pace
-        seconds = seconds_of(training.steps, step)
-        self._note(replace(self.progress, given={**self.progress.given, name: seconds}))
-        epochs = training.steps * training.batch_size / max(1, self.progress.images)
+        """One stage, lap after lap, from where it is."""
+        if name not in self.progress.given:
+            forget(self.place.run / name)  # an earlier training's, with --overwrite
+            self._note(self.progress.begun(name, self.recipes))
+        budgeted = name in self.progress.steps
+        laps = laps_of(self.progress.given[name]) if budgeted else (1.0,)
+        for part in laps[self.progress.laps.get(name, 0) :]:
+            recipe, before = self._recipe(name), self._made(name)
+            self._say(name, recipe)
+            until = max(round(part * recipe.training.steps), before, 1)
+            # What is there of a stage that has no checkpoint may go: that was settled at first.
+            folders = self.place.folders(name, resume=before > 0, overwrite=before == 0)
+            begun = time.monotonic()
+            stopped = start(SPECS[name], recipe, folders, self.place.device, until)
+            if stopped:
+                return stopped
+            took = time.monotonic() - begun
+            self._note(self.progress.lapped(name, recipe, until - before, until, took))
+        return 0
+
+    def _made(self, name: str) -> int:
+        """Steps in a stage's newest checkpoint."""
+        there = checkpoints(self.place.run / name / "checkpoints")
+        return max(map(step_of, there), default=0)
+
+    def _recipe(self, name: str) -> Recipe[Any]:
+        """Of a stage under way: as it was when it began, with the steps of this lap."""
+        file, own = self.place.run / name / RECIPE, self.recipes[name]
+        recipe = resumed_recipe(SPECS[name], file) if self._made(name) else own
+        if name not in self.progress.steps:
+            return recipe
+        plain = replace(recipe, training=own.training, optimiser=own.optimiser)
+        return with_steps(plain, self.progress.steps[name], self.progress.step[name])
+
+    def _say(self, name: str, recipe: Recipe[Any]) -> None:
+        training, progress = recipe.training, self.progress
+        epochs = training.steps * training.batch_size / max(1, progress.images)
+        left = progress.given[name] - progress.took.get(name, 0.0)
+        lap = progress.laps.get(name, 0)
         print(
             f"{self.title}: {training.steps:,} steps of {training.batch_size} images of "
-            f"{recipe.data.size} px" + f", {epochs:,.3g} epochs" * bool(self.progress.images)
-            + f", about {duration(seconds)}" * bool(seconds),
+            f"{recipe.data.size} px"
+            + f", {epochs:,.3g} epochs" * bool(progress.images)
+            + f", about {duration(max(left, 0.0))}" * bool(progress.given[name])
+            + ", by the time that the first ones took" * bool(lap),
             flush=True,
-        )  # fmt: skip
-        resume = begun and any((folders.run / "checkpoints").glob("*"))
-        anew = not resume and (begun or self.overwrite)
-        return start(spec, recipe, self.place.folders(name, resume, anew), self.place.device)
+        )
 
     def _tune(self, tune: Tune) -> int:
-        budget = self.progress.asked.budget
-        seconds = None if budget is None else max(budget - self.progress.spent, TUNING * budget)
+        left, budget = self.progress.left, self.progress.asked.budget
+        seconds = None
+        if left is not None and budget is not None:
+            seconds = min(max(left, TUNING * budget), 2 * TUNING * budget)
         print(f"{self.title}: how the model is sampled, by held-out captions", flush=True)
+        begun = time.monotonic()
         try:
             tune(self.place.model, self.progress.asked.data.source, seconds)
         except KeyboardInterrupt:
             return signal.SIGINT
         except ValueError as error:  # the model is trained, and sampled as its stages say
             print(f"{self.title}: not tuned: {error}", flush=True)
+        took = {**self.progress.took, "tune": time.monotonic() - begun}
+        self._note(replace(self.progress, took=took))
         return 0
-
-    def _done(self, name: str, seconds: float) -> None:
-        self._note(replace(self.progress, took={**self.progress.took, name: seconds}))
-        budget = self.progress.asked.budget
-        left = "" if budget is None else f"; {duration(max(budget - self.progress.spent, 0))} left"
-        print(f"{self.title} took {duration(seconds)}{left}", flush=True)
 
     def _note(self, progress: Progress) -> None:
         self.progress = progress
