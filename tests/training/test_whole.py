@@ -86,6 +86,8 @@ def test_what_was_killed_goes_on_bit_for_bit(
     assert "training from" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="was begun with the data my-images"):
         resume_all(place("parts"), None, "others")
+    with pytest.raises(ValueError, match=r"all stages of models/parts are trained"):
+        resume_all(place("parts"), None, budget=60.0)
 
 
 @pytest.mark.usefixtures("half_a_second")

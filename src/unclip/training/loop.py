@@ -28,6 +28,7 @@ from unclip.training.sam import sharpness_aware
 from unclip.training.signals import Stopper
 from unclip.training.validation import Validation
 
+_EPOCHS = 2  # before over-fitting is spoken of: nothing is learned by heart at first sight
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -183,7 +184,9 @@ class Trainer:
         with state.ema.in_place():
             values = self.losses_on(validation)
         state.best.offer(Measured.of(state.step, values), state.ema.average)
-        if not state.best.told and state.best.overfits(validation.every):
+        seen = state.step * self.recipe.training.batch_size
+        early = seen < _EPOCHS * self.job.data.images
+        if not (early or state.best.told) and state.best.overfits(validation.every):
             state.best.told = True
             report.say(overfitting(state.best, self.job.data.images))
         return {f"validation_{key}": value for key, value in values.items()}

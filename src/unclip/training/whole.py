@@ -26,6 +26,7 @@ from unclip.storage.folder import ModelFolder
 from unclip.storage.hub import resolve_model
 from unclip.training.checkpoint import checkpoints, step_of
 from unclip.training.choices import (
+    FEW_EPOCHS,
     SMALLEST,
     STAGES,
     TUNING,
@@ -180,7 +181,11 @@ def resume_all(
 
     Args:
         data: that it was asked with, if it is said again.
-        budget: another one; what is under way keeps its steps.
+        budget: another one; what is under way keeps the time that it was given.
+
+    Raises:
+        ValueError: there is nothing to resume, it is of other data, or all is done where more time
+            is given.
     """
     note = place.run / NOTE
     if not note.is_file():
@@ -195,10 +200,17 @@ def resume_all(
             f"{place.run} was begun with the data {printable(asked.data.source)}: leave --data "
             "out to go on with it, or add --overwrite in --resume's place"
         )
+    recipes = recipes_of(asked)
     if budget is not None:
+        if set(recipes) <= set(progress.done):
+            model = shlex.quote(str(place.model))
+            raise ValueError(
+                f"all stages of {printable(model)} are trained; to train one of them further: "
+                f"unclip train decoder --model {printable(model)} --resume --training.steps N"
+            )
         progress = replace(progress, asked=replace(asked, budget=budget))
     with held(place.run):
-        return _Whole(progress, place, recipes_of(progress.asked)).run(tune)
+        return _Whole(progress, place, recipes).run(tune)
 
 
 def recipes_of(asked: Asked) -> Recipes:
@@ -284,6 +296,9 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
     tuning = TUNING * asked.budget if asked.tune and asked.budget else 0.0
     if asked.tune:
         lines.append(f"tune: guidance and sampler on held-out captions, {duration(tuning)}")
+    drawn = recipes["decoder"].training
+    if images and asked.budget and drawn.steps * drawn.batch_size < FEW_EPOCHS * images:
+        lines.append("so few epochs of the decoder make blobs of colour: give it more time")
     if len(step) == len(recipes):
         lines.append(f"in all {duration(whole + tuning)} on this machine, by steps measured now")
     return lines
@@ -307,7 +322,10 @@ class _Whole:
             if name in self.progress.done:
                 continue
             self.title = f"[{number}/{len(work)}] {name}"
-            stopped = one()
+            try:
+                stopped = one()
+            except KeyboardInterrupt:  # while data is read or a stage is built
+                stopped = signal.SIGINT
             if stopped:
                 again = f"unclip train all --model {shlex.quote(str(self.place.model))} --resume"
                 said = signal.Signals(stopped).name

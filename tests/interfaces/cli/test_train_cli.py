@@ -243,3 +243,9 @@ def test_a_run_of_before_goes_on_as_it_was(captioned: Path, capsys: Capture) -> 
     assert "validat" not in said
     assert main(train("decoder", "--data.held-out", "0.2", data=captioned)) == 2
     assert "data.held_out is 0.2, but clip of model was trained with 0" in capsys.readouterr().err
+
+
+def test_nothing_is_resumed_by_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "all", "--model", "models/mine", "--resume", "--dry-run"]
+    assert main(words) == 2
+    assert "leave it or --resume out" in capsys.readouterr().err

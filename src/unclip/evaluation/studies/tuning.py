@@ -198,7 +198,8 @@ def tune(
         report("the time is up: what is not listed was not tried; --budget gives more")
     confirmed = Study(pipe, real(pipe, *again, wrong), seed + 2**20, report)
     result = _result(confirmed, says, best, start)
-    _conclude(says, best, result, report)
+    if study.tried:
+        _conclude(says, best, result, report)
     result |= {
         "captions": len(first[0]), "images": _IMAGES * len(first[0]), "data": unseen.noted,
         "split": unseen.split, "tried": study.tried, "seed": seed, "unclip": __version__,

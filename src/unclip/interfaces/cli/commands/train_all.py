@@ -59,6 +59,8 @@ def run(words: Sequence[str]) -> int:
     """Do what the words after `unclip train all` say, and give the exit code."""
     options = parse(TrainAll, "train all", words)
     budget = None if options.budget is None else seconds_in(options.budget, "--budget")
+    if options.resume and options.dry_run:
+        raise ValueError("--dry-run says what a new training takes; leave it or --resume out")
     if options.data is None and not options.resume:
         raise ValueError("train all needs --data: a folder of captioned images, or emoji:shapes")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -84,7 +86,7 @@ def run(words: Sequence[str]) -> int:
     else:
         stopped = train_all(_asked(options, budget), place, tune, options.overwrite)
     if not stopped:
-        print(f"trained: {options.model}; the runs are in {folder}")
+        print(f"trained: {options.model}; the runs, with their previews, are in {folder}")
     return 128 + stopped if stopped else 0
 
 
