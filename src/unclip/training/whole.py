@@ -55,6 +55,9 @@ Tune = Callable[[Path, str, float | None], None]
 """Chooses the sampling's settings of a model folder, on data, in so many seconds, and writes them
 there."""
 
+Seconds = Annotated[float, Between(0, 10**9)]
+Whole = Annotated[int, Between(0, 2**62)]
+
 
 @dataclass(frozen=True)
 class Asked(Checked):
@@ -69,7 +72,7 @@ class Asked(Checked):
 
     data: Data
     recipe: str = "small"
-    budget: Annotated[float, Between(0, 10**9)] | None = None
+    budget: Seconds | None = None
     init: str = ""
     tune: bool = True
 
@@ -89,12 +92,12 @@ class Progress(Checked):
     """
 
     asked: Asked
-    images: int = 0
-    step: Mapping[str, float] = field(default_factory=dict)
-    given: Mapping[str, float] = field(default_factory=dict)
-    steps: Mapping[str, int] = field(default_factory=dict)
-    laps: Mapping[str, int] = field(default_factory=dict)
-    took: Mapping[str, float] = field(default_factory=dict)
+    images: Whole = 0
+    step: Mapping[str, Seconds] = field(default_factory=dict)
+    given: Mapping[str, Seconds] = field(default_factory=dict)
+    steps: Mapping[str, Whole] = field(default_factory=dict)
+    laps: Mapping[str, Whole] = field(default_factory=dict)
+    took: Mapping[str, Seconds] = field(default_factory=dict)
     done: tuple[str, ...] = ()
 
     @property

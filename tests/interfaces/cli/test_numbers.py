@@ -38,7 +38,7 @@ def test_every_flag(
 
     for place in (
         "pipeline.pipeline.Pipeline.from_pretrained",
-        "interfaces.cli.commands.train.start",
+        "training.start.start",
     ):
         monkeypatch.setattr(f"unclip.{place}", not_opened)
     monkeypatch.setattr("unclip.stages.conditioning.FrozenCLIP.load", not_opened)
