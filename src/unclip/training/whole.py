@@ -278,7 +278,7 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
         recipes = {name: with_steps(one, steps[name], step[name]) for name, one in recipes.items()}
     lines, whole = [takes["clip"].report] if takes["clip"].report else [], 0.0
     lines.append(
-        f"{'stage':<10} {'images':>8} {'parameters':>12} {'steps':>16} {'epochs':>7} "
+        f"{'stage':<10} {'images':>8} {'parameters':>12} {'steps x batch':>16} {'epochs':>7} "
         f"{'memory':>9} {'time':>8}"
     )
     for name in recipes:
