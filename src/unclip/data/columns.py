@@ -5,6 +5,7 @@ Shapes: n images, m captions.
 """
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -17,7 +18,25 @@ from unclip.data.held_out import place_of
 _ENCODING = ("utf-8", "surrogateescape")  # names of files need not be UTF-8
 
 
-class Texts(Sequence[str]):
+class Made(Sequence[str]):
+    """Texts of which each is made when it is asked for, by `at`, from number 0 to the last."""
+
+    @abstractmethod
+    def at(self, number: int) -> str: ...
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        asked = range(len(self))[number]  # raises IndexError beyond the last
+        return self.at(asked) if isinstance(asked, int) else [self.at(one) for one in asked]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.at(one) for one in range(len(self)))
+
+
+class Texts(Made):
     """Many texts as one array of bytes (B,) uint8 and where each ends (n,) int64."""
 
     def __init__(self, raw: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
@@ -32,15 +51,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(len(self)))]
-        if not 0 <= number < len(self.ends):
-            raise IndexError(number)
+    def at(self, number: int) -> str:
         start = self.ends[number - 1] if number else 0
         return self.raw[start : self.ends[number]].tobytes().decode(*_ENCODING)
 
@@ -186,7 +197,7 @@ class Builder:
         )
 
 
-class Named(Sequence[str]):
+class Named(Made):
     """Names of some of many images, made when they are asked for."""
 
     def __init__(self, name_of: Callable[[int], str], numbers: npt.NDArray[np.int64]) -> None:
@@ -195,14 +206,5 @@ class Named(Sequence[str]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self._name_of(int(one)) for one in self._numbers[number]]
+    def at(self, number: int) -> str:
         return self._name_of(int(self._numbers[number]))
-
-    def __iter__(self) -> Iterator[str]:
-        return (self._name_of(int(one)) for one in self._numbers)

@@ -20,6 +20,8 @@ from unclip.interfaces.cli.options import made_on
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
 
+_MOST_PIXELS = 100_000_000  # those of a sheet, which is drawn in memory
+
 
 def is_file(output: Path) -> bool:
     """Whether `--output` names a file rather than a folder."""
@@ -47,6 +49,20 @@ def check_file(file: Path, *endings: str) -> None:
     if file.exists() and not file.is_file():
         raise ValueError(f"{file} is no regular file; give another name")
     check_folder(file.parent)
+
+
+def check_sheet(output: Path, rows: int, columns: int, size: int) -> None:
+    """Refuse, before any work, a sheet of images of `size` pixels that cannot be drawn or written.
+
+    Raises:
+        ValueError: it is no .png file, or too large.
+    """
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"{output} does not end in .png; give a .png file")
+    pixels = rows * columns * size**2
+    if pixels > _MOST_PIXELS:
+        raise ValueError(f"the sheet would have {pixels:,} pixels; {_MOST_PIXELS:,} is the limit")
+    check_output(output)
 
 
 def check_folder(folder: Path) -> None:

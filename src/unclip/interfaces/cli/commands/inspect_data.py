@@ -9,12 +9,10 @@ import tyro
 
 from unclip.interfaces.cli.numbers import Pixels, Seed, Side, real
 from unclip.interfaces.cli.options import parse
-from unclip.interfaces.cli.outputs import check_output, write_file
+from unclip.interfaces.cli.outputs import check_sheet, write_file
 
 if TYPE_CHECKING:
     from unclip.data.sources import Source, Stream
-
-_MOST_PIXELS = 100_000_000  # those of a sheet, which is drawn in memory
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ class Inspect:
 def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip data inspect` say, and give the exit code."""
     options = parse(Inspect, "data inspect", arguments)
-    _check(options)
+    if options.output is not None:
+        check_sheet(options.output, options.rows, options.columns, options.size)
     from unclip.data import inspection
     from unclip.data.registry import format_of, open_source
 
@@ -65,17 +64,6 @@ def run(arguments: Sequence[str]) -> int:
     if options.output is not None:
         _draw(options, source, options.output)
     return 0
-
-
-def _check(options: Inspect) -> None:
-    if options.output is None:
-        return
-    if options.output.suffix.lower() != ".png":
-        raise ValueError(f"{options.output} does not end in .png; give a .png file")
-    pixels = options.rows * options.columns * options.size**2
-    if pixels > _MOST_PIXELS:
-        raise ValueError(f"the sheet would have {pixels:,} pixels; {_MOST_PIXELS:,} is the limit")
-    check_output(options.output)
 
 
 def _draw(options: Inspect, source: "Source | Stream", output: Path) -> None:

@@ -104,13 +104,7 @@ def _asked(options: TrainAll, budget: float | None) -> "Asked":
 
 
 def _tune(model: Path, data: str, seconds: float | None, device: str) -> None:
-    """The last step: sampling's settings, by captions that were held out.
-
-    What was trained stands without it, where there is too little to measure on.
-    """
+    """The last step: sampling's settings, by captions that were held out."""
     from unclip.evaluation.studies.tuning import tune
 
-    try:
-        tune(model, data, seconds=seconds, report=partial(print, flush=True), device=device)
-    except ValueError as error:
-        print(f"not tuned: {error}", flush=True)
+    tune(model, data, seconds=seconds, report=partial(print, flush=True), device=device)

@@ -10,9 +10,7 @@ import tyro
 from unclip.checks import many
 from unclip.interfaces.cli.numbers import Pixels, Seed, Side
 from unclip.interfaces.cli.options import parse
-from unclip.interfaces.cli.outputs import check_output, write_file
-
-_MOST_PIXELS = 100_000_000  # those of a sheet, which is drawn in memory
+from unclip.interfaces.cli.outputs import check_sheet, write_file
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.data.world.preview import preview
     from unclip.data.world.scene import WorldConfig
 
-    if options.preview.suffix.lower() != ".png":
-        raise ValueError(f"{options.preview} does not end in .png; give a .png file")
-    pixels = options.rows * options.columns * options.size**2
-    if pixels > _MOST_PIXELS:
-        raise ValueError(f"the sheet would have {pixels:,} pixels; {_MOST_PIXELS:,} is the limit")
-    check_output(options.preview)
+    check_sheet(options.preview, options.rows, options.columns, options.size)
     config = WorldConfig(
         kinds=options.kinds,
         size=options.size,
