@@ -23,6 +23,7 @@ from unclip.tokenizer import MAX_VOCABULARY
 Activation = Literal["quick_gelu", "gelu", "gelu_new"]
 Hidden = Annotated[int, Between(1, 2**18)]
 LogScale = Annotated[float, Between(-20, 20)]
+LogitBias = Annotated[float, Between(-1000, 1000)]
 _START = math.log(1 / 0.07)
 # A key that only steers how the publishing library builds or trains the network.
 _IGNORED = {
@@ -60,6 +61,8 @@ class CLIPTextConfig(Checked):
     # 2: OpenAI's folders, pooled at the argmax of the ids
     eos_token_id: Annotated[int, Between(1, MAX_VOCABULARY)] = 2
     logit_scale_init_value: LogScale = _START
+    # of the sigmoid loss, of a CLIP that was trained by it; None: there is none
+    logit_bias_init_value: LogitBias | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +74,7 @@ class CLIPTextConfig(Checked):
 
     def to_json(self) -> dict[str, Any]:
         header = {"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"}
-        return header | asdict(self)
+        return header | _said(self)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class CLIPVisionConfig(Checked):
     hidden_act: Activation = "quick_gelu"
     layer_norm_eps: Positive = 1e-5
     logit_scale_init_value: LogScale = _START
+    logit_bias_init_value: LogitBias | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,7 +111,7 @@ class CLIPVisionConfig(Checked):
             "architectures": ["CLIPVisionModelWithProjection"],
             "model_type": "clip_vision_model",
         }
-        return header | asdict(self)
+        return header | _said(self)
 
 
 # name: (image: width, layers, heads, patch, size), (text: width, layers, heads), embedding
@@ -191,6 +195,11 @@ class CLIPConfig(Checked):
         )
 
 
+def _said(config: CLIPTextConfig | CLIPVisionConfig) -> dict[str, Any]:
+    """A tower's fields for its config.json, which has a bias only where there is one."""
+    return {key: value for key, value in asdict(config).items() if value is not None}
+
+
 def _check_heads(config: CLIPTextConfig | CLIPVisionConfig) -> None:
     if config.hidden_size % config.num_attention_heads:
         raise ValueError(
@@ -205,7 +214,7 @@ def _known(cls: type, mapping: Mapping[str, Any], inner: str, where: str) -> dic
         if not isinstance(mapping[inner], Mapping):
             raise ValueError(f"{where}: {inner} is {shown(mapping[inner])}; it must be an object")
         values = dict(mapping[inner])
-        for key in ("projection_dim", "logit_scale_init_value"):
+        for key in ("projection_dim", "logit_scale_init_value", "logit_bias_init_value"):
             if key in mapping:
                 values[key] = mapping[key]
     else:

@@ -1,8 +1,13 @@
-"""CLIP's contrastive training (Radford et al. 2021, section 2; unCLIP, appendix C).
+"""CLIP's contrastive training (Radford et al. 2021, section 2; unCLIP, appendix C), by softmax or
+sigmoid (Zhai et al. 2023).
+
+On several processes each compares its own rows with the columns of all: what is gathered are
+embeddings, and no process has more than N × M similarities.
 
 Shapes: N batch of this process, M batch over all processes, E embedding width.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
@@ -26,6 +31,10 @@ from unclip.storage.folder import ModelFolder
 from unclip.tokenizer import MAX_VOCABULARY, Tokenizer
 from unclip.words import Vocabulary, merged, vocabulary
 
+# What the sigmoid loss's scale (its logarithm) and bias start from, as nearly all pairs are wrong
+# ones (SigLIP, section 3.2).
+_SCALE, _BIAS = math.log(10), -10.0
+
 
 @dataclass(frozen=True)
 class ClipSettings(Checked):
@@ -40,13 +49,19 @@ class ClipSettings(Checked):
     # resolution that CLIP sees: data.size, or the size's own (32 px up to small, medium 64, large
     # 128), which the published sizes, ViT-*, karlo and paper, always have
     resolution: Literal["data", "size"] = "data"
+    # softmax: the right one among a batch's (CLIP); sigmoid: each pair by itself, right or not
+    # (SigLIP), which small batches suit better
+    loss: Literal["softmax", "sigmoid"] = "softmax"
 
     def config(self, vocab_size: int, image_size: int | None = None) -> CLIPConfig:
         """`vocab_size` is the trained tokenizer's: captions may need fewer tokens than asked;
         `image_size`, pixels, that of the data."""
         seen = image_size if self.resolution == "data" else None
         config = CLIPConfig.preset(self.size, vocab_size, self.context_length, seen)
-        return replace(config, text=replace(config.text, eos_token_id=vocab_size - 1))
+        text = replace(config.text, eos_token_id=vocab_size - 1)
+        if self.loss == "sigmoid":
+            text = replace(text, logit_scale_init_value=_SCALE, logit_bias_init_value=_BIAS)
+        return replace(config, text=text)
 
 
 class ClipStage:
@@ -78,8 +93,12 @@ class ClipStage:
         return cls(CLIP(config).initialise(), tokenizer)
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> Self:
+    def load(cls, folder: ModelFolder, loss: str | None = None) -> Self:
         """A model folder's CLIP, in fp32, to be trained further.
+
+        Args:
+            loss: "softmax" or "sigmoid", whose bias is learned anew where the CLIP has none; that
+                which it was trained by if left out.
 
         Raises:
             ValueError: it has no image encoder.
@@ -87,12 +106,17 @@ class ClipStage:
         clip = FrozenCLIP.load(folder, torch.float32)
         if clip.image_encoder is None:
             raise ValueError(f"{folder.path} has no image_encoder, so its CLIP cannot be trained")
-        stage = cls(CLIP.joined(clip.text_encoder, clip.image_encoder), clip.tokenizer)
+        text, known = clip.text_encoder, clip.text_encoder.config.logit_bias_init_value
+        if loss is not None and (known is None) != (loss == "softmax"):
+            bias = _BIAS if loss == "sigmoid" else None
+            text.config = replace(text.config, logit_bias_init_value=bias)
+        stage = cls(CLIP.joined(text, clip.image_encoder), clip.tokenizer)
         stage.processor = clip.processor or stage.processor
         return stage
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Symmetric cross-entropy of cosine similarities, over all processes' pairs."""
+        """Of cosine similarities, over all processes' pairs: the symmetric cross-entropy, or where
+        the network has a bias the sigmoid loss."""
         images = batch["images"]
         tokens = self.tokenizer(batch["captions"]).trimmed().to(images.device)
         z_i = self.network.encode_image(preprocess(images, self.processor))
@@ -100,8 +124,10 @@ class ClipStage:
         with torch.no_grad():  # beyond its limit it would have no gradient, and stay there
             self.network.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         with full_precision(images.device):
-            scale = self.network.temperature()
-            return contrastive_loss(z_i.float(), z_t.float(), scale, self.replicas)
+            scale, bias = self.network.temperature(), self.network.logit_bias
+            if bias is None:
+                return contrastive_loss(z_i.float(), z_t.float(), scale, self.replicas)
+            return sigmoid_loss(z_i.float(), z_t.float(), scale, bias, self.replicas)
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         return None
@@ -138,6 +164,29 @@ def contrastive_loss(
     return {"loss": loss, "accuracy": accuracy, "scale": scale.detach()}
 
 
+def sigmoid_loss(
+    z_i: Tensor, z_t: Tensor, scale: Tensor, bias: Tensor, replicas: Replicas | None = None
+) -> dict[str, Tensor]:
+    """SigLIP's loss (Zhai et al. 2023, section 3.2) for this process's N images and all M captions.
+
+    Every pair of an image and a caption is a yes or no of its own; a sum over captions, a mean over
+    images. Only captions are gathered.
+
+    Args and returns are as in `contrastive_loss`, with the `bias` that similarities get.
+    """
+    z_i, z_t = F.normalize(z_i, dim=-1), F.normalize(z_t, dim=-1)
+    all_t, first = z_t, 0
+    if replicas is not None:
+        all_t, first = replicas.gather(z_t), replicas.rank * len(z_i)
+    labels = torch.arange(first, first + len(z_i), device=z_i.device)
+    logits = scale * z_i @ all_t.T + bias  # (N, M)
+    # -log σ(±l): of the right pairs σ(l), of the others σ(-l) = 1 - σ(l)
+    loss = (F.softplus(logits).sum(dim=1) - logits.gather(1, labels[:, None])[:, 0]).mean()
+    accuracy = (logits.argmax(dim=1) == labels).float().mean()
+    learned = {"scale": scale.detach(), "bias": bias.detach()}
+    return {"loss": loss, "accuracy": accuracy, **learned}
+
+
 def _build(settings: ClipSettings, context: BuildContext) -> ClipStage:
     captions, source = context.captions(settings.captions), context.source
     spoken = captions if source.endless else source.captions()
@@ -148,7 +197,7 @@ def _build(settings: ClipSettings, context: BuildContext) -> ClipStage:
 
 
 def _warm_start(settings: ClipSettings, context: BuildContext, origin: ModelFolder) -> ClipStage:
-    stage, source = ClipStage.load(origin), context.source
+    stage, source = ClipStage.load(origin, settings.loss), context.source
     stage.replicas = context.replicas
     before = stage.tokenizer.vocabulary
     if before is not None:  # else it may know any

@@ -29,7 +29,7 @@ from unclip.storage.weights import load_weights
 
 
 class CLIP(nn.Module):
-    """Both towers and the learned temperature (`CLIPModel`)."""
+    """Both towers and the learned temperature (`CLIPModel`); for the sigmoid loss also its bias."""
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
@@ -40,6 +40,8 @@ class CLIP(nn.Module):
         self.text_projection = nn.Linear(width, embed, bias=False)
         self.visual_projection = nn.Linear(config.vision.hidden_size, embed, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.text.logit_scale_init_value))
+        bias = config.text.logit_bias_init_value
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
 
     @classmethod
     def from_pretrained(
@@ -120,12 +122,19 @@ class CLIP(nn.Module):
     def towers(self) -> tuple[TextEncoder, ImageEncoder]:
         """The two towers by themselves, sharing this CLIP's weights.
 
-        The learned temperature goes into both configs, as `logit_scale_init_value`.
+        The learned temperature goes into both configs, as `logit_scale_init_value`, and so does
+        the sigmoid loss's bias.
         """
         scale = min(self.logit_scale.item(), MAX_LOGIT_SCALE)
+        bias = None if self.logit_bias is None else self.logit_bias.item()
+        text_config = replace(
+            self.config.text, logit_scale_init_value=scale, logit_bias_init_value=bias
+        )
+        image_config = replace(
+            self.config.vision, logit_scale_init_value=scale, logit_bias_init_value=bias
+        )
         with torch.device("meta"):
-            text = TextEncoder(replace(self.config.text, logit_scale_init_value=scale))
-            image = ImageEncoder(replace(self.config.vision, logit_scale_init_value=scale))
+            text, image = TextEncoder(text_config), ImageEncoder(image_config)
         state = self.state_dict()
         for tower in (text, image):
             own = {key: state[key] for key in tower.state_dict()}
