@@ -28,6 +28,8 @@ from unclip.stages.recipe import Recipe
 from unclip.stages.spec import parse_recipe
 from unclip.stages.upsampler import UpsamplerSettings, UpsamplerStage
 from unclip.storage.folder import ModelFolder
+from unclip.training.checkpoint import checkpoints
+from unclip.training.parts import contents, fill
 
 _WORLD = {"max_objects": 1, "textures": ["plain"], "styles": ["plain"]}
 _NETWORKS: dict[str, dict[str, Any]] = {
@@ -114,6 +116,14 @@ def tiny_recipe(stage: str, **tables: dict[str, Any]) -> Recipe[Any]:
     }
     small["training"]["precision"] = "fp32"
     return parse_recipe(STAGES[stage], merge(small, tables), "test")
+
+
+def newest_checkpoint(run: Path) -> dict[str, torch.Tensor]:
+    """The whole tensors of a run's newest checkpoint, whoever wrote it."""
+    found = contents(checkpoints(run / "checkpoints")[-1])
+    whole = {name: torch.empty(found.shape(name)) for name in found.pieces}
+    fill(found, whole)
+    return whole
 
 
 @cache

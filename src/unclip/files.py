@@ -155,21 +155,43 @@ def whole(path: Path, put: Callable[[Path, Path], Any] = Path.replace) -> Iterat
     Raises:
         ValueError: the disk is full, or the place cannot be written.
     """
-    from safetensors import SafetensorError
-
     with private_folder(path) as private:
         partial = private / path.name
-        try:
-            partial.touch(exist_ok=False)
-            mode = partial.stat().st_mode
+        with put_down(partial, path):
             yield partial
-            partial.chmod(stat.S_IMODE(mode))  # libraries make files that nobody else can read
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())  # or a power cut could leave the name without its bytes
+        with _disk_errors(path):
             put(partial, path)
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"cannot write {path}: {reason}") from None
+
+
+@contextmanager
+def put_down(partial: Path, path: Path) -> Iterator[None]:
+    """A block that writes a new file, which gets the umask's mode and is on the disk when it ends.
+
+    Args:
+        path: what it is, or is a part of, where it comes to lie; for errors.
+
+    Raises:
+        ValueError: the disk is full, or the place cannot be written.
+    """
+    with _disk_errors(path):
+        partial.touch(exist_ok=False)
+        mode = partial.stat().st_mode
+        yield
+        partial.chmod(stat.S_IMODE(mode))  # libraries make files that nobody else can read
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the name without its bytes
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """What a disk refuses while `path` is written, in a sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot write {path}: {reason}") from None
 
 
 def sweep(folder: Path, start: str = ".") -> None:

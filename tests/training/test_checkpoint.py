@@ -27,9 +27,8 @@ def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
     for name in ("step-best", "step-00000009 (copy)", "step-1e3", "step-"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"precious")
     for step in (5, 6, 7, 99_999_999, 100_000_000):
-        newest = save(state(step), tmp_path)
+        save(state(step), tmp_path)
     assert [file.stem for file in checkpoints(tmp_path)] == ["step-99999999", "step-100000000"]
-    assert checkpoints(tmp_path)[-1] == newest
     assert len(list(tmp_path.glob("*"))) == 4 + 2
     resumed = state()
     resume(resumed, tmp_path)
@@ -39,7 +38,8 @@ def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["x", "[1]", '{"a":' * 5000, "[" * 100_000, "1" * 5000])
 @pytest.mark.parametrize("key", ["learned_from", "checksums"])
 def test_a_header_with_anything_in_it(key: str, text: str, tmp_path: Path) -> None:
-    file = save(state(3), tmp_path)
+    save(state(3), tmp_path)
+    (file,) = checkpoints(tmp_path)
     with safe_open(file, "pt") as opened:
         facts = {**opened.metadata(), key: text}
     if key != "checksums":
@@ -55,7 +55,8 @@ def test_a_header_with_anything_in_it(key: str, text: str, tmp_path: Path) -> No
 
 
 def test_moments_of_another_shape_are_refused(tmp_path: Path) -> None:
-    file = save(state(3), tmp_path)
+    save(state(3), tmp_path)
+    (file,) = checkpoints(tmp_path)
     save_file({**load_file(file), "exp_avg.weight": torch.zeros(3)}, file, {"step": "3"})
     with pytest.raises(ValueError, match=r"'exp_avg.weight' has shape \(3,\), not \(2, 2\)"):
         resume(state(), tmp_path)

@@ -1,16 +1,15 @@
-"""Step checkpoints: one safetensors file each, written under another name and renamed.
+"""Step checkpoints: everything that training changes, written and read by any number of processes.
 
 A checkpoint holds the weights, their moving average, the best average so far if held-out images are
-measured, and the optimiser's moments. In its header are the step, what was measured, the data's
-fingerprint, the precision, what was learned from, and a checksum of each tensor. Nothing else is
-needed to continue bit-identically: data order, augmentation, noise and dropout are functions of the
-step (`loop.py`).
+measured, and the optimiser's moments. Beside them it says the step, what was measured, the data's
+fingerprint, the precision and what was learned from. Nothing else is needed to continue, bit for
+bit where as many processes go on: data order, augmentation, noise and dropout are functions of the
+step (`loop.py`). How it lies on the disk is in `parts.py`.
 """
 
 import json
 import re
-import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from unclip.checks import shown
-from unclip.files import read_facts, read_safetensors, sweep, write_safetensors
+from unclip.files import private_folder, sweep
+from unclip.training import parts
 from unclip.training.best import Best
 from unclip.training.ema import EMA
 from unclip.training.parallel import Parallel
+from unclip.training.parts import Contents, noted
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum")
 _KEEP = 2  # the newest and, should the disk fail under it, the one before
-_CHECKSUMS = "checksums"
-_NAME = re.compile(r"step-[0-9]{8,15}\.safetensors")
+_NAME = re.compile(r"step-([0-9]{8,15})(\.safetensors|\.before)?")
 
 
 @dataclass
@@ -77,170 +77,185 @@ class State:
                 tensors[f"{key}.{name}"] = value
         return tensors
 
-    @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
-        """Take over whole tensors, or this process's part of them; `best` is that of `facts`."""
-        shard = self.parallel.shard
+    def places(self, there: Collection[str]) -> dict[str, Tensor]:
+        """What the tensors of a checkpoint, by name, are read into: this state's own weights and
+        average, and new ones for the rest, which `take` takes over."""
+        places = {f"network.{k}": v.detach() for k, v in self.network.named_parameters()}
+        places |= {f"ema.{k}": v for k, v in self.ema.average.items()}
+        for name, average in self.ema.average.items():
+            if f"best.{name}" in there:
+                places[f"best.{name}"] = torch.empty_like(average)
         for name, parameter in self.network.named_parameters():
-            parameter.copy_(shard(tensors[f"network.{name}"], like=parameter))
-            average = self.ema.average[name]
-            average.copy_(shard(tensors[f"ema.{name}"], like=average))
-            # The fused optimiser walks memory, so moments must lie as their weights do.
+            for key in _MOMENTS:
+                if f"{key}.{name}" in there:
+                    # The fused optimiser walks memory, so moments must lie as their weights do.
+                    places[f"{key}.{name}"] = torch.empty_like(
+                        parameter.detach(), dtype=torch.float32
+                    )
+            if f"step.{name}" in there:
+                places[f"step.{name}"] = torch.zeros((), device=parameter.device)
+        return places
+
+    def take(self, places: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
+        """Go on with what was read into `places`; `best` is that of `facts`.
+
+        Raises:
+            KeyError, TypeError: that is none.
+        """
+        for name, parameter in self.network.named_parameters():
             moments = {
-                key: torch.empty_like(parameter, dtype=torch.float32).copy_(
-                    shard(tensors[f"{key}.{name}"], like=parameter)
-                )
-                for key in _MOMENTS
-                if f"{key}.{name}" in tensors
+                key: places[f"{key}.{name}"]
+                for key in (*_MOMENTS, "step")
+                if f"{key}.{name}" in places
             }
-            if f"step.{name}" in tensors:
-                moments["step"] = tensors[f"step.{name}"].to(parameter.device, copy=True)
             if moments:
                 self.optimiser.state[parameter] = moments
         self.best = Best.of(
-            best,
-            {
-                name: torch.empty_like(average).copy_(shard(tensors[f"best.{name}"], like=average))
-                for name, average in self.ema.average.items()
-                if best
-            },
+            best, {name: places[f"best.{name}"] for name in self.ema.average if best}
         )
 
 
-def save(state: State, folder: Path) -> Path:
+def save(state: State, folder: Path) -> None:
     """Write a checkpoint of `state`, keep it and the one before; nothing half-written is left.
 
-    Collective: every process gives its part, and the main one writes.
+    Collective: each process writes what it has.
 
     Raises:
         ValueError: the disk is full, or the folder cannot be written.
     """
-    target = folder / f"step-{state.step:08d}.safetensors"
-    tensors = state.parallel.full_state(state.tensors())
-    if not state.parallel.main:
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    sums = checksums(tensors, state.facts)
-    write_safetensors(
-        target, tensors, {**state.facts, _CHECKSUMS: json.dumps(sums, sort_keys=True)}
-    )
-    for old in checkpoints(folder)[:-_KEEP]:
-        old.unlink()
-    return target
+    target, alone = folder / f"step-{state.step:08d}", state.parallel.world_size == 1
+    if alone:
+        parts.write(target, state.tensors(), state.facts)
+    else:
+        from unclip.training.checkpoint_storage import write
 
-
-def checksums(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> dict[str, int]:
-    """CRC-32 of every tensor's bytes by its name; under "", that of the facts."""
-    sums = {"": zlib.crc32(json.dumps(dict(facts), sort_keys=True).encode())}
-    for key, tensor in tensors.items():
-        begun = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        sums[key] = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, begun)
-    return sums
+        write(target, state.tensors(), state.facts)
+    if state.parallel.main:
+        _clear(folder, target.with_suffix(parts.SUFFIX) if alone else target)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All whole checkpoints, oldest first; copies under other names are none."""
-    files = [file for file in folder.glob("step-*.safetensors") if _NAME.fullmatch(file.name)]
-    return sorted(files, key=step_of)
+    """All whole checkpoints, files and folders, oldest first; copies under other names are none."""
+    found = [
+        path
+        for path in folder.glob("step-*")
+        if (match := _NAME.fullmatch(path.name)) and path.is_dir() == (match[2] != ".safetensors")
+    ]
+    return sorted(found, key=lambda path: (step_of(path), path.suffix != ".before"))
+
+
+def step_of(path: Path) -> int:
+    """Of a checkpoint, by its name."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def resume(state: State, folder: Path) -> None:
-    """Continue from the newest checkpoint in `folder` that is whole.
+    """Continue from the newest checkpoint in `folder` that is whole. Collective.
 
     Raises:
         ValueError: there is none, it is of another network or optimiser, or it was trained on
             other data.
     """
-    sweep(folder)
-    file, tensors, facts = _newest(folder)
+    if state.parallel.main:
+        sweep(folder)
+    found = _newest(folder, state.parallel)
+    path, facts = found.path, found.facts
     if facts.get("data", state.data) != state.data:
         raise ValueError(
-            f"{file} was trained on other data than is given now (its files, captions or settings "
+            f"{path} was trained on other data than is given now (its files, captions or settings "
             "changed) or by another teacher; give the run those it began with, or start anew with "
             "--overwrite"
         )
     if facts.get("optimiser", state.optimiser_kind) != state.optimiser_kind:
         raise ValueError(
-            f"{file} has the moments of {facts['optimiser']}; continue with --optimiser.kind "
+            f"{path} has the moments of {facts['optimiser']}; continue with --optimiser.kind "
             f"{facts['optimiser']}, or start anew with --overwrite"
         )
-    before = _noted(facts, "learned_from")
+    before = noted(facts, "learned_from")
     for name, fingerprint in state.learned_from.items():
         if before.get(name, fingerprint) != fingerprint:
             raise ValueError(
-                f"{file} was trained with another {name} than the model has now; start anew with "
+                f"{path} was trained with another {name} than the model has now; start anew with "
                 "--overwrite"
             )
-    wanted, best = state.tensors(), _noted(facts, "best")
-    if best:
-        wanted |= {f"best.{name}": average for name, average in state.ema.average.items()}
-    for key in tensors:
-        if key.startswith(("network.", "ema.", "best.")) and key not in wanted:
-            raise ValueError(f"{file} is of another network: it has a tensor {key!r} besides")
-    for key, tensor in wanted.items():
-        if key not in tensors:
-            raise ValueError(f"{file} is of another network: it has no tensor {key!r}")
-        if tensors[key].shape != tensor.shape:
-            raise ValueError(
-                f"{file} is of another network: its tensor {key!r} has shape "
-                f"{tuple(tensors[key].shape)}, not {tuple(tensor.shape)}"
-            )
-    for name, parameter in state.network.named_parameters():
-        for key in _MOMENTS:
-            moment = tensors.get(f"{key}.{name}", parameter)
-            if moment.shape != parameter.shape:
-                raise ValueError(
-                    f"{file} is of another network: {shown(f'{key}.{name}')} has shape "
-                    f"{tuple(moment.shape)}, not {tuple(parameter.shape)}"
-                )
+    best = noted(facts, "best")
+    places = state.places(found.pieces)
+    _check_network(found, places, state, best)
+    if state.parallel.world_size == 1:
+        parts.fill(found, places)
+    else:
+        from unclip.training.checkpoint_storage import read
+
+        read(found, places)
     try:
-        state.load(tensors, best)
+        state.take(places, best)
     except (KeyError, TypeError):
-        raise ValueError(f"{file} does not say what was measured of it as it should") from None
-    state.step = step_of(file)
+        raise ValueError(f"{path} does not say what was measured of it as it should") from None
+    state.step = step_of(path)
     state.precision = facts.get("precision", "")
 
 
-def step_of(file: Path) -> int:
-    """Of a checkpoint, by its name."""
-    return int(file.stem.removeprefix("step-"))
+def _check_network(
+    found: Contents, places: Mapping[str, Tensor], state: State, best: Mapping[str, Any]
+) -> None:
+    """Refuse a checkpoint whose tensors are not those that this state needs.
+
+    Raises:
+        ValueError: which one is not.
+    """
+    needed = {key for key in places if key.startswith(("network.", "ema."))}
+    needed |= {f"best.{name}" for name in state.ema.average if best}
+    another = f"{found.path} is of another network"
+    for key in found.pieces:
+        if key.startswith(("network.", "ema.", "best.")) and key not in needed:
+            raise ValueError(f"{another}: it has a tensor {key!r} besides")
+    for key in sorted(needed - found.pieces.keys()):
+        raise ValueError(f"{another}: it has no tensor {key!r}")
+    for key, tensor in places.items():
+        if found.shape(key) != tensor.shape:
+            raise ValueError(
+                f"{another}: its tensor {shown(key)} has shape {found.shape(key)}, not "
+                f"{tuple(tensor.shape)}"
+            )
 
 
-def _noted(facts: Mapping[str, str], key: str) -> dict[str, Any]:
-    """An object that a header holds as JSON; an empty one where it holds none."""
-    try:
-        value = json.loads(facts.get(key, ""))
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _newest(folder: Path, parallel: Parallel) -> Contents:
+    """The newest checkpoint that is sound; a damaged one is passed over and said to be.
 
-
-def _newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
-    """The newest checkpoint that is sound; a damaged one is passed over and said to be."""
-    damage: ValueError | None = None
-    for file in reversed(checkpoints(folder)):
-        if damage is not None:
+    All processes try the same, and each reads some of its parts through.
+    """
+    damage = ""
+    names = "\n".join(path.name for path in checkpoints(folder)) if parallel.main else ""
+    for name in reversed(parallel.heard(names).splitlines()):  # a shared disk may lag elsewhere
+        if damage and parallel.main:
             print(f"{damage}; trying the checkpoint before it", flush=True)
+        damage, path = "", folder / name
         try:
-            return file, *_read(file)
+            found = parts.contents(path)
+            parts.check(parts.parts_of(path)[parallel.rank :: parallel.world_size])
         except ValueError as error:
-            damage = error
-    if damage is None:
+            damage = str(error)
+        damage = parallel.heard(damage)
+        if not damage:
+            return found
+    if not damage:
         raise ValueError(f"nothing to resume: {folder} holds no checkpoint")
     raise ValueError(f"{damage}; there is no sound checkpoint before it: start with --overwrite")
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and facts; `ValueError` where they are not those that were written."""
-    tensors, facts = read_safetensors(file), read_facts(file)
-    if _CHECKSUMS not in facts:  # written before there were checksums
-        return tensors, facts
-    named = _noted(facts, _CHECKSUMS)
-    del facts[_CHECKSUMS]
-    facts.pop("format", None)  # safetensors' own
-    found = checksums(tensors, facts)
-    if named != found:
-        bad = sorted(key for key in {*named, *found} if key and named.get(key) != found.get(key))
-        what = f"its tensor {shown(bad[0])}" if bad else "its header"
-        raise ValueError(f"{file} is damaged: {what} is not what was written")
-    return tensors, facts
+def _clear(folder: Path, newest: Path) -> None:
+    """Remove checkpoints but the newest two; of the newest step, all but what was written."""
+    steps = sorted({step_of(path) for path in checkpoints(folder)})[-_KEEP:]
+    for path in checkpoints(folder):
+        again = step_of(path) == step_of(newest) and path != newest
+        if again or step_of(path) not in steps:
+            _discard(path)
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint, so that nothing half-removed is ever taken for one."""
+    if path.is_dir():
+        with private_folder(path) as private:
+            path.rename(private / path.name)
+    else:
+        path.unlink()

@@ -74,10 +74,6 @@ class Parallel(Replicas, Protocol):
         """
         ...
 
-    def full_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors in the main process's memory, to be written; elsewhere none. Collective."""
-        ...
-
     def full_weights(self, network: nn.Module) -> AbstractContextManager[None]:
         """A block in which the network's parameters are whole tensors, to be saved. Collective.
 
@@ -122,6 +118,10 @@ class Parallel(Replicas, Protocol):
         """The largest of the processes' numbers: they stop together. Collective."""
         ...
 
+    def heard(self, text: str) -> str:
+        """What the first process says that says anything, which all of them hear. Collective."""
+        ...
+
     def averaged(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Scalars' means over the processes; all have the same names. Collective."""
         ...
@@ -148,9 +148,6 @@ class Alone:
     def shard(self, full: Tensor, like: Tensor) -> Tensor:
         return full
 
-    def full_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-
     def full_weights(self, network: nn.Module) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -170,6 +167,9 @@ class Alone:
 
     def agreed(self, number: int) -> int:
         return number
+
+    def heard(self, text: str) -> str:
+        return text
 
     def averaged(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         names, flat = _stacked(values)
@@ -198,9 +198,6 @@ class Averaged(Alone):
         for parameter in network.parameters():
             dist.broadcast(parameter.data, src=0)
 
-    def full_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return super().full_state(tensors) if self.main else {}
-
     def average_gradients(self, network: nn.Module) -> None:
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in gradients])
@@ -214,6 +211,16 @@ class Averaged(Alone):
         largest = torch.tensor(number, device=self.device)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
+
+    def heard(self, text: str) -> str:
+        first = -self.agreed(-self.rank if text else -self.world_size)
+        if first == self.world_size:
+            return ""
+        said = list(text.encode("utf-8", "surrogateescape")) if self.rank == first else []
+        letters = torch.zeros(self.agreed(len(said)), dtype=torch.uint8, device=self.device)
+        letters[: len(said)] = torch.tensor(said, dtype=torch.uint8)
+        dist.broadcast(letters, src=first)
+        return bytes(letters.tolist()).decode("utf-8", "surrogateescape")
 
     def averaged(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         names, flat = _stacked(values)
