@@ -171,8 +171,13 @@ def one_of(value: Any, name: str, known: typing.Collection[str]) -> str:
 def suggest(word: object, known: typing.Iterable[str]) -> str:
     """A tail for error messages: the nearest known word, else all of them."""
     words = sorted(known)
-    near = difflib.get_close_matches(str(word)[:_WORD], words, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(words)}"
+    near = nearest(word, words)
+    return f"; did you mean {near!r}?" if near else f"; known: {', '.join(words)}"
+
+
+def nearest(word: object, known: typing.Iterable[str]) -> str:
+    """The known word that was probably meant; "" if none is near."""
+    return next(iter(difflib.get_close_matches(str(word)[:_WORD], sorted(known), n=1)), "")
 
 
 _WORD = 64  # characters of a bad word that are compared with known ones

@@ -226,7 +226,9 @@ def test_what_is_saved_over_another_model_is_what_is_opened(
     pipe.defaults["prior"] = "autoregressive"
     pipe.save_pretrained(path)
     ModelFolder(path).save("judge", ("unclip", "Judge"), {"config.json": {}})
-    ModelFolder(path).update_index({"_decoder": {"condition": "image"}, "_of_others": 1})
+    held_out = {"clip": 0.05, "decoder": 0.05}
+    noted = {"_decoder": {"condition": "image"}, "_of_others": 1, "_held_out": held_out}
+    ModelFolder(path).update_index(noted)
     assert Pipeline.from_pretrained(path, dtype="fp32").defaults["prior"] == "autoregressive"
     pipe.upsamplers = []
     pipe.priors.pop("autoregressive")
@@ -236,7 +238,14 @@ def test_what_is_saved_over_another_model_is_what_is_opened(
     assert torch.equal(make(again), make(pipe, prior="diffusion"))
     assert sorted(p.name for p in path.iterdir() if "super" in p.name or "auto" in p.name) == []
     assert ModelFolder(path).has("judge")  # no part of what is opened
-    assert "_of_others" not in ModelFolder(path).index()
+    assert not {"_of_others", "_held_out"} & ModelFolder(path).index().keys()
+
+
+def test_a_copy_knows_what_was_held_out_and_tuned(tiny_copy: Path, tmp_path: Path) -> None:
+    noted = {"_held_out": {"clip": 0.05}, "_tuned": {"says": {}}, "_trained_on": {}}
+    ModelFolder(tiny_copy).update_index(noted)
+    Pipeline.from_pretrained(tiny_copy, dtype="fp32").save_pretrained(tmp_path / "copy")
+    assert ModelFolder(tmp_path / "copy").index().items() >= noted.items()
 
 
 def test_the_models_own_guidance(tiny_copy: Path, pipe: Pipeline) -> None:

@@ -193,7 +193,8 @@ def test_batches_are_of_different_held_out_images_in_any_number_of_processes(
     assert [a + b for a, b in zip(first, second, strict=True)] == [
         row[: len(row) // 2 * 2] for row in rows(validation)
     ]
-    assert f"on {validation.images} held-out images, every 2" in said(validation, source, recipe)
+    measured = f"on {validation.images} of {len(other)} held-out images, every 2"
+    assert measured in said(validation, source, recipe)
 
 
 def test_what_holds_out_too_little_is_not_measured_and_says_so(tmp_path: Path) -> None:

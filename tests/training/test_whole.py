@@ -64,12 +64,14 @@ def test_what_was_killed_goes_on_bit_for_bit(
         assert line in said
     assert tuned == [(Path("models/whole"), "my-images", None)]
     assert ModelFolder(Path("models/whole")).has("super_res_first")
+    assert said.count("of 16 images usable") == 0  # it is said once, by what is measured first
+    assert "to draw with it: unclip generate " in said
 
-    def stopped(spec: Any, recipe: Any, folders: Any, device: str, until: int) -> int:
+    def stopped(spec: Any, recipe: Any, folders: Any, device: str, until: int, **told: Any) -> int:
         """The decoder ends at its second step, as by Ctrl-C."""
         if spec.name != "decoder":
-            return start(spec, recipe, folders, device, until)
-        assert start(spec, recipe, folders, device, 2) == 0
+            return start(spec, recipe, folders, device, until, **told)
+        assert start(spec, recipe, folders, device, 2, **told) == 0
         return signal.SIGINT
 
     monkeypatch.setattr(whole, "start", stopped)
@@ -94,7 +96,7 @@ def test_what_was_killed_goes_on_bit_for_bit(
 def test_a_stage_killed_before_its_first_checkpoint_begins_again(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(spec: Any, recipe: Any, folders: Any, device: str, until: int) -> int:
+    def killed(spec: Any, recipe: Any, folders: Any, device: str, until: int, **told: Any) -> int:
         folders.run.mkdir(parents=True)
         mapping = {"stage": spec.name, **whole.to_mapping(recipe)}
         (folders.run / "recipe.toml").write_text(dump_toml(mapping))
@@ -115,7 +117,7 @@ def test_the_budget_holds_whatever_was_measured_before(
     """Steps are decided anew by those that were made: half a second each was measured."""
     now, made, ended = 0.0, {}, {}
 
-    def trained(spec: Any, recipe: Any, folders: Any, device: str, until: int) -> int:
+    def trained(spec: Any, recipe: Any, folders: Any, device: str, until: int, **told: Any) -> int:
         nonlocal now
         now += 1.0 + (until - made.get(spec.name, 0)) * 0.5 * slower  # a second to begin
         made[spec.name], ended[spec.name] = until, recipe.training.steps
@@ -135,6 +137,34 @@ def test_the_budget_holds_whatever_was_measured_before(
     assert noted["done"] == ["clip", "prior", "upsampler", "decoder"]
     assert noted["laps"]["decoder"] == 3
     assert sum(noted["took"].values()) == pytest.approx(now)
+
+
+@pytest.mark.usefixtures("half_a_second")
+def test_another_budget_is_that_of_the_stage_under_way_too(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, made = 0.0, {}
+
+    def trained(spec: Any, recipe: Any, folders: Any, device: str, until: int, **told: Any) -> int:
+        nonlocal now
+        now += (until - made.get(spec.name, 0)) * 0.5
+        made[spec.name] = until
+        kept = folders.run / "checkpoints" / f"step-{until:08}.safetensors"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.touch()
+        mapping = {"stage": spec.name, **whole.to_mapping(recipe)}
+        (folders.run / "recipe.toml").write_text(dump_toml(mapping))
+        again = spec.name == "decoder" and until < recipe.training.steps / 10
+        return signal.SIGINT if again and now < 1000 else 0
+
+    monkeypatch.setattr(whole, "start", trained)
+    monkeypatch.setattr(whole.time, "monotonic", lambda: now)
+    train_all(replace(asked, budget=1800.0, tune=False), place("mine"), None)
+    assert made["decoder"] < made["prior"]  # it was stopped soon
+    stopped = now
+    assert resume_all(place("mine"), None, budget=900.0) == 0
+    assert stopped < now
+    assert 0.85 * 900 < now < 900
 
 
 def test_the_table_says_what_is_trained_and_how_long(asked: Asked) -> None:

@@ -10,11 +10,13 @@ from unclip.acceleration.int8 import to_int8
 from unclip.acceleration.offload import Offload
 from unclip.acceleration.packing import pack
 from unclip.checks import shown, true_or_false
+from unclip.data import held_out, trained_on
 from unclip.device.memory import give_back
 from unclip.device.precision import device_named, dtype_named, fastest_dtype
 from unclip.networks.diffusion_prior import DiffusionPrior
 from unclip.networks.unet import UNet
 from unclip.pipeline.settings import model_says
+from unclip.stages import suiting
 from unclip.stages.catalogue import STAGES
 from unclip.stages.catalogue import priors as known_priors
 from unclip.stages.conditioning import FrozenCLIP
@@ -32,6 +34,8 @@ NEEDED = {  # beside a prior for captions, see `needed_components`
     TEXT_TO_IMAGE: _COMMON,
     VARIATION: (*_COMMON, "image_encoder", "feature_extractor"),
 }
+NOTES = (held_out.NOTE, trained_on.NOTE, suiting.TUNED)
+"""Of an index: what was learned from, and what was chosen by measuring."""
 UPSAMPLING = (FIRST, SCHEDULERS[FIRST])
 CLASSES: dict[str, tuple[str, ...]] = {
     name: classes
@@ -148,6 +152,7 @@ def load(
     model = ModelFolder(path, variant, Offload(place) if offload else None)
     with model.steady():
         loaded, defaults = LoadedModel.load(model, precision, place), read_defaults(model)
+        index = model.index()
         print_ = model.fingerprint("decoder", "text_proj", "text_encoder", "image_encoder")
     if compile:
         loaded.compile()
@@ -162,6 +167,7 @@ def load(
         "name": str(folder or "bundled"),
         "revision": commit_of(path) or "",
         "fingerprint": print_,
+        "notes": {name: index[name] for name in NOTES if name in index},
     }
 
 

@@ -5,7 +5,7 @@
 Shapes: N images, D embedding width, H × W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,6 +49,7 @@ class Pipeline(DiffusersAPI):
         name: how the model is called in the notes of images.
         revision: its commit on the Hub; empty for a folder of one's own.
         fingerprint: of its weights, which latents are checked against; empty: they are not.
+        notes: what its index says of its training, for the index of a copy.
         device, dtype: where and in what precision the networks are; sampling state is fp32.
     """
 
@@ -64,6 +65,7 @@ class Pipeline(DiffusersAPI):
         name: str = "",
         revision: str = "",
         fingerprint: str = "",
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         upsamplers = listed(upsamplers)
         priors = [*listed([] if prior is None else prior)]
@@ -87,6 +89,7 @@ class Pipeline(DiffusersAPI):
         # A model of ours says what suits it in its index.
         self.defaults: dict[str, Any] = published() | model_says(defaults or {}, "defaults")
         self.name, self.revision, self.fingerprint = name, revision, fingerprint
+        self._notes = dict(notes or {})
         self._interrupt = False
         self._null: TextCondition | None = None
         self._negative: tuple[Any, TextCondition] | None = None  # the last, and what it says

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import torch
 from torch import Tensor
 
-from unclip.checks import listed, of_kind, seed_after
-from unclip.config import Between, Checked, Count, one_of
+from unclip.checks import listed, of_kind, seed_after, shown
+from unclip.config import Between, Checked, Count, nearest, one_of
 from unclip.data.transforms import to_pil
 from unclip.device.memory import kept_memory
 from unclip.diffusion import samplers
@@ -20,7 +20,7 @@ from unclip.diffusion.prediction import Noise
 from unclip.pipeline.hooks import TENSORS, Hooks
 from unclip.pipeline.inputs import check_count
 from unclip.pipeline.noise import STARTED, begun_with, check_latents, cut, noise_for
-from unclip.pipeline.settings import Settings, joined
+from unclip.pipeline.settings import Settings, joined, known
 from unclip.pipeline.translation import translated
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Request(Checked):
             sizes: of square images, see `translated`.
         """
         overrides = translated(overrides, sizes)
+        _check_slips(overrides)
         common |= {name: overrides.pop(name) for name in _common() & overrides.keys()}
         return cls(joined(settings, overrides), **common)
 
@@ -222,6 +223,17 @@ def check_arguments(arguments: Mapping[str, Any], sizes: Sequence[int]) -> dict[
 def _common() -> set[str]:
     """Arguments of all calls, beside the settings."""
     return {field.name for field in fields(Request)} - {"settings"}
+
+
+def _check_slips(overrides: Mapping[str, Any]) -> None:
+    """Refuse a name that is nearly that of an argument which is no knob.
+
+    What is near to a knob, or to nothing, `Settings.with_values` refuses.
+    """
+    knobs, others = set(known().__dataclass_fields__), _common() | {"num_images_per_prompt"}
+    for name in overrides.keys() - knobs - others:
+        if (near := nearest(name, knobs | others)) in others:
+            raise ValueError(f"unknown argument {shown(name)}; did you mean {near!r}?")
 
 
 def convert(images: Tensor, output_type: str) -> Any:

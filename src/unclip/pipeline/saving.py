@@ -45,7 +45,7 @@ def _save(pipe: "Pipeline", model: ModelFolder) -> None:
         pipe.decoder.save(model)
         for upsampler in pipe.upsamplers:
             upsampler.save(model)
-        model.update_index({"_class_name": kind, "_defaults": defaults})
+        model.update_index({**pipe._notes, "_class_name": kind, "_defaults": defaults})
 
 
 def is_offloaded_model(pipe: "Pipeline") -> bool:

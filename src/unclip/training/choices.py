@@ -48,6 +48,7 @@ SHARES = {
 }
 STAGES = tuple(SHARES)
 FEW_EPOCHS = 3  # of the decoder: after fewer, colours have come and forms have not
+MANY_EPOCHS = 400  # of the decoder: beyond, it knows its images themselves
 TUNING = 0.05  # of the budget, for the sweep of sampling's settings at the end
 # Of a stage's steps: after each of them those that are still to come are decided anew, by what the
 # last ones took. What was measured before anything began can be wrong several times over on a

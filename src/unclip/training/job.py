@@ -86,8 +86,18 @@ class Job:
             trained_on.note(folder, self.name, data.source, {"emoji": data.world})
 
 
-def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel: Parallel) -> Job:
-    """Open and check the data, and build the stage, from the recipe's seed."""
+def build_job(
+    spec: StageSpec[S],
+    recipe: Recipe[S],
+    folders: Folders,
+    parallel: Parallel,
+    reports: bool = True,
+) -> Job:
+    """Open and check the data, and build the stage, from the recipe's seed.
+
+    Args:
+        reports: whether the data's report is printed, and what a resumed run is validated on.
+    """
     recipe = _decided(spec.name, recipe, folders)
     accumulation = recipe.training.accumulation
     check_images(
@@ -95,7 +105,7 @@ def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel:
     )
     source = spec.source(recipe) if spec.source else open_data(recipe.data)
     report = source.check()
-    if parallel.main:
+    if parallel.main and reports:
         print(report, flush=True)
     folder = ModelFolder(folders.model)
     context = BuildContext(
@@ -113,7 +123,8 @@ def build_job(spec: StageSpec[S], recipe: Recipe[S], folders: Folders, parallel:
     if parallel.main:
         say_what_is_cut(stage, source, fresh=spec.name == "clip" and not recipe.training.init)
     validation = validation_of(source, recipe, parallel)
-    if parallel.main and (line := said(validation, source, recipe)):
+    told = reports or not folders.resume
+    if parallel.main and told and (line := said(validation, source, recipe)):
         print(line, flush=True)
     fingerprints = [source.fingerprint()]
     if spec.teacher:

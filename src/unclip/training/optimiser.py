@@ -73,7 +73,7 @@ def learning_rate(recipe: Optimiser, step: int, steps: int) -> float:
     """Linear warm-up, constant, and a cosine to zero over the last `decay` of the steps."""
     rate = recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warmup))
     decaying = recipe.decay * steps
-    left = steps - step
+    left = max(steps - step, 0)
     if left < decaying:
         rate *= 0.5 * (1 - math.cos(math.pi * left / decaying))
     return rate

@@ -24,11 +24,13 @@ def start(
     folders: Folders,
     device: str = "auto",
     until: int | None = None,
+    reports: bool = True,
 ) -> int:
     """Train a stage into a model folder.
 
     Args:
         until: a step to end at before the recipe's last.
+        reports: see `build_job`.
 
     Returns:
         0, or the number of the signal that stopped the run.
@@ -43,7 +45,7 @@ def start(
         if early:
             hold.enter_context(held(folders.run))
         check_folders(spec, folders)
-        job = build_job(spec, recipe, folders, parallel)
+        job = build_job(spec, recipe, folders, parallel, reports)
         repeats = job.data.repeats(recipe.training.batch_size)
         if repeats and parallel.main:
             print(repeats, flush=True)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from unclip.batch import Batch
 from unclip.data.batches import Order, batch_of
+from unclip.data.captions import ENDLESS
 from unclip.data.held_out import FEWEST
 from unclip.data.registry import format_of
 from unclip.data.sources import Source, Stream, length, read, unseen
@@ -111,12 +112,14 @@ def _parts(
 
 def said(validation: Validation | None, source: Source | Stream, recipe: Recipe[Any]) -> str:
     """What a run says of it, a line of the data's report."""
+    data, other = recipe.data, unseen(source)
     if validation is not None:
+        whole = length(other) if other is not None else 0
+        of_all = f" of {whole:,}" if validation.images < whole < ENDLESS else ""
         return (
-            f"  validated: on {validation.images:,} held-out images, every "
+            f"  validated: on {validation.images:,}{of_all} held-out images, every "
             f"{validation.every:,} steps; the best weights are published"
         )
-    data, other = recipe.data, unseen(source)
     there = f"{length(source):,} images" if not source.endless else "these scenes"
     if other is not None and interval(recipe.training):
         return f"  not validated: {length(other):,} held-out images say too little"

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from unclip.checks import printable
+from unclip.checks import many, printable
 from unclip.config import Between, Checked, from_mapping, to_mapping
 from unclip.data.registry import format_of
+from unclip.data.sources import unseen
 from unclip.files import read_json, write_json
 from unclip.stages.catalogue import STAGES as SPECS
 from unclip.stages.recipe import Data, Recipe, open_data
@@ -27,6 +29,7 @@ from unclip.storage.hub import resolve_model
 from unclip.training.checkpoint import checkpoints, step_of
 from unclip.training.choices import (
     FEW_EPOCHS,
+    MANY_EPOCHS,
     SMALLEST,
     STAGES,
     TUNING,
@@ -48,6 +51,7 @@ from unclip.training.run import RECIPE, forget, held
 from unclip.training.start import check_folders, start
 
 NOTE = "all.json"
+_SHORT, _READ = 24, 50  # characters of a caption to try; captions to choose it from
 INIT = ("decoder", "upsampler")
 """Stages that can start from another model whatever the captions are: they draw."""
 
@@ -88,7 +92,8 @@ class Progress(Checked):
         given: seconds that a stage was to take when it began.
         steps: of a stage that has begun within a budget, as decided at the start of its lap.
         laps: that a stage has run, of `choices.LAPS`.
-        took: seconds that stages took, in whole laps; those that are `done` are complete.
+        took: seconds that stages took until now, but for what was killed; those that are `done` are
+            complete.
     """
 
     asked: Asked
@@ -108,33 +113,45 @@ class Progress(Checked):
         budget = self.asked.budget
         return None if budget is None else budget - sum({**self.took, **under_way}.values())
 
-    def begun(self, name: str, recipes: Recipes) -> "Progress":
-        """With a stage that begins: its time, of what is left, and its steps."""
-        left = self.left
+    def begun(self, name: str, recipes: Recipes, made: int = 0) -> "Progress":
+        """With a stage that begins, or has made some steps and gets another time: its time, of
+        what is left, and its steps."""
+        left, before = self.left, self.took.get(name, 0.0)
         if left is None:
             seconds = seconds_of(recipes[name].training.steps, self.step.get(name, 0.0))
             return replace(self, given={**self.given, name: seconds})
+        if name not in self.step:
+            raise ValueError(
+                f"the {name} is too large to be tried out, so that no budget can be held; leave "
+                "--budget out for the recipe's own steps"
+            )
         later = [other for other in recipes if other not in self.done]
         time = max(seconds_for(name, later, left), 0.0)
-        count = int(time / seconds_of(1, self.step[name]))
-        steps = within(name, count, recipes[name], self.images)
-        return replace(self, given={**self.given, name: time}, steps={**self.steps, name: steps})
+        count = made + int(time / seconds_of(1, self.step[name]))
+        steps = max(within(name, count, recipes[name], self.images), made)
+        given = {**self.given, name: before + time}
+        return replace(self, given=given, steps={**self.steps, name: steps})
+
+    def within(self, budget: float) -> "Progress":
+        """With another budget, and nothing given to what is under way."""
+        given = {name: one for name, one in self.given.items() if name in self.done}
+        return replace(self, asked=replace(self.asked, budget=budget), given=given)
+
+    def interrupted(self, name: str, took: float) -> "Progress":
+        """With the seconds of a lap that was stopped."""
+        return replace(self, took={**self.took, name: self.took.get(name, 0.0) + took})
 
     def lapped(
         self, name: str, recipe: Recipe[Any], made: int, until: int, took: float
     ) -> "Progress":
         """With a lap of a stage, `made` steps up to `until`, and the steps that are left decided by
         it."""
-        whole = self.took.get(name, 0.0) + took
-        after = replace(
-            self,
-            laps={**self.laps, name: self.laps.get(name, 0) + 1},
-            took={**self.took, name: whole},
-        )
+        spent = self.interrupted(name, took)
+        after = replace(spent, laps={**self.laps, name: self.laps.get(name, 0) + 1})
         if not made or until >= self.steps.get(name, 0):
             return after
         step = took / made
-        count = until + int(max(self.given[name] - whole, 0.0) / step)
+        count = until + int(max(self.given[name] - after.took[name], 0.0) / step)
         steps = max(within(name, count, recipe, self.images), until)
         return replace(after, step={**self.step, name: step}, steps={**self.steps, name: steps})
 
@@ -154,6 +171,11 @@ class Place:
     def folders(self, stage: str, resume: bool = False, overwrite: bool = False) -> Folders:
         """Of one stage."""
         return Folders(self.model, self.run / stage, resume, overwrite)
+
+    def made(self, stage: str) -> int:
+        """Steps in a stage's newest checkpoint."""
+        there = checkpoints(self.run / stage / "checkpoints")
+        return max(map(step_of, there), default=0)
 
 
 def train_all(asked: Asked, place: Place, tune: Tune | None, overwrite: bool = False) -> int:
@@ -184,7 +206,7 @@ def resume_all(
 
     Args:
         data: that it was asked with, if it is said again.
-        budget: another one; what is under way keeps the time that it was given.
+        budget: another one, for everything, with what it took until now.
 
     Raises:
         ValueError: there is nothing to resume, it is of other data, or all is done where more time
@@ -211,7 +233,10 @@ def resume_all(
                 f"all stages of {printable(model)} are trained; to train one of them further: "
                 f"unclip train decoder --model {printable(model)} --resume --training.steps N"
             )
-        progress = replace(progress, asked=replace(asked, budget=budget))
+        under_way = [name for name in progress.given if name not in progress.done]
+        progress = progress.within(budget)
+        for name in under_way:
+            progress = progress.begun(name, recipes, place.made(name))
     with held(place.run):
         return _Whole(progress, place, recipes).run(tune)
 
@@ -227,6 +252,13 @@ def recipes_of(asked: Asked) -> Recipes:
             training = replace(recipes[name].training, init=asked.init)
             recipes[name] = replace(recipes[name], training=training)
     return recipes
+
+
+def _example(data: Data) -> str:
+    """A short caption of an image that training has not seen, if there is one."""
+    source = open_data(data)
+    captions = islice((unseen(source) or source).captions(), _READ)
+    return min(captions, key=lambda one: abs(len(one) - _SHORT))
 
 
 def _looked_at(source: str) -> int:
@@ -300,8 +332,14 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
     if asked.tune:
         lines.append(f"tune: guidance and sampler on held-out captions, {duration(tuning)}")
     drawn = recipes["decoder"].training
-    if images and asked.budget and drawn.steps * drawn.batch_size < FEW_EPOCHS * images:
+    epochs_drawn = drawn.steps * drawn.batch_size / images if images else 0.0
+    if epochs_drawn and asked.budget and epochs_drawn < FEW_EPOCHS:
         lines.append("so few epochs of the decoder make blobs of colour: give it more time")
+    if epochs_drawn > MANY_EPOCHS:
+        lines.append(
+            f"{many(images, 'images')}, seen {epochs_drawn:,.0f} times each, are learned by heart: "
+            "what is not among them needs more images"
+        )
     if len(step) == len(recipes):
         lines.append(f"in all {duration(whole + tuning)} on this machine, by steps measured now")
     return lines
@@ -338,6 +376,9 @@ class _Whole:
             left = self.progress.left
             rest = "" if left is None else f"; {duration(max(left, 0))} left"
             print(f"{self.title} took {duration(self.progress.took[name])}{rest}", flush=True)
+        caption = shlex.quote(printable(_example(self.recipes["clip"].data)))
+        model = printable(shlex.quote(str(self.place.model)))
+        print(f"to draw with it: unclip generate {caption} --model {model}", flush=True)
         return 0
 
     def _train(self, name: str) -> int:
@@ -348,28 +389,24 @@ class _Whole:
         budgeted = name in self.progress.steps
         laps = laps_of(self.progress.given[name]) if budgeted else (1.0,)
         for part in laps[self.progress.laps.get(name, 0) :]:
-            recipe, before = self._recipe(name), self._made(name)
+            recipe, before = self._recipe(name), self.place.made(name)
             self._say(name, recipe)
             until = max(round(part * recipe.training.steps), before, 1)
             # What is there of a stage that has no checkpoint may go: that was settled at first.
             folders = self.place.folders(name, resume=before > 0, overwrite=before == 0)
             begun = time.monotonic()
-            stopped = start(SPECS[name], recipe, folders, self.place.device, until)
-            if stopped:
-                return stopped
+            stopped = start(SPECS[name], recipe, folders, self.place.device, until, reports=False)
             took = time.monotonic() - begun
+            if stopped:
+                self._note(self.progress.interrupted(name, took))
+                return stopped
             self._note(self.progress.lapped(name, recipe, until - before, until, took))
         return 0
-
-    def _made(self, name: str) -> int:
-        """Steps in a stage's newest checkpoint."""
-        there = checkpoints(self.place.run / name / "checkpoints")
-        return max(map(step_of, there), default=0)
 
     def _recipe(self, name: str) -> Recipe[Any]:
         """Of a stage under way: as it was when it began, with the steps of this lap."""
         file, own = self.place.run / name / RECIPE, self.recipes[name]
-        recipe = resumed_recipe(SPECS[name], file) if self._made(name) else own
+        recipe = resumed_recipe(SPECS[name], file) if self.place.made(name) else own
         if name not in self.progress.steps:
             return recipe
         plain = replace(recipe, training=own.training, optimiser=own.optimiser)

@@ -5,6 +5,7 @@ sampled. What does not parse becomes one sentence.
 import contextlib
 import io
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -17,7 +18,8 @@ import tyro
 from unclip.checks import Notice, many
 from unclip.interfaces.cli.numbers import BatchSize, Seed, flag_type, rules
 from unclip.pipeline.knobs import concerning, flag_of, hints_of
-from unclip.pipeline.settings import DECODING, STAGES, known
+from unclip.pipeline.settings import DECODING, STAGES, flags, known
+from unclip.pipeline.translation import EXPLAINED
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -156,11 +158,11 @@ def parse(options: Callable[..., T], command: str, arguments: Sequence[str], **m
     out, said = _Paper(sys.stdout), _Paper(sys.stderr)
     helping = any(word in ("-h", "--help") for word in arguments)
     width = shutil.get_terminal_size().columns if helping else _ENDLESS
-    flags = with_knobs(options)
+    flagged = with_knobs(options)
     if helping:
         from unclip.interfaces.cli.helping import described, wrapped
 
-        flags, default = described(flags, more.get("default"))
+        flagged, default = described(flagged, more.get("default"))
         more = more | ({} if default is None else {"default": default})
     try:
         with (
@@ -168,14 +170,30 @@ def parse(options: Callable[..., T], command: str, arguments: Sequence[str], **m
             contextlib.redirect_stderr(said),
             _columns(width),
         ):
-            parsed: T = tyro.cli(flags, prog=prog, args=list(arguments), registry=rules(), **more)
+            parsed: T = tyro.cli(flagged, prog=prog, args=list(arguments), registry=rules(), **more)
             return parsed
     except SystemExit as stop:
         if not stop.code:
             page = out.getvalue()
             print(wrapped(page, width) if helping else page, end="")
             raise
-        raise ValueError(f"{sentence(said.getvalue())} (see {prog} --help)") from None
+        said_so = sentence(said.getvalue())
+        meant = _meant(said_so) if getattr(options, "stages", ()) else ""
+        if meant:  # better than the flag that is nearest in its letters
+            said_so = f"{said_so.partition('; perhaps')[0]}; {meant}"
+        raise ValueError(f"{said_so} (see {prog} --help)") from None
+
+
+def _meant(unrecognised: str) -> str:
+    """What to type for a flag that is an argument of Python's, ours or diffusers'; else nothing."""
+    begun = re.match(r"Unrecognized options: --([\w-]+)", unrecognised)
+    name, named = begun[1].replace("-", "_") if begun else "", flags()
+    if name in named:
+        return f"perhaps you meant --{named[name]}"
+    words = re.split(r"(\w+)", EXPLAINED.get(name, ""))
+    told = ["--" + named[word] if "_" in word and word in named else word for word in words]
+    text = "".join(told).replace("steps=", "--steps ")
+    return f"there is no {begun[0].split()[-1]}: {text}" if begun and told != words else ""
 
 
 @contextlib.contextmanager
@@ -214,7 +232,7 @@ def sentence(box: str) -> str:
     first, *others = [rows for rows in paragraphs if rows] or [["these flags make no sense"]]
     words = " ".join(first).removeprefix("Error parsing ").removesuffix(".")
     words = words.removesuffix(" Expected 1 values").removesuffix(".")
-    for title, *flags in others:
-        if title.startswith("Perhaps you meant") and flags:
-            words += f"; perhaps you meant {flags[0]}"
+    for title, *near in others:
+        if title.startswith("Perhaps you meant") and near:
+            words += f"; perhaps you meant {near[0]}"
     return words
