@@ -28,27 +28,30 @@ class Share:
         time: of the budget, beside the others' shares.
         epochs: at most. Beyond them a stage only learns its images by heart: what it leaves goes to
             the others.
+        steps: that are made whatever the epochs, where there is time: from fewer nothing is learned
+            of a few images either.
     """
 
     time: float
     epochs: float
+    steps: int
 
 
 # In the order of training. The decoder is last: it is what takes long, and gets what others leave.
 # Decided on 1,911 pictures of 64 px (docs/experiments.md).
 SHARES = {
-    # Tells 1,800 pictures apart after ten epochs, and others best after some sixteen.
-    "clip": Share(0.12, 25),
-    # Knows by heart after twenty epochs what there is to learn of 1,800 captions.
-    "prior": Share(0.13, 40),
+    # Tells pictures that it has not seen apart best after some seventeen epochs of 1,800.
+    "clip": Share(0.12, 20, 150),
+    # Predicts embeddings that it has not seen best after five to seven epochs of 1,800 captions.
+    "prior": Share(0.13, 8, 100),
     # Learns edges, which are alike everywhere.
-    "upsampler": Share(0.10, 100),
-    # Makes the pictures: all of its time is well spent.
-    "decoder": Share(0.60, 2000),
+    "upsampler": Share(0.10, 100, 500),
+    # Makes the pictures. On those that it has not seen it is best after 25 to 52 epochs of 1,800.
+    "decoder": Share(0.60, 60, 1500),
 }
 STAGES = tuple(SHARES)
 FEW_EPOCHS = 3  # of the decoder: after fewer, colours have come and forms have not
-MANY_EPOCHS = 400  # of the decoder: beyond, it knows its images themselves
+MANY_EPOCHS = 120  # of the decoder: beyond, it knows its images themselves
 TUNING = 0.05  # of the budget, for the sweep of sampling's settings at the end
 # Of a stage's steps: after each of them those that are still to come are decided anew, by what the
 # last ones took. What was measured before anything began can be wrong several times over on a
@@ -201,7 +204,9 @@ def allotted(
 def within(stage: str, steps: int, recipe: Recipe[Any], images: int) -> int:
     """So many steps, but no more than the stage's epochs, and no fewer than a few."""
     if images:
-        steps = min(steps, round(SHARES[stage].epochs * images / recipe.training.batch_size))
+        share = SHARES[stage]
+        enough = round(share.epochs * images / recipe.training.batch_size)
+        steps = min(steps, max(enough, share.steps))
     return max(steps, LEAST)
 
 
