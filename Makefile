@@ -14,7 +14,7 @@ TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
 .PHONY: demo pictures knobs test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
-  bench bench-data bench-approximations plots $(COMPARED) gpu clean
+  bench bench-data bench-embeddings bench-approximations plots $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -86,6 +86,10 @@ bench: $(DEV)
 # How fast captioned images are read, against webdataset's reader (pip install webdataset).
 bench-data: $(DEV)
 	$(BIN)/python benchmarks/data.py
+
+# A prior's step from images and from precomputed embeddings: IMAGES is a folder of captioned images.
+bench-embeddings: $(DEV)
+	$(BIN)/python benchmarks/embeddings.py $(IMAGES)
 
 # Samplers and approximations of the bundled model: quality and cost (docs/sampling.md).
 bench-approximations: $(DEV)

@@ -4,14 +4,17 @@ python benchmarks/data.py [--images FOLDER] [--count 1000] [--side 256] [--size 
 
 One process, no workers, one thread; seconds are those of the processor, so that what else the
 machine does counts less. The same images, scenes of the built-in world as JPEG or a folder's, lie
-as a folder, as tar shards, as Parquet (if pyarrow is there) and as a saved data set. Each way
-reads all of them once a round, in turn with the others, and turns them into squares of `size`
-pixels: ours in shuffled order, webdataset in the order of the shards, which is all that it can do
-without an index. Prints medians as a Markdown table; the need of training is given by `--need`,
-the images a second that the fastest stage takes (the bundled model's prior, docs/experiments.md).
+as a folder, as tar shards, as Parquet (if pyarrow is there) and as a saved data set: first the
+batches of an epoch are compared, training's and held-out, which must be equal to the last bit.
+Each way then reads all of them once a round, in turn with the others, and turns them into squares
+of `size` pixels: ours in shuffled order, webdataset in the order of the shards, which is all that
+it can do without an index. Precomputed embeddings, of the bundled model, are read without images.
+Prints medians as a Markdown table; the need of training is given by `--need`, the images a second
+that the fastest stage takes (the bundled model's prior, docs/experiments.md).
 """
 
 import argparse
+import contextlib
 import io
 import statistics
 import tarfile
@@ -26,11 +29,15 @@ from PIL import Image
 
 from common import machine
 from unclip.data.batches import Order, batches
+from unclip.data.embedded import EmbeddedSource, alone
+from unclip.data.embeddings import Embeddings
+from unclip.data.mixture import Mixture
 from unclip.data.registry import open_source
-from unclip.data.sources import length
+from unclip.data.sources import Source, Stream, length
 from unclip.data.transforms import square, to_bytes
 from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
+from unclip.interfaces.cli import main as unclip
 
 _SHARD = 250  # images of a shard
 _BATCH = 50
@@ -78,9 +85,37 @@ def tabled(folder: Path, root: Path) -> dict[str, Path]:
     return {"Parquet": root / "all.parquet", "Arrow": root / "all.arrow"}
 
 
-def ours(name: str, size: int) -> Callable[[], int]:
+def compared(names: dict[str, str], size: int) -> str:
+    """A line that says that all ways give the same batches; an error where they do not."""
+    count = 0
+    for split in ("train", "held-out"):
+        sources = [
+            open_source(name, size=size, split=split, held_out=0.05) for name in names.values()
+        ]
+        steps = -(-length(sources[0]) // _BATCH)
+        streams = [batches(source, Order.of(source), _BATCH) for source in sources]
+        for number, (first, *others) in enumerate(zip(*streams, strict=True)):
+            for name, other in zip(list(names)[1:], others, strict=True):
+                same = torch.equal(first["images"], other["images"])
+                if not same or first["captions"] != other["captions"]:
+                    raise SystemExit(f"batch {number} of {split} differs: {name}")
+            count += 1
+            if number + 1 == steps:
+                break
+    return f"{', '.join(names)}: {count} batches of {_BATCH}, training's and held-out, are equal"
+
+
+def precomputed(name: str, root: Path, size: int) -> EmbeddedSource | Mixture:
+    """The same data's embeddings by the bundled model, with hidden states."""
+    words = [name, "-o", str(root / "embeddings"), "--size", str(size), "--hidden-states"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        if unclip(["embed", *words, "--precision", "fp32"]):
+            raise SystemExit("the images could not be embedded")
+    return alone(Embeddings.open(root / "embeddings"), 0.0)
+
+
+def ours(source: Source | Stream) -> Callable[[], int]:
     """Reads every image once, shuffled."""
-    source = open_source(name, size=size, split="all")
     order, steps = Order.of(source), length(source) // _BATCH
     epoch = 0
 
@@ -139,14 +174,17 @@ def main() -> None:
             folder.mkdir()
             drawn(folder, options.count, options.side)
         shards = packed(folder, root)
-        began = time.perf_counter()
-        ways = {"folder": ours(str(folder), options.size)}
-        opened = time.perf_counter() - began
-        began = time.perf_counter()
-        ways["tar shards"] = ours(f"wds:{root}", options.size)
-        indexed = time.perf_counter() - began
-        for name, file in tabled(folder, root).items():
-            ways[name] = ours(f"hf:{file}", options.size)
+        names = {"folder": str(folder), "tar shards": f"wds:{root}"}
+        names |= {name: f"hf:{file}" for name, file in tabled(folder, root).items()}
+        sources: dict[str, Source | Stream] = {}
+        seconds = {}
+        for name, place in names.items():
+            began = time.perf_counter()
+            sources[name] = open_source(place, size=options.size, split="all")
+            seconds[name] = time.perf_counter() - began
+        same = compared(names, options.size)
+        sources["precomputed"] = precomputed(str(folder), root, options.size)
+        ways = {name: ours(source) for name, source in sources.items()}
         webdataset = theirs(shards, options.size)
         if webdataset is not None:
             ways["webdataset's reader"] = webdataset
@@ -157,6 +195,8 @@ def main() -> None:
                 count = read()
                 rates[name].append(count / (time.process_time() - began))
     print(machine(torch.device("cpu")))
+    print(same)
+    opened, indexed = (seconds[name] for name in ("folder", "tar shards"))
     print(f"opening the folder took {opened:.2f} s, indexing the shards {indexed:.2f} s")
     print("| way | images per second of a core, median (range) | of webdataset's | of the need |")
     print("|---|---|---|---|")

@@ -167,7 +167,7 @@ def _left(case: Case, code: int, before: dict[str, str], after: dict[str, str]) 
     ]  # fmt: skip
     if changed:
         faults.append(f"changes {changed[0]}")
-    new = [name for name in after if name not in before]
+    new = [name for name in after if name not in before and name.split("/")[0] not in case.keeps]
     if code == 2 and new and not names:
         faults.append(f"leaves {new[0]} after a refusal")
     return faults

@@ -27,6 +27,7 @@ class Case:
     call: Callable[[], Any] | None = None  # instead of words
     writes: tuple[str, ...] = ()  # names of inputs that success may change
     encoding: str = "utf-8"  # of the output
+    keeps: tuple[str, ...] = ()  # names that may be there after a refusal, too
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,17 @@ from random import Random
 import torch
 from tqdm import tqdm
 
-from tests.fuzz import arguments, embeddings, flags, images, latents, models, recipes, tables
+from tests.fuzz import (
+    arguments,
+    embeddings,
+    flags,
+    images,
+    latents,
+    models,
+    recipes,
+    shards,
+    tables,
+)
 from tests.fuzz.attempt import Ended, attempt, ended, start
 from tests.fuzz.case import Case, Good, Maker
 
@@ -31,6 +41,7 @@ CLASSES: dict[str, Maker] = {
     "recipes": recipes.make,
     "images": images.make,
     "tables": tables.make,
+    "shards": shards.make,
     "embeddings": embeddings.make,
     "latents": latents.make,
     "flags": flags.make,
@@ -41,6 +52,7 @@ _WARM = (
     "vary {image} -o o.png",
     "inpaint {image} 'a star' --box 0,0,9,9 -o o.png",
     "embed {image} -o o.npy",
+    "embed {images} -o e --size 16",
     "upscale {image} -o o.png",
     "blend {image} {image} -o o.gif --frames 2",
     "train clip --data {images} --dry-run --network.size tiny --network.vocab-size 560",

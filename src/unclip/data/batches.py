@@ -142,8 +142,9 @@ def batch_of(samples: Sequence[Sample]) -> Batch:
 
 def _batch(raw: dict[str, Any]) -> Batch:
     tensors = {name: torch.from_numpy(values) for name, values in raw["tensors"].items()}
-    images = tensors.pop("image")  # (N, 3, H, W) uint8
-    return {**tensors, "images": images, "captions": raw["captions"]}
+    if "image" in tensors:
+        tensors["images"] = tensors.pop("image")  # (N, 3, H, W) uint8
+    return {**tensors, "captions": raw["captions"]}
 
 
 def _raw(steps: "_Steps", num_workers: int) -> Iterator[dict[str, Any]]:
@@ -220,12 +221,20 @@ def _stacked(samples: Sequence[Sample]) -> dict[str, Any]:
     names = [name for name, value in samples[0].items() if isinstance(value, Tensor)]
     return {
         "tensors": {  # as arrays, (N, …)
-            name: torch.stack([cast(dict[str, Tensor], one)[name] for one in samples]).numpy()
+            name: _together([cast(dict[str, Tensor], one)[name] for one in samples]).numpy()
             for name in names
         },
         "captions": [sample["caption"] for sample in samples],
         "unreadable": [name for sample in samples for name in sample.get("unreadable", ())],
     }
+
+
+def _together(several: list[Tensor]) -> Tensor:
+    """Tensors (…) as one (N, …), filled up with zeros to the longest where they are of several
+    lengths."""
+    if len({one.shape for one in several}) == 1:
+        return torch.stack(several)
+    return torch.nn.utils.rnn.pad_sequence(several, batch_first=True)
 
 
 def _packed(raw: Any) -> bytes:

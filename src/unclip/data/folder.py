@@ -93,5 +93,13 @@ class _Found:
         return self.root / self.found[number].name
 
     def digest(self) -> str:
-        """Unused: a folder's fingerprint is of the images that are used."""
-        raise NotImplementedError
+        """Changes with names, captions, sizes, and bytes of the files."""
+        digest = hashlib.blake2b(digest_size=16)
+        for one in self.found:
+            try:
+                length = (self.root / one.name).stat().st_size
+            except OSError:
+                length = -1
+            row = (one.name, *one.captions, f"{one.shorter} {one.longer} {length}\n")
+            digest.update("\t".join(row).encode("utf-8", "replace"))
+        return digest.hexdigest()

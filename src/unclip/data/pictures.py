@@ -6,17 +6,18 @@ A format finds its images and says how many there are, their sizes, captions and
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 
 from unclip.checks import many, printable, shown
 from unclip.data.captions import ELONGATED, ENLARGED, SMALL, UNREADABLE, Report, counted
@@ -26,6 +27,7 @@ from unclip.data.sources import Sample
 from unclip.data.transforms import open_image, square, to_bytes
 from unclip.randomness import Draws
 
+T = TypeVar("T")
 _TRIES = 16
 _LISTED = 10_000  # names that a report makes at once
 
@@ -150,6 +152,27 @@ class Files:
         return self.columns.digest()
 
 
+@dataclass(frozen=True)
+class Chosen(Generic[T]):
+    """What a sample is of.
+
+    Args:
+        number: of the picture.
+        read: what was read of it.
+        draw: what else of the sample is drawn with.
+        passed_over: why others were not taken.
+    """
+
+    number: int
+    read: T
+    draw: Draws
+    passed_over: list[str]
+
+    def caption(self, captions: int) -> int:
+        """Which of so many captions the sample has. It is drawn now, once, after the crop."""
+        return self.draw.below(captions)
+
+
 class PictureSource:
     """Pictures as a source.
 
@@ -254,6 +277,25 @@ class PictureSource:
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> Sample:
+        found = self.find(index, self._open)
+        generator = torch.Generator().manual_seed(found.draw.state)
+        image = square(found.read, self.size, self.crop, generator)
+        captions = self.pictures.captions(found.number)
+        sample: Sample = {
+            "image": to_bytes(image),
+            "caption": captions[found.caption(len(captions))],
+        }
+        if found.passed_over:
+            sample["unreadable"] = found.passed_over
+        return sample
+
+    def find(self, index: int, read: Callable[[int], T]) -> "Chosen[T]":
+        """The picture of a sample: the index's own or, where `read` of its number raises a
+        ValueError, another.
+
+        Raises:
+            ValueError: none of several can be read.
+        """
         if index < 0:
             raise IndexError(index)
         draw = Draws(self.seed, index)
@@ -262,22 +304,22 @@ class PictureSource:
         for _ in range(_TRIES):
             number = int(self.numbers[place])
             try:
-                image = self._open(number)
+                return Chosen(number, read(number), draw, passed_over)
             except ValueError as error:
                 passed_over.append(str(error))
                 place = draw.below(len(self))
-                continue
-            generator = torch.Generator().manual_seed(draw.state)
-            image = square(image, self.size, self.crop, generator)
-            caption = draw.pick(self.pictures.captions(number))
-            sample: Sample = {"image": to_bytes(image), "caption": caption}
-            if passed_over:
-                sample["unreadable"] = passed_over
-            return sample
         raise ValueError(
             f"{_TRIES} images in a row cannot be decoded, the last because {passed_over[-1]}; "
             f"is {self.pictures.where} still there?"
         )
+
+    def picture(self, number: int) -> Tensor:
+        """The central square of a picture, (3, size, size) uint8, by its number among all.
+
+        Raises:
+            ValueError: it cannot be decoded.
+        """
+        return to_bytes(square(self._open(number), self.size, "centre"))
 
     def caption(self, index: int) -> str:
         """The caption of a sample whose image can be read, without reading it."""

@@ -19,7 +19,9 @@ from unclip.words import Vocabulary, vocabulary
 class Sample(TypedDict):
     """image: (3, H, W) uint8. unreadable: why other images were passed over, if any were.
 
-    Further tensors (labels) come through to the batch, stacked, under their own names.
+    Further tensors (labels) come through to the batch, stacked, under their own names; those that
+    are of another length in each sample are filled up with zeros. Where embeddings stand for images
+    (`embedded.py`) there is no image.
     """
 
     image: Tensor

@@ -28,7 +28,13 @@ from unclip.networks.autoregressive_prior import (
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.pca import Buckets, Components, Moments, Spacing
 from unclip.stages.base import ComponentClasses
-from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+from unclip.stages.conditioning import (
+    FrozenCLIP,
+    TextCondition,
+    dropped,
+    image_embeddings,
+    text_condition,
+)
 from unclip.stages.prior import Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
@@ -123,8 +129,8 @@ class AutoregressivePriorStage:
         Where the caption is dropped, so is the dot product with it.
         """
         captions = dropped(batch["captions"], self.settings.drop_text, generator)
-        text = self.clip.text(captions)
-        z_i = self.clip.image(batch["images"])
+        text = text_condition(self.clip, batch, captions)
+        z_i = image_embeddings(self.clip, batch)
         codec = self.network.codec
         codes, dots = codec.encode(z_i), codec.encode_dots(z_i, text.z_t)
         absent = torch.tensor([not caption for caption in captions], device=dots.device)
@@ -311,9 +317,10 @@ def embedding_codes(
     rows: list[Tensor] = []
     dots: list[Tensor] = []
     for batch in batches:
-        z_i = clip.image(batch["images"].to(clip.device))
+        z_i = image_embeddings(clip, batch)
         if moments.count < _BUCKETED:
-            dots.append((z_i * clip.text(batch["captions"]).z_t).sum(dim=1).cpu())
+            z_t = text_condition(clip, batch, batch["captions"]).z_t
+            dots.append((z_i * z_t).sum(dim=1).cpu())
             rows.append(z_i.cpu())
         moments.add(z_i)
         if moments.count >= count:
@@ -355,4 +362,5 @@ SPEC = StageSpec(
     _warm_start,
     network=_network,
     sampled_as=COMPONENT,
+    embeddings="alone",
 )

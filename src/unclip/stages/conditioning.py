@@ -5,13 +5,14 @@ Shapes: N captions or images, L tokens, D embedding width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.acceleration.offload import is_offloaded
+from unclip.batch import Batch
 from unclip.networks.clip import ImageEncoder, TextEncoder
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
@@ -212,3 +213,36 @@ def dropped(captions: Sequence[str], probability: float, generator: torch.Genera
     """Captions with some of them replaced by the empty one, the null condition for text."""
     draws = torch.rand(len(captions), generator=generator, device=generator.device).tolist()
     return ["" if u < probability else c for u, c in zip(draws, captions, strict=True)]
+
+
+class Listens(Protocol):
+    """What embeds images and captions: `FrozenCLIP`, or another encoder."""
+
+    def image(self, images: Tensor) -> Tensor: ...
+
+    def text(self, captions: Sequence[str]) -> TextCondition: ...
+
+
+def image_embeddings(clip: Listens, batch: Batch) -> Tensor:
+    """z_i (N, D), fp32, of a batch: precomputed ones where it has them."""
+    z_i: Tensor | None = batch.get("z_i")
+    return clip.image(batch["images"]) if z_i is None else z_i
+
+
+def text_condition(clip: Listens, batch: Batch, captions: Sequence[str]) -> TextCondition:
+    """Captions of a batch as prior and decoder see them; precomputed where the batch has them.
+
+    Args:
+        captions: the batch's, of which some may have been replaced by the empty one.
+    """
+    if "hidden" not in batch:
+        return clip.text(captions)
+    hidden, tokens = batch["hidden"], batch["tokens"]
+    mask = torch.arange(hidden.shape[1], device=tokens.device) < tokens[:, None]
+    stored = TextCondition(batch["z_t"], hidden, mask, batch["ids"])
+    changed = [ours != theirs for ours, theirs in zip(captions, batch["captions"], strict=True)]
+    if not any(changed):
+        return stored
+    rows = torch.arange(len(stored), device=hidden.device)
+    rows[torch.tensor(changed, device=rows.device)] = len(stored)
+    return (stored + clip.text([""]))[rows]

@@ -24,7 +24,13 @@ from unclip.diffusion.schedules import DiffusionConfig
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.diffusion_prior import SIZES, DiffusionPrior, DiffusionPriorConfig, Prefix
 from unclip.stages.base import SCHEDULER, ComponentClasses
-from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+from unclip.stages.conditioning import (
+    FrozenCLIP,
+    TextCondition,
+    dropped,
+    image_embeddings,
+    text_condition,
+)
 from unclip.stages.prior import MAX_CANDIDATES, Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
@@ -115,8 +121,8 @@ class PriorStage:
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """L_prior = E || f(z_i^(t), t, y) - z_i ||² (equation 2), on normalised embeddings."""
         captions = dropped(batch["captions"], self.settings.drop_text, generator)
-        text = self.clip.text(captions)
-        x0 = self.network.normalise(self.clip.image(batch["images"]))
+        text = text_condition(self.clip, batch, captions)
+        x0 = self.network.normalise(image_embeddings(self.clip, batch))
         x_t, t, noise = self.process.draw(x0, generator)
         output = self.network(
             x_t, t, text_embeddings=text.z_t, text_hidden_states=text.hidden, text_mask=text.mask
@@ -227,7 +233,7 @@ def embedding_statistics(
     """
     rows: list[Tensor] = []
     for batch in batches:
-        rows.append(clip.image(batch["images"].to(clip.device)).cpu().double())
+        rows.append(image_embeddings(clip, batch).cpu().double())
         if sum(map(len, rows)) >= count:
             break
     z_i = torch.cat(rows)
@@ -272,4 +278,5 @@ SPEC = StageSpec(
     network=lambda settings, text, _: build_network(settings, text),
     notes=(_CANDIDATES,),
     sampled_as="prior",
+    embeddings="alone",
 )

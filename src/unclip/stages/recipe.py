@@ -37,12 +37,15 @@ class Data(Checked):
     flip: bool = False
     # caption of images that only a class is known of, such as "a photo of a {}"
     template: str = ""
+    # folder of precomputed embeddings of this data, as `unclip embed SOURCE -o DIR` writes it;
+    # priors then need no data.source
+    embeddings: str = ""
     world: WorldConfig = field(default_factory=WorldConfig)  # options of the built-in world
 
     def __post_init__(self) -> None:
         super().__post_init__()
         kind, _ = parse(self.source)
-        if self.held_out and FORMATS[kind].holds_out != "fraction":
+        if self.held_out and not self.by_fraction:
             what = {"itself": "a part of its own", "nothing": "nothing"}
             raise ValueError(
                 "data.held_out is for data such as a folder of images; "
@@ -52,6 +55,11 @@ class Data(Checked):
             raise ValueError(
                 f"data.template is {shown(self.template)}; it needs {{}} for the class's name"
             )
+        if self.embeddings and self.flip:
+            raise ValueError(
+                "data.flip mirrors images, but data.embeddings are of images as they are: leave "
+                "one of them out"
+            )
         self.world.check_undecided(
             "data.world", "data.size is the images' size, and training takes the training split"
         )
@@ -59,7 +67,13 @@ class Data(Checked):
     @property
     def by_fraction(self) -> bool:
         """Whether this data holds out what `held_out` says."""
-        return format_of(self.source).holds_out == "fraction"
+        return self.embeddings_alone or format_of(self.source).holds_out == "fraction"
+
+    @property
+    def embeddings_alone(self) -> bool:
+        """Whether embeddings are all that is given: the built-in world, which is read where nothing
+        is named, has none."""
+        return bool(self.embeddings) and FORMATS[parse(self.source)[0]].alone
 
     @property
     def fraction(self) -> float:

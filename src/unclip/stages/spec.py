@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from unclip.batch import Batch
 from unclip.checks import printable
 from unclip.config import from_mapping, merge, to_mapping
+from unclip.data.embeddings import Embeddings
 from unclip.data.sources import Source, Stream
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.stages.base import ComponentClasses, Replicas, Stage
@@ -37,6 +38,7 @@ class BuildContext:
         captions: the first n captions.
         batches: whole batches of the training data, from the first.
         replicas: the processes that share a batch.
+        embeddings: precomputed ones that are learned from, if any are.
     """
 
     folder: ModelFolder
@@ -46,6 +48,7 @@ class BuildContext:
     captions: Callable[[int], list[str]]
     batches: Callable[[], Iterator[Batch]]
     replicas: Replicas
+    embeddings: Embeddings | None = None
 
     def clip(self, origin: ModelFolder | None = None) -> FrozenCLIP:
         """The model folder's CLIP, or the origin's for a folder that has none yet, in fp32:
@@ -59,7 +62,10 @@ class BuildContext:
                 f"unclip train clip --model {shlex.quote(name)}"
             )
         with folder.steady():
-            return FrozenCLIP.load(folder, torch.float32).to(self.device)
+            clip = FrozenCLIP.load(folder, torch.float32).to(self.device)
+        if self.embeddings is not None:
+            self.embeddings.check_clip(clip.fingerprints(), folder.path)
+        return clip
 
     def has_own_clip(self, origin: ModelFolder) -> bool:
         """Whether the model folder's CLIP is another than the origin's, where both have one."""
@@ -111,6 +117,8 @@ class StageSpec(Generic[S]):
         sampled_as: what arguments that are about its sampling begin with; "" if it is not sampled.
         check_fit: refuses a model folder, the first, whose other components are of no use with
             these, which are of another model, the second; for what `unclip borrow` takes over.
+        embeddings: whether precomputed ones (`data.embeddings`) stand "alone", in the place of
+            images, or "beside images", for CLIP's part alone; "" where they are of no use.
         absent: what fields of the network's settings meant in runs that were begun before there
             were any, so that such a run goes on as it was.
     """
@@ -128,6 +136,7 @@ class StageSpec(Generic[S]):
     notes: tuple[str, ...] = ()
     sampled_as: str = ""
     check_fit: Callable[[ModelFolder, ModelFolder], None] | None = None
+    embeddings: Literal["", "alone", "beside images"] = ""
     absent: Mapping[str, Any] = field(default_factory=dict)
 
 

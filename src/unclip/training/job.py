@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import torch
 
 from unclip.batch import on_device
+from unclip.checks import many
 from unclip.data import trained_on
 from unclip.data.captions import ENDLESS
 from unclip.data.held_out import note, settled
 from unclip.data.registry import HELD_OUT, format_of
-from unclip.data.sources import first_captions, length
+from unclip.data.sources import Source, Stream, first_captions, length
 from unclip.stages import suiting
 from unclip.stages.base import Stage
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
@@ -27,6 +28,7 @@ from unclip.training.data import (
     first_images,
     say_what_is_cut,
 )
+from unclip.training.embedded import of_size, precomputed
 from unclip.training.parallel import Parallel
 from unclip.training.validation import interval, said, validation_of
 
@@ -81,9 +83,10 @@ class Job:
         with folder.publishing(learned_from=self.learned_from):
             self.stage.save(folder)
             suiting.note(folder, self.stage, anew)
-            by_fraction = format_of(data.source).holds_out != "itself"
-            note(folder, self.name, data.fraction if by_fraction else None)
-            trained_on.note(folder, self.name, data.source, {"emoji": data.world})
+            itself = not data.by_fraction and format_of(data.source).holds_out == "itself"
+            note(folder, self.name, None if itself else data.fraction)
+            name = data.embeddings if data.embeddings_alone else data.source
+            trained_on.note(folder, self.name, name, {"emoji": data.world})
 
 
 def build_job(
@@ -98,15 +101,23 @@ def build_job(
     Args:
         reports: whether the data's report is printed, and what a resumed run is validated on.
     """
-    recipe = _decided(spec.name, recipe, folders)
+    recipe = _decided(spec, recipe, folders)
     accumulation = recipe.training.accumulation
     check_images(
         recipe.training.batch_size // (accumulation * parallel.world_size), recipe.data.size
     )
-    source = spec.source(recipe) if spec.source else open_data(recipe.data)
+    stored = precomputed(spec, recipe)
+    source: Source | Stream
+    if stored is not None:
+        source = stored.source
+    else:
+        source = spec.source(recipe) if spec.source else open_data(recipe.data)
+    check_processes(parallel.world_size, length(source))
     report = source.check()
     if parallel.main and reports:
         print(report, flush=True)
+        if stored is not None:
+            print(stored.line, flush=True)
     folder = ModelFolder(folders.model)
     context = BuildContext(
         folder=folder,
@@ -116,6 +127,7 @@ def build_job(
         captions=lambda n: first_captions(source, n),
         batches=lambda: (on_device(one, parallel.device) for one in batches_of(source, recipe, 0)),
         replicas=parallel,
+        embeddings=stored.embeddings if stored else None,
     )
     torch.manual_seed(recipe.training.seed)
     with parameters_within_memory(parallel.device):
@@ -141,12 +153,21 @@ def build_job(
     return Job(spec.name, _as_it_is(recipe, stage), folders, stage, data, parallel, learned_from)
 
 
-def _decided(stage: str, recipe: Recipe[S], folders: Folders) -> Recipe[S]:
+def check_processes(processes: int, samples: int) -> None:
+    """Refuse more processes than there are samples: some would have nothing of their own."""
+    if processes > samples:
+        raise ValueError(
+            f"{processes:,} processes were started, but there are {many(samples, 'images')}: start "
+            f"{samples:,} or fewer"
+        )
+
+
+def _decided(spec: StageSpec[S], recipe: Recipe[S], folders: Folders) -> Recipe[S]:
     """The recipe with what it leaves to the model folder, to the data or to the length of the run.
 
     A run that is resumed goes on as it began.
     """
-    data, training = recipe.data, recipe.training
+    data, training, stage = of_size(spec, recipe.data), recipe.training, spec.name
     if data.by_fraction and not (folders.resume and data.held_out is not None):
         held_out = settled(ModelFolder(folders.model), stage, data.held_out, HELD_OUT)
         data = replace(data, held_out=held_out)

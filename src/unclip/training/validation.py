@@ -59,8 +59,9 @@ def interval(training: Training) -> int:
 
 def validates(recipe: Recipe[Any]) -> bool:
     """Whether a run of this recipe is to be measured, if its data holds out enough."""
-    holds_out = format_of(recipe.data.source).holds_out == "itself" or recipe.data.fraction > 0
-    return holds_out and interval(recipe.training) > 0
+    data = recipe.data
+    itself = not data.by_fraction and format_of(data.source).holds_out == "itself"
+    return (itself or data.fraction > 0) and interval(recipe.training) > 0
 
 
 def validation_of(

@@ -50,6 +50,22 @@ def test_clip_on_a_small_folder(tiny_model: Path, tmp_path: Path, capsys: Captur
     assert str(Rate(1, 2)).endswith(", 2 cases)")
 
 
+def test_classes_get_captions_by_a_template(
+    tiny_model: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for name in ("cat", "dog"):
+        captioned_folder(tmp_path / name, 3)
+        for text in (tmp_path / name).glob("*.txt"):
+            text.unlink()
+    words = ["evaluate", "clip", "--model", str(tiny_model), "--data", str(tmp_path)]
+    assert "--template 'a photo of a {}' makes captions" in refused(words, capsys)
+    assert main([*words, "--template", "a photo of a {}"]) == 0
+    assert "among 6" in capsys.readouterr().out
+    look = ["data", "inspect", str(tmp_path), "--size", "64", "--template", "a {}"]
+    assert main(look) == 0
+    assert "your images are 32 px: --size 32 or smaller" in capsys.readouterr().out
+
+
 def test_composition(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -> None:
     report = tmp_path / "report.json"
     words = [

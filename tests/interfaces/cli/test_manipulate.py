@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tests.interfaces.cli.test_cli import Capture, refused
 from unclip.files import read_facts
 from unclip.interfaces.cli import main
+from unclip.interfaces.cli.commands.embed import embeddings_of
 from unclip.outputs.images import read_info
 from unclip.outputs.latents import read_embeddings
 
@@ -120,6 +124,20 @@ def test_folders_are_embedded_as_training_finds_them(
     (folder / "only").mkdir()
     (folder / "only" / "e.png").write_text("no image")
     assert "e.png is not an image" in refused(["embed", str(folder / "only")], capsys)
+
+
+def test_some_of_a_folder_are_drawn_by_a_fixed_seed(captioned: Path) -> None:
+    """The first by name would be of one kind, where names say the kind."""
+
+    def embed(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(image).astype(np.float32)).mean(dim=(0, 1))[None]
+
+    pipe: Any = SimpleNamespace(embed_images=embed)
+    every = embeddings_of(pipe, str(captioned), 24)
+    few = embeddings_of(pipe, str(captioned), 5)
+    assert torch.equal(few, every[:5])
+    first = torch.cat([embed(Image.open(captioned / f"{n:03}.png")) for n in range(5)])
+    assert not torch.equal(few, first)
 
 
 def test_names_that_are_no_text(

@@ -46,11 +46,12 @@ class Unseen:
     noted: str
 
     @classmethod
-    def open(cls, model: ModelFolder, data: str | None, size: int) -> "Unseen":
+    def open(cls, model: ModelFolder, data: str | None, size: int, template: str = "") -> "Unseen":
         """Data for a model.
 
         Args:
             data: its name; what the folder says that it was trained on, if left out.
+            template: of captions of images that only a class is known of.
 
         Raises:
             ValueError: the folder does not say it; and see `open_source`.
@@ -61,7 +62,9 @@ class Unseen:
 
         def opened(split: str) -> Source | Stream:
             side = max(size, kind.smallest)
-            return open_source(name, size=side, split=split, held_out=fraction, options=options)
+            return open_source(
+                name, size=side, split=split, held_out=fraction, options=options, template=template
+            )
 
         split = "held-out" if fraction or kind.holds_out == "itself" else "all"
         source = opened(split)

@@ -155,6 +155,7 @@ def tune(
     captions: int | None = None,
     seed: int = 0,
     write: bool = True,
+    template: str = "",
 ) -> Mapping[str, Any]:
     """Find what suits the model of a folder, and write it there, whole or not at all.
 
@@ -165,6 +166,7 @@ def tune(
         captions: how many are measured on; if left out, 32, or as many as the time is enough for.
         seed: of the noise, and of which captions are taken.
         write: whether the folder is changed.
+        template: of captions of images that only a class is known of.
 
     Returns:
         `says`, what the folder says now (or would), `before` and `after`, the scores of what was
@@ -182,7 +184,7 @@ def tune(
         raise ValueError(f"{folder} has no image_encoder, which tuning measures images with")
     if pipe.decoder.needs_prior:
         pipe.prior_for(Settings())  # refuses what makes variations of images only
-    unseen = Unseen.open(model, data, pipe.decoder.size)
+    unseen = Unseen.open(model, data, pipe.decoder.size, template)
     count = captions or _affordable(pipe, unseen, seconds)
     first, again = unseen.two_sets(count, seed)
     report(f"measuring on {unseen.said}: {many(len(first[0]), 'captions')}, {_IMAGES} images each")

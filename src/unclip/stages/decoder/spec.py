@@ -55,4 +55,5 @@ SPEC = StageSpec(
     network=build_network,
     notes=(NOTE,),
     sampled_as="decoder",
+    embeddings="beside images",
 )

@@ -19,7 +19,13 @@ from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import DiffusionConfig
-from unclip.stages.conditioning import FrozenCLIP, TextCondition, dropped
+from unclip.stages.conditioning import (
+    FrozenCLIP,
+    TextCondition,
+    dropped,
+    image_embeddings,
+    text_condition,
+)
 from unclip.stages.decoder.denoising import answers, beside_known, handing_over
 from unclip.stages.decoder.network import (
     TEXT_ENCODER,
@@ -125,7 +131,8 @@ class DecoderStage:
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """L_hybrid on images, with z_i and captions dropped independently."""
         x0 = self.space.encode(batch["images"]).contiguous(memory_format=torch.channels_last)
-        text = self.clip.text(dropped(batch["captions"], self.settings.drop_text, generator))
+        captions = dropped(batch["captions"], self.settings.drop_text, generator)
+        text = text_condition(self.clip, batch, captions)
         z_i = self.embeddings(batch)
         draws = torch.rand(len(z_i), generator=generator, device=z_i.device)
         x_t, t, noise = self.process.draw(x0, generator)
@@ -253,9 +260,9 @@ class DecoderStage:
     def embeddings(self, batch: Batch) -> Tensor:
         """What is in z_i's place in training (N, D)."""
         if self.settings.condition == "image":
-            return self.clip.image(batch["images"])
+            return image_embeddings(self.clip, batch)
         if self.settings.condition == "text_embedding":
-            return self.clip.text(batch["captions"]).z_t
+            return text_condition(self.clip, batch, batch["captions"]).z_t
         images = batch["images"]
         return torch.zeros(len(images), self.clip.width, device=images.device)  # read by nobody
 
@@ -293,7 +300,8 @@ class DecoderStage:
         With mask channels, also the originals without a square, and what it completes them to.
         """
         images = batch["images"]
-        text, z_i = self.clip.text(batch["captions"]), self.embeddings(batch)
+        text = text_condition(self.clip, batch, batch["captions"])
+        z_i = self.embeddings(batch)
         sampling, noise = Sampling(25, "ddim", Guidance(2.0)), noise_from(generator)
         rows = [images, self.sample(z_i, text, sampling, noise)]
         if self.settings.inpainting:

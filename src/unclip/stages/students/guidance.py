@@ -28,7 +28,7 @@ from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.networks.unet import UNet
 from unclip.networks.unet_config import CONDITIONAL
-from unclip.stages.conditioning import dropped
+from unclip.stages.conditioning import dropped, text_condition
 from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage, GuidanceStudent
 from unclip.stages.decoder.student import STUDENT_NOTE
 from unclip.stages.masks import mask_channels, random_masks
@@ -89,7 +89,8 @@ class DistillationStage:
         space = teacher.space
         images = space.encode(batch["images"]).contiguous(memory_format=torch.channels_last)
         count = len(images)
-        text = teacher.clip.text(dropped(batch["captions"], self.settings.drop_text, generator))
+        captions = dropped(batch["captions"], self.settings.drop_text, generator)
+        text = text_condition(teacher.clip, batch, captions)
         x_t, t, noise = process.draw(images, generator)
         low, high = self.settings.guidance_scales
         scale = low * (high / low) ** torch.rand(count, generator=generator, device=t.device)
@@ -115,7 +116,8 @@ class DistillationStage:
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Originals, what both branches make of them, and the student from the same noise."""
         teacher, images = self.teacher, batch["images"]
-        text, z_i = teacher.clip.text(batch["captions"]), teacher.embeddings(batch)
+        text = text_condition(teacher.clip, batch, batch["captions"])
+        z_i = teacher.embeddings(batch)
         low, high = self.settings.guidance_scales
         rows, seed = [images], generator.initial_seed()
         for distilled in (False, True):
@@ -163,4 +165,5 @@ SPEC = StageSpec(
     _build,
     teacher=TEACHER,
     notes=(STUDENT_NOTE,),
+    embeddings="beside images",
 )

@@ -46,17 +46,18 @@ def run(arguments: Sequence[str]) -> int:
     if options.output is not None:
         check_sheet(options.output, options.rows, options.columns, options.size)
     from unclip.data import inspection
-    from unclip.data.registry import format_of, open_source
+    from unclip.data.registry import format_of
+    from unclip.interfaces.cli.sources import in_own_words, open_named
 
     by_fraction = format_of(options.source).holds_out == "fraction"
-    source = open_source(
+    source = open_named(
         options.source,
         size=options.size,
         held_out=options.held_out if by_fraction else 0.0,
         split="all" if by_fraction else "train",
         template=options.template,
     )
-    lines = [str(source.check(options.decode))]
+    lines = [in_own_words(str(source.check(options.decode)))]
     lines += inspection.sizes(source) + inspection.captions(source)
     if options.decode:
         lines += inspection.duplicates(source)

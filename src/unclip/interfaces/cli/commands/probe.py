@@ -22,10 +22,13 @@ class Probe(InversionOptions):
     components: tuple[Width, ...] | None = None
     """How many, for each image that is made; if left out, the paper's (20 to 320) and all."""
     data: str = "emoji:shapes"
-    """What the components are of: the built-in world (emoji:shapes), a folder of images, or a file
-    that `unclip embed` wrote."""
+    """What the components are of: the built-in world (emoji:shapes), a folder of images or other
+    data, as `unclip train --data` takes it, or a file that `unclip embed` wrote."""
     samples: Count = 512
-    """Images of --data, at most; fewer than the embeddings' width leave components without use."""
+    """Images of --data, at most, drawn by a fixed seed; fewer than the embeddings' width leave
+    components without use."""
+    template: str = ""
+    """Caption of images that only a class is known of, such as "a photo of a {}"."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -48,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     for count in counts:
         if not 0 <= count <= width:
             raise ValueError(f"{count} components were asked for; this model has {width}")
-    z_all = embeddings_of(pipe, options.data, options.samples)
+    z_all = embeddings_of(pipe, options.data, options.samples, options.template)
     basis = Components.of(Moments.of(z_all))
     images = options.start(pipe, images)
     one = images if not isinstance(images, list) else images[0]

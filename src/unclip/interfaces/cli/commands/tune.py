@@ -22,6 +22,8 @@ class Tune:
     data: str | None = None
     """Data: the folder that the model was trained on, whose held-out images are taken, or others;
     what the model folder says that it was trained on, if left out."""
+    template: str = ""
+    """Caption of images that only a class is known of, such as "a photo of a {}"."""
     budget: str = "5m"
     """Time that it may take, e.g. 90s, 5m or 1h; "none" tries everything."""
     n: Annotated[Count | None, tyro.conf.arg(aliases=["-n"])] = None
@@ -56,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     tune(
         folder, options.data, seconds=seconds, device=options.device, captions=options.n,
-        seed=options.seed, write=not options.dry_run, report=_say,
+        seed=options.seed, write=not options.dry_run, report=_say, template=options.template,
     )  # fmt: skip
     return 0
 

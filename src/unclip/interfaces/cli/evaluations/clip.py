@@ -35,6 +35,8 @@ class Clip:
     """Data: the built-in world (its held-out scenes), or a folder of captioned images."""
     split: Split | None = None
     """Part of the folder's images; if left out, what training held out, or all if too few."""
+    template: str = ""
+    """Caption of images that only a class is known of, such as "a photo of a {}"."""
     n: Annotated[Pool, tyro.conf.arg(aliases=["-n"])] = 256
     """Candidates that each query is held against; all pairs, where there are fewer."""
     size: Pixels | None = None

@@ -34,6 +34,8 @@ class Fid(Measuring, PromptOptions):
     """Data: the built-in world (its held-out scenes), or a folder of captioned images."""
     split: Split | None = None
     """Part of the folder's images; if left out, what training held out, or all if too few."""
+    template: str = ""
+    """Caption of images that only a class is known of, such as "a photo of a {}"."""
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 1000
     """Images generated, for as many captions; they are held against the real images of as many
     others. Fewer give a larger distance."""

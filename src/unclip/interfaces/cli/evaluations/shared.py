@@ -84,6 +84,8 @@ class OnData(Protocol):
     def split(self) -> Split | None: ...
     @property
     def world(self) -> WorldConfig: ...
+    @property
+    def template(self) -> str: ...
 
 
 def open_folder(
@@ -148,9 +150,10 @@ def open_measured(options: OnData, size: int, model: "ModelFolder", *stages: str
     """
     from unclip.data.captions import ENDLESS
     from unclip.data.held_out import FEWEST, fraction_of
-    from unclip.data.registry import format_of, open_source
+    from unclip.data.registry import format_of
     from unclip.data.shuffled import shuffled
     from unclip.data.sources import length
+    from unclip.interfaces.cli.sources import open_named
 
     data = options.data
     format_ = format_of(data)
@@ -158,7 +161,10 @@ def open_measured(options: OnData, size: int, model: "ModelFolder", *stages: str
     def opened(split: str, fraction: float = 0.0) -> "Source | Stream":
         more = {"emoji": options.world}
         side = max(size, format_.smallest)
-        return open_source(data, size=side, split=split, held_out=fraction, options=more)
+        return open_named(
+            data, size=side, split=split, held_out=fraction, options=more,
+            template=options.template,
+        )  # fmt: skip
 
     if format_.holds_out == "itself":
         if options.split not in (None, "held-out"):
