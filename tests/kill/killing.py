@@ -33,6 +33,7 @@ from unclip.stages.catalogue import STAGES
 from unclip.storage.folder import ModelFolder
 from unclip.training.checkpoint import checkpoints
 from unclip.training.job import Folders
+from unclip.training.report import OF_THE_CLOCK
 from unclip.training.start import start
 
 KILLS = 3  # a trial
@@ -139,7 +140,8 @@ def results(folder: Path) -> dict[str, bytes]:
     }
     lines = [json.loads(x) for x in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        line.pop("images_per_second", None)
+        for key in OF_THE_CLOCK:
+            line.pop(key, None)
     return {**files, "metrics": json.dumps(lines).encode()}
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from unclip.training.log import RunLog
+from unclip.training.loggers import About
 from unclip.training.run import forget
 
 PICTURE = torch.zeros(1, 1, 3, 4, 4)
@@ -16,7 +17,7 @@ PICTURE = torch.zeros(1, 1, 3, 4, 4)
 
 def test_metrics_of_a_cut_off_run_end_where_it_goes_on(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}\n\xff\n{"step": 3}\n{"st')
-    RunLog(tmp_path, 2).close()
+    RunLog(About(tmp_path, 2)).close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
@@ -26,7 +27,7 @@ def test_metrics_of_a_cut_off_run_end_where_it_goes_on(tmp_path: Path) -> None:
 )
 def test_lines_of_others_are_no_metrics(line: bytes, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
-    RunLog(tmp_path, 2).close()
+    RunLog(About(tmp_path, 2)).close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
@@ -37,12 +38,12 @@ def test_planted_links_are_not_followed(name: str, there: bool, tmp_path: Path) 
     run.mkdir()
     if there:
         precious.mkdir() if name != "metrics.jsonl" else precious.write_text("mine")
-    log = RunLog(run, 0)  # before the link is planted
+    log = RunLog(About(run, 0))  # before the link is planted
     log.close()
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
     (run / name).symlink_to(precious)
     with pytest.raises(ValueError, match=rf"{name}: it is a link; remove it"):
-        RunLog(run, 0)
+        RunLog(About(run, 0))
     if name != "tensorboard":  # whose folder is opened once
         with pytest.raises(ValueError, match="it is a link"):
             log.scalars(1, {}) if name == "metrics.jsonl" else log.pictures(1, PICTURE)
@@ -58,7 +59,7 @@ def test_planted_links_are_not_followed(name: str, there: bool, tmp_path: Path) 
 
 
 def test_captions_stand_above_their_columns(tmp_path: Path) -> None:
-    log = RunLog(tmp_path / "run", 0)
+    log = RunLog(About(tmp_path / "run", 0))
     log.pictures(1, PICTURE)
     log.pictures(2, PICTURE, ["a red star", "of a column that is not there"])
     plain, told = (
@@ -73,6 +74,6 @@ def test_a_preview_of_large_images_is_no_larger_than_can_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unclip.training.log._PIXELS", 50 * 50 * 8)
-    RunLog(tmp_path / "run", 0).pictures(1, PICTURE.expand(2, 4, 3, 4, 4))
+    RunLog(About(tmp_path / "run", 0)).pictures(1, PICTURE.expand(2, 4, 3, 4, 4))
     with Image.open(next((tmp_path / "run" / "previews").iterdir())) as picture:
         assert 4 * 50 < picture.width < 5 * 60

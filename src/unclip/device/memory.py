@@ -1,4 +1,5 @@
-"""Memory that sampling on a CPU frees and takes again, kept instead of given back."""
+"""Memory: what a process has had, and what sampling on a CPU frees and takes again, kept instead of
+given back."""
 
 import contextlib
 import ctypes
@@ -43,6 +44,19 @@ def give_back() -> None:
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has had at most: of the GPU, or of main memory; 0 where the system
+    does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -12,6 +13,7 @@ from unclip.device.names import PRECISIONS, usual
 # fp16 and int8 are for sampling only: training underflows in the one, the other has no gradients.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ENOUGH = 0.5  # seconds of a measurement
+_LARGE = 1024  # rows of a product that shows what a CPU can do
 _NAMED = {**DTYPES, "int8": torch.int8}
 
 
@@ -105,20 +107,36 @@ def emulated(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def matmul_speeds(n: int, repeats: int = 7) -> dict[torch.dtype, float]:
-    """Best of `repeats` in operations per second of an n × n × n product, on the CPU.
+    """Operations per second of an n × n × n product on the CPU, for each data type that it has
+    instructions for: others would take seconds to minutes."""
+    return {dtype: _speed(dtype, torch.device("cpu"), n, repeats) for dtype in types_of("cpu")}
 
-    For each data type that it has instructions for: others would take seconds to minutes. Where the
-    machine is slow, half a second of products is enough.
-    """
-    speeds = {}
-    for dtype in types_of("cpu"):
-        a = torch.randn(n, n).to(dtype)
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            a @ a
-            seconds.append(time.perf_counter() - start)
-            if sum(seconds) > _ENOUGH:
-                break
-        speeds[dtype] = 2 * n**3 / max(min(seconds), 1e-9)  # a coarse clock may stand still
-    return speeds
+
+def peak_speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations per second that a large product reaches on the device, measured once a process: a
+    network can reach no more."""
+    return _peak(dtype, str(device))
+
+
+@functools.cache
+def _peak(dtype: torch.dtype, device: str) -> float:
+    place = torch.device(device)
+    return _speed(dtype, place, _LARGE if place.type == "cpu" else 8 * _LARGE, 7)
+
+
+def _speed(dtype: torch.dtype, device: torch.device, n: int, repeats: int) -> float:
+    """Best of `repeats`; where the machine is slow, half a second of products is enough."""
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else object
+    a = torch.randn(n, n, device=device).to(dtype)
+    seconds: list[float] = []
+    if device.type != "cpu":
+        a @ a  # starts the library
+    for _ in range(repeats):
+        wait()
+        start = time.perf_counter()
+        a @ a
+        wait()
+        seconds.append(time.perf_counter() - start)
+        if sum(seconds) > _ENOUGH:
+            break
+    return 2 * n**3 / max(min(seconds), 1e-9)  # a coarse clock may stand still

@@ -1,15 +1,14 @@
-"""What a run writes down: `metrics.jsonl`, `previews/` and TensorBoard's files."""
+"""What a run writes down: `metrics.jsonl`, `previews/`, and what its loggers keep."""
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor
 
 from unclip.files import append_text, check_no_link, open_regular, whole
 from unclip.pixels import to_uint8
+from unclip.training.loggers import IDENTITY, About, loggers_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,19 +21,20 @@ class RunLog:
     """Writes what a training run reports; only the main process has one.
 
     Args:
-        path: the folder, created if need be.
-        first_step: where this process starts; later lines of a cut-off run are dropped, so that
-            `metrics.jsonl` has each step once.
+        about: its folder is created if need be; lines of steps after its first one, of a run that
+            was cut off, are dropped, so that `metrics.jsonl` has each step once.
+        loggers: by name, see `LOGGERS`.
 
     Raises:
-        ValueError: one of the three is a link, which would lead out of the folder.
+        ValueError: what is to be written is a link, which would lead out of the folder.
     """
 
-    def __init__(self, path: Path, first_step: int) -> None:
+    def __init__(self, about: About, loggers: Sequence[str] = ()) -> None:
+        path, first_step = about.path, about.first_step
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         self._metrics = path / "metrics.jsonl"
-        for name in ("metrics.jsonl", "previews", "tensorboard"):
+        for name in ("metrics.jsonl", "previews", "tensorboard", "wandb", IDENTITY):
             check_no_link(path / name)
         if self._metrics.exists():
             with (
@@ -45,16 +45,15 @@ class RunLog:
                 lines = iter(lambda: old.readline(_LONGEST), b"")
                 kept = (line for line in lines if _step(line) <= first_step)
                 new.writelines(line.rstrip(b"\n") + b"\n" for line in kept)
-        self._board = _tensorboard(path, first_step)
+        self._loggers = loggers_of(loggers, about)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         append_text(self._metrics, json.dumps({"step": step, **values}) + "\n")
-        if self._board is not None:
-            for key, value in values.items():
-                self._board.add_scalar(key, value, step)
+        for logger in self._loggers:
+            logger.scalars(step, values)
 
     def pictures(self, step: int, rows: Tensor, captions: Sequence[str] = ()) -> None:
-        """Rows of images (R, C, 3, H, W) in [-1, 1] → `previews/step-N.png` and TensorBoard.
+        """Rows of images (R, C, 3, H, W) in [-1, 1] → `previews/step-N.png` and the loggers.
 
         Args:
             captions: of the columns, which are written above them; what has no column is left out.
@@ -65,12 +64,12 @@ class RunLog:
         folder.mkdir(exist_ok=True)
         with whole(folder / f"step-{step:08d}.png") as partial:
             picture.save(partial)
-        if self._board is not None:
-            self._board.add_image("preview", np.asarray(picture), step, dataformats="HWC")
+        for logger in self._loggers:
+            logger.picture(step, picture)
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        for logger in self._loggers:
+            logger.close()
 
 
 def _sheet(rows: Tensor, captions: Sequence[str]) -> "Image.Image":
@@ -92,12 +91,3 @@ def _step(line: bytes) -> int:
     # The line that a kill cut off; or others' lines, of any number and depth.
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 2**62
-
-
-def _tensorboard(path: Path, first_step: int) -> Any:
-    """A writer, or None where TensorBoard is not installed (the extra `train` brings it)."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(path / "tensorboard"), purge_step=first_step + 1)

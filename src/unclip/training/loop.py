@@ -10,23 +10,28 @@ images decides which weights are the best, and changes nothing else.
 import contextlib
 import hashlib
 import math
+import sys
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from unclip.batch import Batch, on_device
-from unclip.device.precision import dtype_named, name_of
+from unclip.config import to_mapping
+from unclip.device.precision import dtype_named, name_of, peak_speed
 from unclip.training import checkpoint
 from unclip.training.best import Best, Measured, overfitting, published
+from unclip.training.counting import counted
 from unclip.training.ema import EMA
 from unclip.training.job import Job
+from unclip.training.loggers import About
 from unclip.training.muon import Muon
 from unclip.training.optimiser import build, learning_rate, set_learning_rate
-from unclip.training.report import Report
+from unclip.training.report import Rates, Report
 from unclip.training.sam import sharpness_aware
 from unclip.training.signals import Stopper
 from unclip.training.validation import Validation
+from unclip.training.waiting import SILENCE, Waiting, watched
 
 _EPOCHS = 2  # before over-fitting is spoken of: nothing is learned by heart at first sight
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -64,7 +69,7 @@ class Trainer:
             self._resume()
         self.dtype = self._precision()
         self._compare_best()
-        self.parts = job.data.batches(self.state.step)
+        self.parts, self.waiting = job.data.batches(self.state.step), Waiting()
 
     def _resume(self) -> None:
         checkpoint.resume(self.state, self.checkpoints)
@@ -101,15 +106,18 @@ class Trainer:
                 before.
         """
         state, training, data = self.state, self.recipe.training, self.job.data
+        rates = self._rates()
         report = Report(
-            training, state.step, self.job.reported, self.dtype, self.parallel.device, data.images
-        )
+            training, state.step, self._about(), self.dtype, self.parallel.device, data.images,
+            rates,
+        )  # fmt: skip
         kept, stopped = -1, 0
         stopping = "stopping after this step…" if self.job.reported else ""
         with (
             Stopper(stopping) as stopper,
             contextlib.closing(report),
             contextlib.closing(self.parts),
+            watched(self.waiting, partial(self._say_silent, report)),
         ):
             while state.step < min(training.steps, until or training.steps):
                 stopped = self.parallel.agreed(stopper.signal)
@@ -119,6 +127,9 @@ class Trainer:
                 due, measured = report.is_due(state.step), self.validate(report)
                 if due or measured:
                     rate = learning_rate(self.recipe.optimiser, state.step - 1, training.steps)
+                    values["waiting_for_data"] = torch.tensor(
+                        self.waiting.share(), device=self.parallel.device
+                    )
                     report.step(state.step, {**self.parallel.averaged(values), **measured}, rate)
                 if data.example and _is_due(state.step, training.preview_every):
                     captions = data.example.get("captions", ())
@@ -133,6 +144,35 @@ class Trainer:
             if state.best.lowest.step:
                 report.say(published(state.best))
         return stopped
+
+    def _about(self) -> About | None:
+        """The run, in the process that reports it."""
+        job, path = self.job, self.job.reported
+        tables = to_mapping(self.recipe) if path else None
+        name = job.folders.model.name
+        return About(path, self.state.step, job.name, name, tables) if path else None
+
+    def _rates(self) -> Rates | None:
+        """What an image takes and this machine gives, of a run that will say it often enough."""
+        training, example = self.recipe.training, self.job.data.example
+        if example is None or training.steps - self.state.step < training.log_every:
+            return None
+        device = self.parallel.device
+        found = counted(self.job.stage.loss, self.network, example, device, self.dtype).operations
+        passes = 2 if self.recipe.optimiser.rho else 1
+        peak = peak_speed(self.dtype, device) if self.parallel.main else 0.0
+        return Rates(found * passes, peak * self.parallel.world_size)
+
+    def _say_silent(self, report: Report) -> None:
+        """Of any process, as all wait for the one whose images do not come."""
+        said = (
+            f"no images have come for {SILENCE:.0f} s: is the data on a disk that is slow or gone, "
+            f"or read by too few processes (data.workers, now {self.recipe.data.workers})?"
+        )
+        if self.parallel.main:
+            report.say(said)
+        else:
+            print(f"process {self.parallel.rank}: {said}", file=sys.stderr, flush=True)
 
     def step(self) -> dict[str, Tensor]:
         """One step; this process's losses and the norm of all processes' gradient."""
@@ -153,9 +193,9 @@ class Trainer:
         parts, rho = self.recipe.training.accumulation, self.recipe.optimiser.rho
         losses: dict[str, Tensor] = {}
         for part in range(parts):
-            backward = partial(
-                self.backward, on_device(next(self.parts), self.parallel.device), part
-            )
+            with self.waiting:
+                batch = next(self.parts)
+            backward = partial(self.backward, on_device(batch, self.parallel.device), part)
             if rho:
                 of_part = sharpness_aware(backward, self.network.parameters(), rho, self.parallel)
             else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from unclip.checks import printable
 from unclip.config import read_toml
 from unclip.files import locked, read_json, real_path, write_json
+from unclip.training.loggers import IDENTITY
 
 RECIPE = "recipe.toml"
 _LOCK, _NOTE = "lock", "run.json"
@@ -111,9 +112,9 @@ def _stage(path: Path) -> str | None:
 
 def forget(path: Path) -> None:
     """Delete what a run wrote into its folder, and nothing else that may lie there."""
-    for name in ("checkpoints", "previews", "tensorboard"):
+    for name in ("checkpoints", "previews", "tensorboard", "wandb"):
         if (path / name).is_symlink():
             (path / name).unlink()  # and what it leads to stays
         shutil.rmtree(path / name, ignore_errors=True)
-    for name in ("metrics.jsonl", RECIPE):
+    for name in ("metrics.jsonl", RECIPE, IDENTITY):
         (path / name).unlink(missing_ok=True)

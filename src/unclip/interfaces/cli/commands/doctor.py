@@ -14,6 +14,7 @@ from unclip.interfaces.cli.options import parse
 _OPTIONAL = {
     "emoji": "names of emoji in the built-in world",
     "tensorboard": "curves and previews of training in TensorBoard",
+    "wandb": "the same at Weights & Biases (--training.loggers wandb)",
 }
 
 
