@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from unclip.data.world.world import World
 from unclip.tokenizer import BOS, EOS, Tokenizer
+from unclip.words import Vocabulary, vocabulary
 
 _L = 24
 _SCRIPTS = [
@@ -298,3 +299,45 @@ def test_openai_folders_pad_with_the_end_token(ours: Tokenizer, tmp_path: Path) 
     tokens = tokenizer(["a", unicodedata.normalize("NFD", "é")])
     assert tokens.ids.shape == (2, 77)
     assert (tokens.ids[~tokens.mask] == ours.eos_id).all()
+
+
+KNOWN = ["a red circle on a blue background", "two green stars", "a crescent at night"] * 3
+NEW = ["grinning squirrel", "a squirrel with sunglasses", "grinning cat with sunglasses"] * 4
+
+
+def with_words(context_length: int = 32) -> Tokenizer:
+    tokenizer = Tokenizer.train(KNOWN, 560, context_length)
+    tokenizer.vocabulary = Vocabulary(vocabulary(KNOWN))
+    return tokenizer
+
+
+def test_anything_is_read_and_nothing_twice_alike() -> None:
+    texts = ["größe", "猫と魚", "🐈 emoji", "0x7f", "naïve café"]
+    ids = with_words()(texts).ids
+    assert len({tuple(row.tolist()) for row in ids}) == len(texts)
+    unknown = with_words().vocab["<|endoftext|>"]
+    assert all((row == unknown).sum() == 1 for row in ids)  # the end, and no unknown token
+
+
+def test_new_words_get_tokens_and_known_ones_keep_their_ids(tmp_path: Path) -> None:
+    before = with_words()
+    after, stands_for = before.extended(NEW, 200)
+    assert len(after) == len(before) + len(stands_for) > len(before) + 10
+    assert torch.equal(before(KNOWN).ids, after(KNOWN).ids)
+    assert all(0 <= i < len(before) for ids in stands_for for i in ids)
+    assert before("grinning squirrel").mask.sum() > 10
+    assert after("grinning squirrel").mask.sum() == 4  # with start and end
+    spelled = [i for i in before("squirrel").ids[0].tolist()[1:] if i != before.vocab["!"]][:-1]
+    assert spelled in stands_for
+    after.vocabulary = Vocabulary(vocabulary([*NEW, *KNOWN]))
+    assert after.extended(NEW, 200)[1] == []  # a resumed run adds nothing
+    after.save_pretrained(tmp_path)
+    again = Tokenizer.from_pretrained(tmp_path)
+    assert torch.equal(again([*NEW, *KNOWN]).ids, after([*NEW, *KNOWN]).ids)
+
+
+def test_no_more_tokens_than_asked_and_none_where_nothing_is_known() -> None:
+    before = with_words()
+    assert len(before.extended(NEW, 3)[1]) == 3
+    before.vocabulary = None
+    assert before.extended(NEW, 3) == (before, [])

@@ -9,6 +9,7 @@ Shapes: N texts, L context length.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from unclip.checks import of_kind, printable, real_number, shown, whole_number
 from unclip.files import MAX_CONFIG, as_path, read_json, read_text, write_json, write_text
+from unclip.vocabulary_growth import new_merges
 from unclip.words import Vocabulary, read_vocabulary, write_subjects, write_words
 
 if TYPE_CHECKING:
@@ -159,6 +161,44 @@ class Tokenizer:
     def unseen(self, text: str) -> list[str]:
         """The words of a text that no caption of the model's training had, as far as is known."""
         return self.vocabulary.unknown(text) if self.vocabulary else []
+
+    def extended(self, captions: Iterable[str], most: int) -> tuple["Tokenizer", list[list[int]]]:
+        """This tokenizer with tokens for the captions' words that its vocabulary does not have.
+
+        Texts of known words are read as before. The new ids follow the old ones, so that the end
+        token's is no longer the highest.
+
+        Args:
+            most: new tokens.
+
+        Returns:
+            The tokenizer, and for each new token the old ids that it stands for; none where it is
+            not known which words the old tokens have been trained with.
+        """
+        if self.vocabulary is None:
+            return self, []
+        known = {piece for word in self.vocabulary.words for piece in self._pieces(word)}
+        words = Counter(piece for text in map(_text, captions) for piece in self._pieces(text))
+        new = {word: count for word, count in words.items() if word not in known}
+        most = min(most, MAX_VOCABULARY - 1 - max(self.vocab.values()))
+        merges = new_merges(new, known, self._spelled, self.vocab, most)
+        vocab, stands_for = dict(self.vocab), {token: [i] for token, i in self.vocab.items()}
+        first = max(vocab.values()) + 1
+        for number, (left, right) in enumerate(merges):
+            vocab[left + right] = first + number
+            stands_for[left + right] = stands_for[left] + stands_for[right]
+        made = Tokenizer(vocab, [*self.merges, *merges], self.context_length, self.pad_token)
+        made.vocabulary = self.vocabulary
+        return made, [stands_for["".join(pair)] for pair in merges]
+
+    def _pieces(self, text: str) -> list[str]:
+        """What a text is cut into before it is merged, bytes written as letters."""
+        normal = self._backend.normalizer.normalize_str(text[:_LEARNED])
+        cut: list[tuple[str, Any]] = self._backend.pre_tokenizer.pre_tokenize_str(normal)
+        return [piece for piece, _ in cut]
+
+    def _spelled(self, piece: str) -> list[str]:
+        return [token.value for token in self._backend.model.tokenize(piece)]
 
     @classmethod
     def train(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.tiny import scenes, tiny_recipe
 from unclip.checks import Notice
@@ -317,6 +318,42 @@ def test_clip_is_read_in_fp32(origin: Path, tmp_path: Path) -> None:
     stage = build_job(STAGES["prior"], recipe, where, Alone(torch.device("cpu"))).stage
     assert isinstance(stage, PriorStage)
     assert {p.dtype for p in stage.clip.text_encoder.parameters()} == {torch.float32}
+
+
+def test_clip_gets_tokens_for_words_that_it_has_not_seen(
+    origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["grinning", "squirrel", "sunglasses", "hamburger"]
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(8):
+        Image.new("RGB", (32, 32), (30 * number, 0, 0)).save(images / f"{number}.png")
+        (images / f"{number}.txt").write_text(f"a {words[number % 4]} {words[number // 4]} circle")
+    data = {"source": str(images), "held_out": 0.0}
+    folders = Folders(tmp_path / "model", tmp_path / "run")
+    given = {"steps": 1, "init": str(origin)}
+    recipe = tiny_recipe("clip", training=given, optimiser=STILL, data=data)
+    with pytest.warns(Notice, match=r"was not trained with: it gets \d+ tokens for them"):
+        assert start(STAGES["clip"], recipe, folders, "cpu") == 0
+    old, new = (FrozenCLIP.load(ModelFolder(path)) for path in (origin, folders.model))
+    assert new.text_sizes.vocab_size == len(new.tokenizer) > len(old.tokenizer)
+    assert old.tokenizer("a squirrel").mask.sum() > 5
+    assert new.tokenizer("a squirrel").mask.sum() == 4
+    known = ["a red circle", "a blue star"]
+    torch.testing.assert_close(old.text(known).z_t, new.text(known).z_t, atol=1e-5, rtol=0)
+    # Resumed, from its own folder: nothing is added any more.
+    longer = replace(recipe, training=replace(recipe.training, steps=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        assert start(STAGES["clip"], longer, replace(folders, resume=True), "cpu") == 0
+    # A stage whose CLIP does not learn says what it has not seen.
+    capsys.readouterr()
+    prior = tiny_recipe("prior", training={**given, "steps": 1}, data=data)
+    where = Folders(tmp_path / "other", tmp_path / "run2")
+    assert start(STAGES["prior"], prior, where, "cpu") == 0
+    said = capsys.readouterr().out
+    assert "unknown: 8 of 8 captions have words that this model's CLIP was not trained with" in said
+    assert "grinning" in said
 
 
 def test_a_clip_without_image_encoder_cannot_be_trained(origin: Path, tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
 from unclip.batch import Batch
-from unclip.checks import many
+from unclip.checks import many, shown
 from unclip.data.batches import Order, batches
 from unclip.data.sources import Source, Stream
 from unclip.stages.base import Stage
@@ -17,8 +18,10 @@ from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.recipe import Recipe
 from unclip.training.parallel import Parallel
 from unclip.training.validation import Validation
+from unclip.words import words_in
 
 S = TypeVar("S")
+_NAMED = 5  # words that a line names
 _COUNTED = 1000  # captions of the built-in world that are looked at for their length
 
 
@@ -67,6 +70,26 @@ def first_images(source: Source | Stream, recipe: Recipe[S]) -> Batch:
     size = min(8, recipe.training.batch_size // recipe.training.accumulation)
     with contextlib.closing(batches(source, Order.of(source, recipe.training.seed), size)) as few:
         return dict(next(few))
+
+
+def say_what_is_unknown(stage: Stage, source: Source | Stream) -> None:
+    """Captions of words that a stage's CLIP, which does not learn any more, has never seen."""
+    clip = getattr(stage, "clip", None)
+    if not isinstance(clip, FrozenCLIP) or clip.tokenizer.vocabulary is None:
+        return
+    read = list(islice(source.captions(), _COUNTED if source.endless else 20 * _COUNTED))
+    vocabulary, unknown = clip.tokenizer.vocabulary, Counter[str]()
+    for caption in read:
+        unknown.update(vocabulary.unknown(caption))
+    count = sum(1 for caption in read if not unknown.keys().isdisjoint(words_in(caption)))
+    if count:
+        often = ", ".join(shown(word) for word, _ in unknown.most_common(_NAMED))
+        print(
+            f"  unknown: {count:,} of {many(len(read), 'captions')} have words that this model's "
+            f"CLIP was not trained with ({often}, …) and spells; train clip on them first: "
+            "unclip train clip, with --training.init to start from another model's",
+            flush=True,
+        )
 
 
 def say_what_is_cut(stage: Stage, source: Source | Stream, fresh: bool) -> None:

@@ -27,8 +27,10 @@ from unclip.training.data import (
     batches_of,
     first_images,
     say_what_is_cut,
+    say_what_is_unknown,
 )
 from unclip.training.embedded import of_size, precomputed
+from unclip.training.loggers import check_loggers
 from unclip.training.parallel import Parallel
 from unclip.training.validation import interval, said, validation_of
 
@@ -101,6 +103,7 @@ def build_job(
     Args:
         reports: whether the data's report is printed, and what a resumed run is validated on.
     """
+    check_loggers(recipe.training.loggers)
     recipe = _decided(spec, recipe, folders)
     accumulation = recipe.training.accumulation
     check_images(
@@ -133,6 +136,7 @@ def build_job(
     with parameters_within_memory(parallel.device):
         stage = build(spec, recipe, context, folders.resume)
     if parallel.main:
+        say_what_is_unknown(stage, source)
         say_what_is_cut(stage, source, fresh=spec.name == "clip" and not recipe.training.init)
     validation = validation_of(source, recipe, parallel)
     told = reports or not folders.resume
