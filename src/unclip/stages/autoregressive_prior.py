@@ -38,7 +38,7 @@ from unclip.stages.conditioning import (
 from unclip.stages.prior import Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
-from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.spec import BuildContext, Probe, StageSpec
 from unclip.stages.suiting import PRIOR_SCALE
 from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder
@@ -348,6 +348,25 @@ def _warm_start(
     return stage
 
 
+def _probe(
+    network: AutoregressivePrior,
+    _: AutoregressivePriorSettings,
+    text: CLIPTextConfig,
+    size: int,
+    n: int,
+) -> Tensor:
+    config = network.config
+    width, length = config.embedding_dim, config.num_embeddings
+    prefix = CodePrefix(
+        torch.empty(n, width),
+        torch.empty(n, length, width),
+        torch.ones(n, length, dtype=torch.bool),
+        torch.zeros(n, dtype=torch.long),
+    )
+    logits: Tensor = network(torch.zeros(n, config.num_codes - 1, dtype=torch.long), prefix)
+    return logits.sum()
+
+
 SPEC = StageSpec(
     "ar-prior",
     Recipe(
@@ -361,6 +380,7 @@ SPEC = StageSpec(
     _build,
     _warm_start,
     network=_network,
+    probe=Probe(_probe),
     sampled_as=COMPONENT,
     embeddings="alone",
 )

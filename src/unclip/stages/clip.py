@@ -8,25 +8,28 @@ Shapes: N batch of this process, M batch over all processes, E embedding width.
 """
 
 import math
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.batch import Batch
+from unclip.checks import Notice, many, printable
 from unclip.config import Between, Checked, Tokens
 from unclip.data.sources import vocabulary_of
 from unclip.device.precision import full_precision
 from unclip.networks.clip import MAX_LOGIT_SCALE
-from unclip.networks.clip_config import CLIPConfig
+from unclip.networks.clip_config import CLIPConfig, CLIPTextConfig
 from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
 from unclip.stages.base import Replicas
 from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 from unclip.stages.encoders import CLIP
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
-from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.spec import BuildContext, Probe, StageSpec
 from unclip.storage.folder import ModelFolder
 from unclip.tokenizer import MAX_VOCABULARY, Tokenizer
 from unclip.words import Vocabulary, merged, vocabulary
@@ -52,6 +55,9 @@ class ClipSettings(Checked):
     # softmax: the right one among a batch's (CLIP); sigmoid: each pair by itself, right or not
     # (SigLIP), which small batches suit better
     loss: Literal["softmax", "sigmoid"] = "softmax"
+    # tokens that the captions' words get, at most, where `training.init` names a CLIP that was not
+    # trained with them
+    new_tokens: Annotated[int, Between(0, 2**16)] = 1024
 
     def config(self, vocab_size: int, image_size: int | None = None) -> CLIPConfig:
         """`vocab_size` is the trained tokenizer's: captions may need fewer tokens than asked;
@@ -113,6 +119,30 @@ class ClipStage:
         stage = cls(CLIP.joined(text, clip.image_encoder), clip.tokenizer)
         stage.processor = clip.processor or stage.processor
         return stage
+
+    @torch.no_grad()
+    def extend(self, captions: Iterable[str], most: int) -> int:
+        """Give words that the CLIP has not seen tokens of their own; how many tokens that made.
+
+        A new one starts as the mean of those that it stands for, and what was known is read as
+        before.
+        """
+        tokenizer, stands_for = self.tokenizer.extended(captions, most)
+        if not stands_for:
+            return 0
+        embeddings, config = self.network.text_model.embeddings, self.network.config
+        old = embeddings.token_embedding.weight
+        first = max(tokenizer.vocab.values()) + 1 - len(stands_for)
+        rows = torch.stack([old[ids].mean(dim=0) for ids in stands_for])
+        unused = old[first + len(rows) :]  # of an encoder that has more than its tokenizer
+        weight = torch.cat([old[:first], rows, unused])
+        embeddings.token_embedding = nn.Embedding(len(weight), weight.shape[1], _weight=weight)
+        self.network.text_model.eos_token_id = tokenizer.eos_id  # no longer the highest
+        size = embeddings.token_embedding.num_embeddings
+        text = replace(config.text, vocab_size=size, eos_token_id=tokenizer.eos_id)
+        self.network.config = replace(config, text=text)
+        self.tokenizer = tokenizer
+        return len(rows)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Of cosine similarities, over all processes' pairs: the symmetric cross-entropy, or where
@@ -201,11 +231,30 @@ def _warm_start(settings: ClipSettings, context: BuildContext, origin: ModelFold
     stage.replicas = context.replicas
     before = stage.tokenizer.vocabulary
     if before is not None:  # else it may know any
+        made = stage.extend(context.captions(settings.captions), settings.new_tokens)
+        if made and context.replicas.rank == 0:
+            _say_new(made, origin)
         more = context.captions(settings.captions) if source.endless else source.captions()
         new = vocabulary_of(source, more)
         # What it learned last it knows best, and is what it says of itself.
         stage.tokenizer.vocabulary = replace(new, words=merged(new.words, before.words))
     return stage
+
+
+def _say_new(tokens: int, origin: ModelFolder) -> None:
+    warnings.warn(
+        f"the captions have words that the CLIP of {printable(str(origin.path))} was not trained "
+        f"with: it gets {many(tokens, 'tokens')} for them, and reads the others as before",
+        Notice,
+        stacklevel=2,
+    )
+
+
+def _probe(network: CLIP, _: ClipSettings, text: CLIPTextConfig, size: int, n: int) -> Tensor:
+    side, length = network.config.vision.image_size, network.config.text.max_position_embeddings
+    z_i = network.encode_image(torch.empty(n, 3, side, side))
+    z_t, _hidden = network.encode_text(torch.zeros(n, length, dtype=torch.long))
+    return z_i.sum() + z_t.sum()
 
 
 SPEC = StageSpec(
@@ -221,6 +270,7 @@ SPEC = StageSpec(
     _build,
     _warm_start,
     network=lambda settings, _, size: CLIP(settings.config(settings.vocab_size, size)),
+    probe=Probe(_probe, listens=False),
     # Before that field, a size had its own resolution.
     absent={"resolution": "size"},
 )

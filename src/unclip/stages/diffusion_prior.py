@@ -34,7 +34,7 @@ from unclip.stages.conditioning import (
 from unclip.stages.prior import MAX_CANDIDATES, Measured, best_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
-from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.spec import BuildContext, Probe, StageSpec
 from unclip.stages.suiting import of_prior
 from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder, together
@@ -263,6 +263,20 @@ def _warm_start(settings: PriorSettings, context: BuildContext, origin: ModelFol
     return stage
 
 
+def _probe(
+    network: DiffusionPrior, _: PriorSettings, text: CLIPTextConfig, size: int, n: int
+) -> Tensor:
+    width, length = network.config.embedding_dim, network.config.num_embeddings
+    predicted: Tensor = network(
+        torch.empty(n, width),
+        torch.zeros(n),
+        text_embeddings=torch.empty(n, width),
+        text_hidden_states=torch.empty(n, length, width),
+        text_mask=torch.ones(n, length, dtype=torch.bool),
+    )
+    return predicted.sum()
+
+
 SPEC = StageSpec(
     "prior",
     Recipe(
@@ -276,6 +290,7 @@ SPEC = StageSpec(
     _build,
     _warm_start,
     network=lambda settings, text, _: build_network(settings, text),
+    probe=Probe(_probe),
     notes=(_CANDIDATES,),
     sampled_as="prior",
     embeddings="alone",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unclip.batch import Batch
 from unclip.checks import printable
@@ -98,6 +98,21 @@ class BuildContext:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """How much a stage's network computes, where it is too large to be trained here.
+
+    Attributes:
+        compute: network, its settings, CLIP's text tower, pixels of a side of the data, N → the sum
+            of what the network gives for N images and captions of full length, as a step of
+            training asks it, on the meta device.
+        listens: whether a step has the frozen CLIP read images and captions too.
+    """
+
+    compute: Callable[[Any, Any, CLIPTextConfig, int, int], Tensor]
+    listens: bool = True
+
+
+@dataclass(frozen=True)
 class StageSpec(Generic[S]):
     """How `unclip train NAME` trains a stage; it stands beside the stage.
 
@@ -112,6 +127,7 @@ class StageSpec(Generic[S]):
         network: what is trained, without the weights that `build` measures or copies, for a CLIP
             whose text tower this is and images of so many pixels a side. It is counted on the meta
             device, where it takes no memory; without it, only `build` can say how large it is.
+        probe: how that network is counted.
         optional: components that only some of these stages have.
         notes: keys of the index that it writes beside them.
         sampled_as: what arguments that are about its sampling begin with; "" if it is not sampled.
@@ -132,6 +148,7 @@ class StageSpec(Generic[S]):
     teacher: tuple[str, ...] = ()
     source: Callable[[Recipe[S]], Source | Stream] | None = None
     network: Callable[[S, CLIPTextConfig, int], nn.Module] | None = None
+    probe: Probe | None = None
     optional: ComponentClasses = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sampled_as: str = ""

@@ -34,7 +34,7 @@ from unclip.stages.base import SCHEDULER, ComponentClasses, check_channels
 from unclip.stages.crops import blur, random_crops
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training, open_data
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
-from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.spec import BuildContext, Probe, StageSpec
 from unclip.stages.suiting import of_upsampler
 from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
@@ -369,7 +369,8 @@ def _spec(
     first = (FIRST, SCHEDULERS[FIRST])
     return StageSpec(
         name, recipe, components, build, warm_start, first,
-        source=_source, network=_network, check_fit=check_fit, sampled_as=SAMPLED_AS[component],
+        source=_source, network=_network, probe=Probe(_probe, listens=False),
+        check_fit=check_fit, sampled_as=SAMPLED_AS[component],
     )  # fmt: skip
 
 
@@ -391,6 +392,14 @@ def _check_fit(folder: ModelFolder, origin: ModelFolder, component: str) -> None
 
 def _network(settings: UpsamplerSettings, _: CLIPTextConfig, size: int) -> UNet:
     return UNet(unet_config(settings, size))
+
+
+def _probe(
+    network: UNet, settings: UpsamplerSettings, _: CLIPTextConfig, size: int, n: int
+) -> Tensor:
+    side = size // settings.crop
+    predicted: Tensor = network(torch.empty(n, 6, side, side), torch.zeros(n))
+    return predicted.sum()
 
 
 def _source(recipe: Recipe[UpsamplerSettings]) -> Source | Stream:

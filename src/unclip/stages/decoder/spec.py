@@ -1,13 +1,15 @@
 """How the decoder is trained."""
 
 import torch
+from torch import Tensor
 
 from unclip.diffusion.process import Diffusion
-from unclip.stages.decoder.network import COMPONENTS, OPTIONAL, build_network
+from unclip.networks.clip_config import CLIPTextConfig
+from unclip.stages.decoder.network import COMPONENTS, OPTIONAL, DecoderNetwork, build_network
 from unclip.stages.decoder.settings import NOTE, DecoderSettings
 from unclip.stages.decoder.stage import DecoderStage
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
-from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.spec import BuildContext, Probe, StageSpec
 from unclip.storage.folder import ModelFolder
 
 
@@ -40,6 +42,26 @@ def _warm_start(
     return stage
 
 
+def _probe(
+    network: DecoderNetwork, _: DecoderSettings, text: CLIPTextConfig, size: int, n: int
+) -> Tensor:
+    side = network.decoder.config.sample_size
+    width, length = text.projection_dim, text.max_position_embeddings
+    mask = torch.ones(n, length, dtype=torch.bool)
+    z_t, hidden = torch.empty(n, width), torch.empty(n, length, width)
+    if network.text_encoder is not None:
+        z_t, hidden = network.text_encoder(torch.zeros(n, length, dtype=torch.long), mask)
+    time_condition, context = network.text_proj(torch.empty(n, width), z_t, hidden)
+    predicted: Tensor = network.decoder(
+        torch.empty(n, network.decoder.config.in_channels, side, side),
+        torch.zeros(n),
+        time_condition=time_condition,
+        context=context,
+        context_mask=network.text_proj.context_mask(mask),
+    )
+    return predicted.sum()
+
+
 SPEC = StageSpec(
     "decoder",
     Recipe(
@@ -53,6 +75,7 @@ SPEC = StageSpec(
     _warm_start,
     optional=OPTIONAL,
     network=build_network,
+    probe=Probe(_probe),
     notes=(NOTE,),
     sampled_as="decoder",
     embeddings="beside images",

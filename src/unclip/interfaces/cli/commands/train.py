@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from unclip.checks import real_number, whole_number
 from unclip.config import dump_toml, suggest, to_mapping
 from unclip.files import check_utf8
 from unclip.interfaces.cli.options import parse
@@ -22,6 +23,7 @@ from unclip.training.run import RECIPE, check_owner, run_folder
 
 if TYPE_CHECKING:
     from unclip.stages.spec import StageSpec
+    from unclip.training.plan import Elsewhere
 
 SPECS = Stages(ChainMap({"judge": Row("unclip.evaluation.judge.training:SPEC")}, STAGES.rows))
 _USAGE = """\
@@ -50,6 +52,10 @@ class _Flags:
     """Replacement of what the model folder has already, and of an unfinished run."""
     dry_run: bool = False
     """Report of what would be trained and what it takes, in ten lines, and no training."""
+    processes: int = 1
+    """Devices that the run is planned for, with --dry-run: memory of each, and days."""
+    rate: float | None = None
+    """TFLOP/s that each of them does, with --dry-run; what products reach here if left out."""
     verbose: bool = False
     """Whole recipe as well, with --dry-run."""
     device: str = "auto"
@@ -88,9 +94,14 @@ def run(arguments: Sequence[str]) -> int:
     check_utf8(folder)  # of checkpoints
     check_folder(options.model)  # now, not after hours of training
     check_folder(folder)
+    if not options.dry_run and _elsewhere(options):
+        raise ValueError(
+            "--processes and --rate are for --dry-run; torchrun starts several processes "
+            "(docs/cluster.md)"
+        )
     folders = Folders(options.model, folder, options.resume, options.overwrite)
     if options.dry_run:
-        planned = plan(spec, recipe, folders, options.device)
+        planned = plan(spec, recipe, folders, options.device, _elsewhere(options))
         if options.verbose:
             print(dump_toml({"stage": name, **to_mapping(recipe)}), end="\n\n")
         print(planned)
@@ -102,6 +113,18 @@ def run(arguments: Sequence[str]) -> int:
     if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
         print(f"{', '.join(spec.components)} written to {options.model}; the run is in {folder}")
     return 0
+
+
+def _elsewhere(options: _Flags) -> "Elsewhere | None":
+    """The other machines that a dry run is for, if it is for others."""
+    from unclip.training.plan import Elsewhere
+
+    if options.processes == 1 and options.rate is None:
+        return None
+    processes = whole_number(options.processes, "--processes", 1, 2**20)
+    if options.rate is None:
+        return Elsewhere(processes)
+    return Elsewhere(processes, 1e12 * real_number(options.rate, "--rate", 1e-6, 1e6))
 
 
 def _data_flag(word: str) -> str:
