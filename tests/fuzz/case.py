@@ -1,5 +1,7 @@
 """What a case is, and the good things that cases are made from by spoiling them."""
 
+import contextlib
+import io
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import torch
 from tests.conftest import captioned_folder
 from tests.tiny import tiny_model_folder, with_autoregressive_prior
 from unclip import Pipeline
+from unclip.interfaces.cli import main
 from unclip.outputs.latents import write_embeddings
 
 QUICK = ("--precision", "fp32", "--decoder-steps", "1", "--super-res-steps", "1")
@@ -58,6 +61,10 @@ class Good:
         np.save(root / "two.npy", z_i.numpy())
         from unclip.data.transforms import open_image
 
+        stored = ("-o", str(root / "stored"), "--images-per-shard", "4", "--hidden-states")
+        model = ("--model", str(root / "model"), "--precision", "fp32")
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert main(["embed", str(root / "images"), *stored, *model]) == 0
         pipe.invert([open_image(good.image)] * 2, 2).save(root / "latents.safetensors")
         return good
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.fuzz.case import QUICK, Case, Good
-from tests.fuzz.hostile import replace, spoil_bytes, spoil_safetensors
+from tests.fuzz.hostile import replace, spoil_bytes, spoil_json, spoil_safetensors
 
 _NPY_HEADS = (
     "{'descr': '<f4', 'fortran_order': False, 'shape': (%s, 64), }",
@@ -25,7 +25,16 @@ _NPY_VALUES = (
 )
 
 
+_PRIOR = (
+    *("--network.num-layers", "1", "--network.num-attention-heads", "2", "--data.workers", "0"),
+    *("--network.attention-head-dim", "16", "--network.statistics", "4", "--dry-run"),
+    *("--training.batch-size", "2", "--training.precision", "fp32"),
+)
+
+
 def make(random: Random, place: Path, good: Good) -> Case:
+    if random.random() < 0.3:
+        return _stored(random, place, good)
     if random.random() < 0.5:
         file = good.copy("two.safetensors", place)
         said = (replace if random.random() < 0.15 else spoil_safetensors)(random, file)
@@ -43,6 +52,19 @@ def make(random: Random, place: Path, good: Good) -> Case:
         ("probe", image, "--components", "2", "--data", file.name),
     )
     return Case(said, (*random.choice((decode, decode, probe)), *common))
+
+
+def _stored(random: Random, place: Path, good: Good) -> Case:
+    """A folder of embeddings that a prior is to learn from."""
+    folder = good.copy("stored", place)
+    file = random.choice(sorted(folder.iterdir()))
+    of_kind = spoil_json if file.suffix == ".json" else spoil_safetensors
+    said = random.choice((of_kind, of_kind, of_kind, spoil_bytes, replace))(random, file)
+    if random.random() < 0.1:
+        file.unlink(missing_ok=True)
+        said = "is gone"
+    words = ("train", "prior", "--model", str(good.model), "--run", "r", *_PRIOR)
+    return Case(f"{file.name} {said}", (*words, "--data.embeddings", "stored"))
 
 
 def _spoil_npy(random: Random, file: Path, width: int) -> str:
