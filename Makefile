@@ -14,7 +14,7 @@ TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
 .PHONY: demo pictures knobs test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
-  bench bench-data bench-embeddings bench-approximations plots $(COMPARED) gpu clean
+  bench bench-data bench-embeddings bench-processes bench-approximations plots $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -102,6 +102,12 @@ plots: $(DEV)
 # One part against diffusers' with the same weights, e.g. `make bench-prior SIZE=full`.
 $(COMPARED): $(DEV)
 	$(BIN)/python benchmarks/compare.py $(@:bench-%=%) --size $(SIZE)
+
+# Training in two processes, and what each of them holds, against the averaging of before.
+bench-training: bench-processes
+bench-processes: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/processes.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/processes.py --memory prior --size medium --batch 8
 
 # Tests and benchmarks that need a CUDA device.
 gpu: $(DEV)

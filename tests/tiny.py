@@ -98,6 +98,17 @@ def with_autoregressive_prior(path: Path) -> Path:
     return path
 
 
+def with_decoder(path: Path, size: int) -> Path:
+    """Give a tiny model folder a decoder of so many pixels a side; the path again."""
+    folder = ModelFolder(path)
+    torch.manual_seed(0)
+    settings = DecoderSettings((16, 32), layers=1, head_width=16, groups=8, context_width=32)
+    stage = DecoderStage.build(settings, FrozenCLIP.load(folder), size)
+    _awaken(stage.network)
+    stage.save(folder)
+    return path
+
+
 @torch.no_grad()
 def _awaken(network: nn.Module) -> None:
     """Give layers that start at zero weights, so that images depend on everything."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.training.test_parallel import free_port
+from tests.training.runs import free_port
 from unclip.files import read_facts
 from unclip.training import checkpoint
 from unclip.training.best import Measured

@@ -25,7 +25,7 @@ from unclip.training.best import Best, Measured
 from unclip.training.data import TrainingData
 from unclip.training.job import Folders, Job
 from unclip.training.loop import Trainer
-from unclip.training.parallel import Averaged
+from unclip.training.replicated import Replicated
 from unclip.training.start import start
 from unclip.training.validation import Validation, interval, said, validation_of
 
@@ -187,7 +187,7 @@ def test_batches_are_of_different_held_out_images_in_any_number_of_processes(
     assert rows(validation) == rows(validation_of(source, recipe, ALONE) or validation)
     assert len(validation.seen) == len(validation.held_out)
     halves = [
-        validation_of(source, recipe, Averaged(rank, 2, torch.device("cpu"))) for rank in (0, 1)
+        validation_of(source, recipe, Replicated(rank, 2, torch.device("cpu"))) for rank in (0, 1)
     ]
     first, second = (rows(half) for half in halves if half is not None)
     assert [a + b for a, b in zip(first, second, strict=True)] == [

@@ -25,6 +25,7 @@ from unclip.diffusion.registry import SAMPLERS, spacing_named
 from unclip.diffusion.samplers import Callback, Stop
 from unclip.diffusion.sampling import Plan, Sampling
 from unclip.diffusion.schedules import DiffusionConfig, Schedule
+from unclip.draws import integers, normal
 
 
 class Diffusion:
@@ -43,9 +44,8 @@ class Diffusion:
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Training's x_t (N, ...), t (N,), uniform, and noise (N, ...) for x0 (N, ...)."""
-        device = x0.device
-        t = torch.randint(len(self.schedule), (len(x0),), generator=generator, device=device)
-        noise = torch.randn(x0.shape, generator=generator, device=device)
+        t = integers(len(self.schedule), len(x0), generator=generator)
+        noise = normal(*x0.shape, generator=generator)
         return self.schedule.q_sample(x0, t, noise), t, noise
 
     def loss(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.config import Dropout, Heads, Layers, Probability, Tokens, Width
-from unclip.networks.layers import NetworkConfig, attention, sinusoidal_embedding, zero_init
+from unclip.networks.layers import NetworkConfig, Unit, attention, sinusoidal_embedding, zero_init
 from unclip.networks.pca import Buckets, EmbeddingCodec, Spacing
 
 EXTRA_TOKENS = 2  # after the caption come z_t and the dot product
@@ -107,7 +107,7 @@ class Cache:
         return k, v
 
 
-class Block(nn.Module):
+class Block(Unit):
     """Pre-norm Transformer block."""
 
     def __init__(self, config: AutoregressivePriorConfig, number: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.networks.clip_config import CLIPTextConfig, CLIPVisionConfig
-from unclip.networks.layers import attention
+from unclip.networks.layers import Unit, attention
 
 MAX_LOGIT_SCALE = math.log(100.0)
 
@@ -53,7 +53,7 @@ class MLP(nn.Module):
         return self.fc2(self.activation(self.fc1(x)))  # type: ignore[no-any-return]
 
 
-class Block(nn.Module):
+class Block(Unit):
     """Pre-norm Transformer block."""
 
     def __init__(self, config: CLIPTextConfig | CLIPVisionConfig) -> None:

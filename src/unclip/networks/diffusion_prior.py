@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.config import Dropout, Heads, Layers, Tokens, Width
-from unclip.networks.layers import NetworkConfig, TimestepEmbedding, attention, zero_init
+from unclip.networks.layers import NetworkConfig, TimestepEmbedding, Unit, attention, zero_init
 
 # After the caption come z_t, the timestep, the noised z_i and the learned final query.
 EXTRA_TOKENS = 4
@@ -146,7 +146,7 @@ class FeedForward(nn.Module):
         return x
 
 
-class Block(nn.Module):
+class Block(Unit):
     """Pre-norm Transformer block; the layout calls its second norm `norm3`."""
 
     def __init__(self, config: DiffusionPriorConfig) -> None:

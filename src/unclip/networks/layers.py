@@ -23,6 +23,16 @@ _SHORT = 512  # keys
 _FEW_CHANNELS, _FEW_PIXELS = 16, 1024  # in a group, in an image: where torch has a slow kernel
 
 
+class Unit(nn.Module):
+    """What a network repeats: training can shard, checkpoint or compile one after the other.
+
+    Its `forward` computes all that is in it. What is called of it besides, with its weights, its
+    class names in `ALSO`.
+    """
+
+    ALSO: ClassVar[tuple[str, ...]] = ()
+
+
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
     """Embed timesteps as [cos(t f_0) ..., sin(t f_0) ...] with f_k = 10000^(-k / (width // 2)).
 
@@ -119,12 +129,15 @@ class GroupNorm(nn.GroupNorm):
         if x.device.type != "cpu":
             return super().forward(x)
         if x.requires_grad and torch.is_autocast_enabled("cpu"):
-            return super().forward(x.float())
+            return self._exact(x)
         few = x.shape[1] // self.num_groups < _FEW_CHANNELS and x[0, 0].numel() < _FEW_PIXELS
         if x.dtype == torch.bfloat16 and few:
-            weight, bias = self.weight.float(), self.bias.float()
-            return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+            return self._exact(x).to(x.dtype)
         return super().forward(x)
+
+    def _exact(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps)
 
 
 def zero_init(layer: nn.Linear | nn.Conv2d) -> None:

@@ -19,6 +19,7 @@ from unclip.networks import winograd
 from unclip.networks.layers import (
     GroupNorm,
     TimestepEmbedding,
+    Unit,
     attention,
     guidance_embedding,
     zero_init,
@@ -29,7 +30,7 @@ from unclip.networks.winograd import Conv3x3, Kernels
 __all__ = ["UNet", "UNetConfig"]
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Unit):
     """Two convolutions with the time embedding between them, optionally halving or doubling H, W.
 
     The time embedding shifts the features before the second normalisation ("default") or scales
@@ -133,8 +134,10 @@ class Conditions:
         return replace(self, times=times, time_condition=condition, context=context)
 
 
-class Attention(nn.Module):
+class Attention(Unit):
     """Pixels attend to context and pixels alike, in one softmax over [context, pixel] keys."""
+
+    ALSO = ("project_context",)
 
     def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import torch
 
+from unclip.acceleration.compiling import check_compiler, compiled
 from unclip.acceleration.int8 import to_int8
 from unclip.acceleration.offload import Offload
 from unclip.acceleration.packing import pack
@@ -115,7 +116,7 @@ class LoadedModel:
         Raises:
             ValueError: torch cannot compile here.
         """
-        check_compiler(self.clip.device)
+        check_compiler(self.clip.device, "open without compile")
         self.clip.trims = False
         for network in self.denoisers:
             if isinstance(network, UNet | DiffusionPrior):
@@ -174,27 +175,7 @@ def load(
 def compile_steps(network: UNet | DiffusionPrior) -> None:
     """Compile what `proceed` computes, in place; what it looks up stays outside, where it is plain
     Python that would be compiled anew for every timestep."""
-    import torch._dynamo
-
-    # Of all networks of a class together: three each, for several networks and pipelines.
-    config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 64)
-    setattr(network, "_run", torch.compile(network._run))  # noqa: B010
-
-
-def check_compiler(device: torch.device) -> None:
-    """Compile something small: what compilers need is missing on many machines.
-
-    Raises:
-        ValueError: torch cannot compile for the device.
-    """
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"torch cannot compile for the device {device} here ({reason}): open without compile"
-        ) from None
+    setattr(network, "_run", compiled(network._run))  # noqa: B010
 
 
 def _name(prior: type[Prior]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unclip.acceleration.offload import is_offloaded
 from unclip.batch import Batch
+from unclip.draws import uniform
 from unclip.networks.clip import ImageEncoder, TextEncoder
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
@@ -211,7 +212,7 @@ class FrozenCLIP:
 
 def dropped(captions: Sequence[str], probability: float, generator: torch.Generator) -> list[str]:
     """Captions with some of them replaced by the empty one, the null condition for text."""
-    draws = torch.rand(len(captions), generator=generator, device=generator.device).tolist()
+    draws = uniform(len(captions), generator=generator).tolist()
     return ["" if u < probability else c for u, c in zip(draws, captions, strict=True)]
 
 

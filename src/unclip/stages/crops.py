@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.draws import integers
+
 
 def blur(images: Tensor, sigma: float) -> Tensor:
     """A Gaussian of `sigma` pixels on 3 × 3 taps, edges mirrored; (N, C, H, W) → the same."""
@@ -28,11 +30,8 @@ def random_crops(images: Tensor, side: int, generator: torch.Generator, step: in
     """
     height, width = images.shape[-2:]
     tops, lefts = (
-        step * torch.randint(
-            (extent - side) // step + 1, (len(images),), generator=generator,
-            device=generator.device,
-        )
+        step * integers((extent - side) // step + 1, len(images), generator=generator)
         for extent in (height, width)
-    )  # fmt: skip
+    )
     places = zip(images, tops.tolist(), lefts.tolist(), strict=True)
     return torch.stack([x[:, top : top + side, left : left + side] for x, top, left in places])

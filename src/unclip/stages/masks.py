@@ -10,6 +10,8 @@ Shapes: N images, H × W pixels.
 import torch
 from torch import Tensor
 
+from unclip import draws
+
 _NOTHING_KNOWN = 0.25  # of the masks erase all, so that the decoder still makes whole images
 
 
@@ -33,7 +35,7 @@ def random_masks(count: int, size: int, generator: torch.Generator) -> Tensor:
     device = generator.device
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(count, *shape, generator=generator, device=device)
+        return draws.uniform(count, *shape, generator=generator)
 
     middles = (torch.arange(size, device=device) + 0.5) / size
     pixels = torch.stack(torch.meshgrid(middles, middles, indexing="ij"), dim=-1)  # (H, W, 2)

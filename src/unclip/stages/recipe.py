@@ -111,6 +111,13 @@ class Training(Checked):
     accumulation: BatchSize = 1  # parts that a batch is computed in
     # number format of the networks; auto takes the faster of fp32 and bf16
     precision: Annotated[Literal["auto", "fp32", "bf16"], Also(usual)] = "auto"
+    # shards of weights, moments and averages, one for each process (FSDP2), where else each has all
+    # of them (DDP)
+    shard: bool = False
+    # recomputation of a network's blocks in the backward pass, which then keeps their inputs alone:
+    # less memory, more time
+    checkpoint_activations: bool = False
+    compile: bool = False  # compilation of the network's blocks by torch
     ema: Averaging = 0.9999  # decay of the averaged weights, which are the ones published
     seed: Seed = 0  # seed of weights, noise and order
     # model whose weights are trained further: bundled, a folder or hf:owner/model

@@ -25,6 +25,7 @@ from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import BetaSchedule, DiffusionConfig, PredictionType
+from unclip.draws import uniform
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.unet import UNet, UNetConfig
 from unclip.networks.unet_config import UNCONDITIONAL, adm_config
@@ -248,7 +249,7 @@ class UpsamplerStage:
         blurred = blur(small, self.settings.blur_sigma)
         if self.settings.degradation_probability == 1:
             return blurred
-        drawn = torch.rand(len(small), 1, 1, 1, generator=generator, device=generator.device)
+        drawn = uniform(len(small), 1, 1, 1, generator=generator)
         return torch.where(drawn < self.settings.degradation_probability, blurred, small)
 
     def suits(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ bit where as many processes go on: data order, augmentation, noise and dropout a
 step (`loop.py`). How it lies on the disk is in `parts.py`.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -192,7 +193,15 @@ def resume(state: State, folder: Path) -> None:
     except (KeyError, TypeError):
         raise ValueError(f"{path} does not say what was measured of it as it should") from None
     state.step = step_of(path)
-    state.precision = facts.get("precision", "")
+
+
+def noted_precision(folder: Path, parallel: Parallel) -> str:
+    """What the newest checkpoint was computed in; "" where none says it. Collective."""
+    said = ""
+    for path in reversed(checkpoints(folder)) if parallel.main else ():
+        with contextlib.suppress(ValueError):  # a damaged one is named when it is read
+            said = said or parts.contents(path).facts.get("precision", "")
+    return parallel.heard(said)
 
 
 def _check_network(

@@ -23,9 +23,9 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(self.average.values()), [p.detach().float() for p in self.live.values()], 1 - decay
-        )
+        moved = {name: p.detach().float() for name, p in self.live.items() if p.requires_grad}
+        averages = [self.average[name] for name in moved]
+        torch._foreach_lerp_(averages, list(moved.values()), 1 - decay)
 
     @contextmanager
     def in_place(self, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:

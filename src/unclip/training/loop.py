@@ -1,10 +1,11 @@
 """The training loop: one for every stage.
 
-All randomness of step k (noise, timesteps, dropped conditions, dropout) comes from generators that
-are seeded by (seed, k, part, rank), and the data order is a function of k as well. The state of a
-run is therefore its weights, their average and the best average so far, the optimiser's moments and
-one integer, and a resumed run is bit-identical to one that was never stopped. Measuring on held-out
-images decides which weights are the best, and changes nothing else.
+All randomness of step k comes from generators that are seeded by (seed, k, part): noise, timesteps
+and dropped conditions of a batch's rows, whichever process has them, and dropout, each process's
+own. The data order is a function of k as well. The state of a run is therefore its weights, their
+average and the best average so far, the optimiser's moments and one integer, and a resumed run is
+bit-identical to one that was never stopped. Measuring on held-out images decides which weights are
+the best, and changes nothing else.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from torch import Tensor
 from unclip.batch import Batch, on_device
 from unclip.config import to_mapping
 from unclip.device.precision import dtype_named, name_of, peak_speed
+from unclip.draws import RowsGenerator
 from unclip.training import checkpoint
 from unclip.training.best import Best, Measured, overfitting, published
 from unclip.training.counting import counted
@@ -27,9 +29,11 @@ from unclip.training.job import Job
 from unclip.training.loggers import About
 from unclip.training.muon import Muon
 from unclip.training.optimiser import build, learning_rate, set_learning_rate
+from unclip.training.parallel import Parallel
 from unclip.training.report import Rates, Report
 from unclip.training.sam import sharpness_aware
 from unclip.training.signals import Stopper
+from unclip.training.units import checkpoint_units, compile_units
 from unclip.training.validation import Validation
 from unclip.training.waiting import SILENCE, Waiting, watched
 
@@ -53,21 +57,28 @@ class Trainer:
     def __init__(self, job: Job) -> None:
         self.job, self.recipe, self.parallel = job, job.recipe, job.parallel
         self.network = job.stage.network.train()
-        self.parallel.prepare(self.network)
+        self._prepare_units()
+        self.checkpoints = job.folders.run / "checkpoints"
+        resume, noted = job.folders.resume, ""
+        if resume:
+            noted = checkpoint.noted_precision(self.checkpoints, self.parallel)
+        self.dtype = self._precision(noted)
+        self.trained = self.parallel.prepare(job.stage, self.dtype)
         self.state = checkpoint.State(
             self.network,
             build(self.network, self.recipe.optimiser, self.parallel),
             EMA(self.network, self.recipe.training.ema),
             self.parallel,
             data=job.data.fingerprint,
+            precision=name_of(self.dtype),
             optimiser_kind=self.recipe.optimiser.kind,
             learned_from=job.learned_from,
         )
-        self.checkpoints = job.folders.run / "checkpoints"
-        self._published = job.folders.resume
-        if job.folders.resume:
+        if isinstance(self.state.optimiser, Muon):
+            self.state.optimiser.dtype = self.dtype
+        self._published = resume
+        if resume:
             self._resume()
-        self.dtype = self._precision()
         self._compare_best()
         self.parts, self.waiting = job.data.batches(self.state.step), Waiting()
 
@@ -80,16 +91,19 @@ class Trainer:
                 f"{steps}, and must be {step} or more to resume it"
             )
 
-    def _precision(self) -> torch.dtype:
+    def _prepare_units(self) -> None:
+        training, device = self.recipe.training, self.parallel.device
+        if training.compile:
+            compile_units(self.network, device)
+        if training.checkpoint_activations:
+            checkpoint_units(self.network)
+
+    def _precision(self, noted: str) -> torch.dtype:
         """What the network computes in, in all processes, and as long as the run goes on."""
         wanted = self.recipe.training.precision
-        measured = wanted == "auto" and self.state.precision
+        measured = wanted == "auto" and noted
         dtype = dtype_named(measured or wanted, self.parallel.device)
-        dtype = _DTYPES[self.parallel.agreed(_DTYPES.index(dtype))]  # each process has measured
-        self.state.precision = name_of(dtype)
-        if isinstance(self.state.optimiser, Muon):
-            self.state.optimiser.dtype = dtype
-        return dtype
+        return _DTYPES[self.parallel.agreed(_DTYPES.index(dtype))]  # each process has measured
 
     def run(self, until: int | None = None) -> int:
         """Train up to `training.steps`, or until a signal asks to stop.
@@ -179,7 +193,6 @@ class Trainer:
         state, recipe = self.state, self.recipe.optimiser
         set_learning_rate(state.optimiser, recipe, state.step, self.recipe.training.steps)
         losses = self.gradients()
-        self.parallel.average_gradients(self.network)
         norm = self.parallel.clip_gradients(self.network, recipe.clip)
         check_finite(state.step, losses["loss"], norm)
         state.optimiser.step()
@@ -196,19 +209,22 @@ class Trainer:
             with self.waiting:
                 batch = next(self.parts)
             backward = partial(self.backward, on_device(batch, self.parallel.device), part)
-            if rho:
-                of_part = sharpness_aware(backward, self.network.parameters(), rho, self.parallel)
-            else:
-                of_part = backward()
+            last = part == parts - 1  # which exchanges the gradients of all
+            with contextlib.nullcontext() if last else self.trained.unaveraged():
+                if rho:
+                    weights, apart = self.network.parameters(), self.trained.unaveraged
+                    of_part = sharpness_aware(backward, weights, rho, self.parallel, apart)
+                else:
+                    of_part = backward()
             add(losses, of_part, parts)
         return losses
 
     def backward(self, batch: Batch, part: int) -> dict[str, Tensor]:
         """Losses of a part of a batch, and their gradients."""
-        training, device = self.recipe.training, self.parallel.device
-        generator = seeded(training.seed, self.state.step, part, self.parallel.rank, device)
+        training = self.recipe.training
+        generator = seeded(training.seed, self.state.step, part, self.parallel)
         with self._autocast():
-            losses = self.job.stage.loss(batch, generator)
+            losses: dict[str, Tensor] = self.trained(batch, generator)
         (losses["loss"] / training.accumulation).backward()  # type: ignore[no-untyped-call]
         return losses
 
@@ -240,14 +256,12 @@ class Trainer:
         for parts in (validation.held_out, validation.seen):
             sums: dict[str, Tensor] = {}
             for number, part in enumerate(parts):
-                generator = seeded(
-                    self.recipe.training.seed, -1, number, self.parallel.rank, self.parallel.device
-                )
+                generator = seeded(self.recipe.training.seed, -1, number, self.parallel)
                 with self._autocast():
-                    losses = self.job.stage.loss(on_device(part, self.parallel.device), generator)
+                    losses = self.trained(on_device(part, self.parallel.device), generator)
                 add(sums, losses, len(parts))
             found.append(self.parallel.averaged(sums))
-        self.parallel.computed(self.network)
+        self.parallel.computed(self.trained)
         self.network.train()
         held_out, seen = found
         return {**held_out, "seen_loss": seen["loss"]}
@@ -274,8 +288,8 @@ class Trainer:
         generator = torch.Generator(self.parallel.device).manual_seed(0)
         with self.state.ema.in_place(), self._autocast():
             self.network.eval()
-            rows = self.job.stage.preview(on_device(example, self.parallel.device), generator)
-            self.parallel.computed(self.network)
+            rows = self.trained.preview(on_device(example, self.parallel.device), generator)
+            self.parallel.computed(self.trained)
             self.network.train()
         return rows
 
@@ -315,12 +329,25 @@ def check_finite(step: int, loss: Tensor, norm: Tensor) -> None:
         )
 
 
-def seeded(seed: int, step: int, part: int, rank: int, device: torch.device) -> torch.Generator:
-    """Seed the global stream (dropout) and return one for noise, from (seed, step, part, rank)."""
-    name = f"{seed}/{step}/{part}/{rank}".encode()
-    mixed = int.from_bytes(hashlib.blake2b(name, digest_size=7).digest())
-    torch.manual_seed(mixed)
-    return torch.Generator(device).manual_seed(mixed + 1)
+def seeded(seed: int, step: int, part: int, parallel: Parallel) -> torch.Generator:
+    """Seed the global stream (dropout) from (seed, step, part, rank), and return one for noise.
+
+    Noise belongs to the rows of a part of a batch, whichever process has them; dropout is each
+    process's own.
+    """
+    rank, processes = parallel.rank, parallel.world_size
+    whole, own = (_mixed(seed, step, part, number) for number in (0, rank))
+    torch.manual_seed(own)
+    if processes == 1:
+        return torch.Generator(parallel.device).manual_seed(own + 1)
+    generator = RowsGenerator(parallel.device, rank, processes)
+    generator.whole.manual_seed(whole + 1)
+    return generator.manual_seed(own + 1)
+
+
+def _mixed(*numbers: int) -> int:
+    name = "/".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest())
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -1,14 +1,13 @@
-"""How processes share a run: alone, or each with the whole network and a part of every batch.
+"""How processes share a run: alone, as replicas (DDP), or each with a shard of all (FSDP2).
 
 Whatever touches parameters, gradients or the optimiser's state *across processes* goes through
-`Parallel`; nothing else in the package calls torch.distributed. Another way to share a run, such as
-FSDP2's shards, is another class with these methods and a row in `start_parallel`
-(docs/extending.md).
+`Parallel`. `Alone` is one process; `replicated.py` and `sharded.py` have the others. Another way to
+share a run is another class with these methods and a line in `start_parallel` (docs/extending.md).
 
-A parameter, its gradient, its average and its moments are all of one kind: whole tensors in the
-classes here, DTensors where each process keeps a shard. Both know arithmetic, so what goes element
-by element (AdamW, the moving average, SAM's step there and back, momentum) asks nobody. What needs
-all elements of a tensor asks for `full`, and gives its result back through `shard`.
+A parameter, its gradient, its average and its moments are all of one kind: whole tensors, or
+DTensors where each process keeps a shard. Both know arithmetic, so what goes element by element
+(AdamW, the moving average, SAM's step there and back, momentum) asks nobody. What needs all
+elements of a tensor asks for `full`, and gives its result back through `shard`.
 
 A method that is **collective** exchanges something between processes. All of them call it, in the
 same order and with the same names and shapes, or those that do wait for ever; so no `if main`
@@ -23,11 +22,37 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from unclip.batch import Batch
 from unclip.device.precision import device_named
-from unclip.stages.base import Replicas
+from unclip.stages.base import Replicas, Stage
+
+
+class Trained(nn.Module):
+    """A stage as a module, whose `forward` is its loss.
+
+    Whatever of its network a stage calls, and how often, is so within one forward pass, which is
+    what DDP's and FSDP2's hooks go around.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.network = stage.network
+        self.stage = stage
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The stage's loss."""
+        return self.stage.loss(batch, generator)
+
+    def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """The stage's preview."""
+        return self.stage.preview(batch, generator)
+
+    def unaveraged(self) -> AbstractContextManager[None]:
+        """A block whose passes add gradients up in the replica that computes them: they are
+        exchanged by the next pass outside of it, the sums."""
+        return nullcontext()
 
 
 class Parallel(Replicas, Protocol):
@@ -55,11 +80,18 @@ class Parallel(Replicas, Protocol):
 
     # ---- the network ---------------------------------------------------------------------------
 
-    def prepare(self, network: nn.Module) -> None:
-        """Take a network to the device, with the main process's weights. Collective.
+    def prepare(self, stage: Stage, dtype: torch.dtype) -> Trained:
+        """Take a stage's network to the device, with the main process's weights. Collective.
 
         In place, as its stage holds it. Whoever shards replaces its parameters here: before the
         optimiser and the average are made of them.
+
+        Args:
+            dtype: what the network computes in.
+
+        Returns:
+            What computes the stage's losses, whose backward pass leaves gradients that are means
+            over all processes.
         """
         ...
 
@@ -81,21 +113,13 @@ class Parallel(Replicas, Protocol):
         """
         ...
 
-    def computed(self, network: nn.Module) -> None:
-        """After the network has computed what has no backward pass: let go of what was gathered
-        for it, as other weights may come into its place. Collective.
+    def computed(self, trained: Trained) -> None:
+        """After what has no backward pass was computed: let go of what was gathered for it, as
+        other weights may come into its place. Local.
         """
         ...
 
     # ---- gradients -----------------------------------------------------------------------------
-
-    def average_gradients(self, network: nn.Module) -> None:
-        """Replace every gradient by its mean over the processes. Collective.
-
-        Called once after all parts of a batch; gradients that the backward pass has averaged
-        already stay as they are.
-        """
-        ...
 
     def clip_gradients(self, network: nn.Module, largest: float) -> Tensor:
         """Scale averaged gradients to a norm of `largest` at most; their norm before. Collective.
@@ -139,8 +163,9 @@ class Alone:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def prepare(self, network: nn.Module) -> None:
-        network.to(self.device)
+    def prepare(self, stage: Stage, dtype: torch.dtype) -> Trained:
+        stage.network.to(self.device)
+        return Trained(stage)
 
     def full(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -151,10 +176,7 @@ class Alone:
     def full_weights(self, network: nn.Module) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def computed(self, network: nn.Module) -> None:
-        pass
-
-    def average_gradients(self, network: nn.Module) -> None:
+    def computed(self, trained: Trained) -> None:
         pass
 
     def clip_gradients(self, network: nn.Module, largest: float) -> Tensor:
@@ -172,8 +194,7 @@ class Alone:
         return text
 
     def averaged(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        names, flat = _stacked(values)
-        return _named(values, names, flat)
+        return {name: float(value.detach().float()) for name, value in values.items()}
 
     def barrier(self) -> None:
         pass
@@ -182,63 +203,12 @@ class Alone:
         return rows
 
 
-class Averaged(Alone):
-    """Every process has the whole network and a part of each batch; gradients are averaged.
+def start_parallel(device: str = "auto", shard: bool = False) -> Parallel:
+    """Join the process group that torchrun set up, if any; otherwise be alone.
 
-    One exchange after the backward pass, of all gradients together. Everything else is as alone,
-    since every process does the same with the same numbers.
+    Args:
+        shard: of several processes, each keeps a shard of the network and not all of it.
     """
-
-    def __init__(self, rank: int, world_size: int, device: torch.device) -> None:
-        super().__init__(device)
-        self.rank, self.world_size, self.main = rank, world_size, rank == 0
-
-    def prepare(self, network: nn.Module) -> None:
-        super().prepare(network)
-        for parameter in network.parameters():
-            dist.broadcast(parameter.data, src=0)
-
-    def average_gradients(self, network: nn.Module) -> None:
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        dist.all_reduce(flat)
-        flat /= self.world_size
-        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-    def agreed(self, number: int) -> int:
-        largest = torch.tensor(number, device=self.device)
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return int(largest)
-
-    def heard(self, text: str) -> str:
-        first = -self.agreed(-self.rank if text else -self.world_size)
-        if first == self.world_size:
-            return ""
-        said = list(text.encode("utf-8", "surrogateescape")) if self.rank == first else []
-        letters = torch.zeros(self.agreed(len(said)), dtype=torch.uint8, device=self.device)
-        letters[: len(said)] = torch.tensor(said, dtype=torch.uint8)
-        dist.broadcast(letters, src=first)
-        return bytes(letters.tolist()).decode("utf-8", "surrogateescape")
-
-    def averaged(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        names, flat = _stacked(values)
-        dist.all_reduce(flat)
-        flat /= self.world_size
-        return _named(values, names, flat)
-
-    def barrier(self) -> None:
-        self.agreed(0)  # which works with every backend
-
-    def gather(self, rows: Tensor) -> Tensor:
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(list(all_gather(rows)))  # type: ignore[no-untyped-call]
-
-
-def start_parallel(device: str = "auto") -> Parallel:
-    """Join the process group that torchrun set up, if any; otherwise be alone."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     place = device_named(device)
     if place.type == "cuda" and place.index is None:
@@ -246,17 +216,8 @@ def start_parallel(device: str = "auto") -> Parallel:
         torch.cuda.set_device(place)
     if world_size == 1:
         return Alone(place)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    return Averaged(rank, world_size, place)
+    from unclip.training.replicated import Replicated, join
+    from unclip.training.sharded import Sharded
 
-
-def _stacked(values: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
-    """Scalars in one tensor, for one exchange, in an order that all processes share."""
-    names = sorted(values)
-    return names, torch.stack([values[name].detach().float().reshape(()) for name in names])
-
-
-def _named(values: Mapping[str, Tensor], names: list[str], flat: Tensor) -> dict[str, float]:
-    means = dict(zip(names, flat.tolist(), strict=True))
-    return {name: means[name] for name in values}
+    join(place)
+    return (Sharded if shard else Replicated)(rank, world_size, place)

@@ -24,6 +24,7 @@ from unclip.training.job import Folders, Job, build_job
 from unclip.training.parallel import start_parallel
 from unclip.training.report import duration
 from unclip.training.speed import seconds_a_step
+from unclip.training.units import checkpoint_units
 from unclip.training.validation import validates
 
 S = TypeVar("S")
@@ -145,6 +146,8 @@ def needs(
     keep(job)
     stage, place = job.stage, parallel.device
     network = stage.network.to(place).train()
+    if recipe.training.checkpoint_activations:
+        checkpoint_units(network)
     found = counted(stage.loss, network, job.data.example or {}, place)
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return Needs(
@@ -258,5 +261,7 @@ def _sample_of(recipe: Recipe[S]) -> Recipe[S]:
         recipe,
         network=replace(network, **few),
         data=replace(recipe.data, workers=0),
-        training=replace(recipe.training, batch_size=batch, accumulation=1, validate_every=0),
+        training=replace(
+            recipe.training, batch_size=batch, accumulation=1, validate_every=0, compile=False
+        ),
     )

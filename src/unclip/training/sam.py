@@ -5,6 +5,7 @@ the embeddings.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -16,7 +17,11 @@ T = TypeVar("T")
 
 
 def sharpness_aware(
-    backward: Callable[[], T], parameters: Iterable[nn.Parameter], rho: float, parallel: Parallel
+    backward: Callable[[], T],
+    parameters: Iterable[nn.Parameter],
+    rho: float,
+    parallel: Parallel,
+    apart: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> T:
     """Add to `.grad` the gradient at w + rho g / ‖g‖, where g is the gradient at w.
 
@@ -29,6 +34,7 @@ def sharpness_aware(
         parameters: those that are trained.
         rho: how far to look, in the weights' own units.
         parallel: who knows ‖g‖ of a replica.
+        apart: a block in which gradients stay with the replica that computes them.
 
     Returns:
         What `backward` returned at w itself.
@@ -37,7 +43,8 @@ def sharpness_aware(
     before = [p.grad for p in trained]  # of a batch's earlier parts
     for parameter in trained:
         parameter.grad = None
-    result = backward()
+    with apart():
+        result = backward()
     moved = [p for p in trained if p.grad is not None]
     kept = [p.detach().clone() for p in moved]
     gradients = [p.grad.float() for p in moved if p.grad is not None]

@@ -38,7 +38,7 @@ def start(
     Raises:
         ValueError: anything about data, recipe or folders that stands in the way.
     """
-    parallel = start_parallel(device)
+    parallel = start_parallel(device, recipe.training.shard)
     with contextlib.ExitStack() as hold:
         # A new folder is made, and then held, once nothing stands in the way.
         early = parallel.main and is_held(folders.run)

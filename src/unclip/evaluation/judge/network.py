@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unclip.config import Between, Checked, Width, from_mapping
 from unclip.data.world.scene import BACKGROUNDS, COLOURS, MAX_OBJECTS, SHAPES, Scene
 from unclip.files import MAX_CONFIG, read_json
+from unclip.networks.layers import Unit
 from unclip.storage.folder import bundled, check_links
 from unclip.storage.weights import load_weights
 
@@ -114,7 +115,7 @@ class Judge(nn.Module):
         return Maps(objectness.squeeze(2), shape, colour, place, kind, colours)
 
 
-class _Block(nn.Module):
+class _Block(Unit):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = _norm(width)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip import draws
 from unclip.batch import Batch
 from unclip.data.registry import FORMATS, parse
 from unclip.data.sources import Sample
@@ -26,6 +27,7 @@ from unclip.evaluation.judge.network import (
     resize,
 )
 from unclip.randomness import Draws
+from unclip.stages.base import Replicas
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training, open_data
 from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.folder import ModelFolder
@@ -103,16 +105,19 @@ class LabelledScenes(WorldSource):
 class JudgeStage:
     """The judge's losses; see `judge.encode` for what it has to say."""
 
-    def __init__(self, network: Judge) -> None:
-        self.network = network
+    def __init__(self, network: Judge, replicas: Replicas | None = None) -> None:
+        self.network, self.replicas = network, replicas
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Objectness, shape, colour and place of objects; kind and colours of the background."""
+        """Objectness, shape, colour and place of objects; kind and colours of the background.
+
+        Each is a mean over what the whole batch shows of it, wherever in the batch it is.
+        """
         images = blemish(batch["images"], generator)
         maps = self.network(images)
         targets = encode(batch["objects"])
         centres, near = targets.distance == 0, targets.distance <= 1
-        count = centres.sum().clamp(min=1)
+        count, answering = centres.sum(), self._share(near.sum())
         with torch.autocast(images.device.type, enabled=False):
             # Cells beside a centre may answer as well, or not: `decode` joins them.
             presence = F.binary_cross_entropy_with_logits(
@@ -121,15 +126,30 @@ class JudgeStage:
             shape, colour = (m.movedim(2, -1)[near] for m in (maps.shape, maps.colour))  # (M, C)
             place, true_place = (m.movedim(2, -1)[near] for m in (maps.place, targets.place))
             losses = {
-                "objectness": presence / count,
-                "shape": F.cross_entropy(shape, targets.shape[near]),
-                "colour": F.cross_entropy(colour, targets.colour[near]),
-                "place": F.smooth_l1_loss(place, true_place, beta=0.1),
+                "objectness": presence / count.clamp(min=1) * self._share(count),
+                "shape": F.cross_entropy(shape, targets.shape[near]) * answering,
+                "colour": F.cross_entropy(colour, targets.colour[near]) * answering,
+                "place": F.smooth_l1_loss(place, true_place, beta=0.1) * answering,
                 "background": F.cross_entropy(maps.kind, batch["background"][:, 0]),
-                "background_colours": _colours_loss(maps.colours, batch["background"]),
+                "background_colours": self._colours_loss(maps.colours, batch["background"]),
             }
-        hits = (shape.argmax(dim=1) == targets.shape[near]).float().mean()
+        hits = (shape.argmax(dim=1) == targets.shape[near]).float().mean() * answering
         return {"loss": torch.stack(list(losses.values())).sum(), **losses, "shape_accuracy": hits}
+
+    def _colours_loss(self, logits: Tensor, background: Tensor) -> Tensor:
+        """Presence of each colour (N, 11) in flat backgrounds and gradients, of labels (N, 3)."""
+        here = logits.device
+        wanted = (background[:, 1:, None] == torch.arange(len(COLOURS), device=here)).any(1)
+        coloured = (background[:, 0, None] == torch.tensor(_COLOURED, device=here)).any(1)
+        each = F.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none").sum(1)
+        count = coloured.sum()
+        return (each * coloured).sum() / count.clamp(min=1) * self._share(count)
+
+    def _share(self, count: Tensor) -> Tensor:
+        """How many of something there are here, in units of the mean over all processes: what makes
+        of a mean over these a part of the mean over all of them. 1 in a process that is alone."""
+        counts = count[None] if self.replicas is None else self.replicas.gather(count[None])
+        return count.clamp(min=1) / counts.float().mean().clamp(min=1 / len(counts))
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         return None
@@ -141,21 +161,13 @@ class JudgeStage:
         folder.save("judge", ("unclip", "Judge"), config, weights, stem="model")
 
 
-def _colours_loss(logits: Tensor, background: Tensor) -> Tensor:
-    """Presence of each colour (N, 11) in flat backgrounds and gradients, of labels (N, 3)."""
-    wanted = (background[:, 1:, None] == torch.arange(len(COLOURS), device=logits.device)).any(1)
-    coloured = (background[:, 0, None] == torch.tensor(_COLOURED, device=logits.device)).any(1)
-    each = F.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none").sum(1)
-    return (each * coloured).sum() / coloured.sum().clamp(min=1)
-
-
 def blemish(images: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, noise and casts of colour as generated images have them; each image its own share."""
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(len(images), *shape, generator=generator, device=images.device)
+        return draws.uniform(len(images), *shape, generator=generator)
 
-    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    noise = draws.normal(*images.shape, generator=generator)
     softness = (2 * uniform(1, 1, 1) - 1).clamp(min=0)  # half of the images stay sharp
     gain, shift = 1 + 0.1 * (uniform(1, 1, 1) - 0.5), 0.12 * (uniform(3, 1, 1) - 0.5)
     grain = 0.12 * (2 * uniform(1, 1, 1) - 1).clamp(min=0)
@@ -164,7 +176,7 @@ def blemish(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _build(config: JudgeConfig, context: BuildContext) -> JudgeStage:
-    return JudgeStage(Judge(config).initialise())
+    return JudgeStage(Judge(config).initialise(), context.replicas)
 
 
 SPEC = StageSpec(

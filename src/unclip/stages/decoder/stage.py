@@ -19,6 +19,7 @@ from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import Callback, noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.diffusion.schedules import DiffusionConfig
+from unclip.draws import uniform
 from unclip.stages.conditioning import (
     FrozenCLIP,
     TextCondition,
@@ -134,7 +135,7 @@ class DecoderStage:
         captions = dropped(batch["captions"], self.settings.drop_text, generator)
         text = text_condition(self.clip, batch, captions)
         z_i = self.embeddings(batch)
-        draws = torch.rand(len(z_i), generator=generator, device=z_i.device)
+        draws = uniform(len(z_i), generator=generator)
         x_t, t, noise = self.process.draw(x0, generator)
         condition = self._condition(z_i, text, draws < self.settings.drop_image)
         if self.settings.inpainting:

@@ -26,6 +26,7 @@ from unclip.diffusion.losses import LossConfig
 from unclip.diffusion.process import Diffusion
 from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
+from unclip.draws import uniform
 from unclip.networks.unet import UNet
 from unclip.networks.unet_config import CONDITIONAL
 from unclip.stages.conditioning import dropped, text_condition
@@ -93,7 +94,7 @@ class DistillationStage:
         text = text_condition(teacher.clip, batch, captions)
         x_t, t, noise = process.draw(images, generator)
         low, high = self.settings.guidance_scales
-        scale = low * (high / low) ** torch.rand(count, generator=generator, device=t.device)
+        scale = low * (high / low) ** uniform(count, generator=generator)
         seen = x_t
         if teacher.settings.inpainting:
             unknown = random_masks(count, teacher.side, generator)
