@@ -66,7 +66,8 @@ def run(stage: str, parallel: Parallel, model: Path, **training: Any) -> Outcome
     trainer = Trainer(job)
     said = [parallel.averaged(trainer.step()) for _ in range(STEPS)]
     example = {key: value[:2] for key, value in (job.data.example or {}).items()}
-    preview = trainer.preview(example)
+    drawn = stage in ("decoder", "upsampler") and not training.keys() - {"shard"}
+    preview = trainer.preview(example) if drawn else None
     weights = {k: parallel.full(p.detach()).cpu() for k, p in trainer.network.named_parameters()}
     return Outcome(said, weights, preview)
 
@@ -97,5 +98,5 @@ def processes(count: int, target: Callable[..., None], *arguments: Any) -> Any:
         process.start()
     yield
     for process in running:
-        process.join(500)
+        process.join(1000)
         assert process.exitcode == 0

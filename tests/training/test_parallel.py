@@ -74,7 +74,7 @@ def test_two_processes_train_every_stage_like_one(case: str, way: str, outcomes:
     if (case, way) not in outcomes:
         pytest.skip("each replica looks along its own gradient")
     one, two = outcomes[case, "alone"], outcomes[case, way]
-    close = 2e-2 if "bf16" in case else 1e-5
+    close = 5e-2 if "bf16" in case else 1e-5  # which has three digits
     for number, (alone, shared) in enumerate(zip(one.steps, two.steps, strict=True)):
         assert alone.keys() == shared.keys()
         for key in alone:
@@ -83,7 +83,7 @@ def test_two_processes_train_every_stage_like_one(case: str, way: str, outcomes:
     assert one.steps[-1]["loss"] != one.steps[0]["loss"]
     assert one.weights.keys() == two.weights.keys()
     for key, weight in one.weights.items():
-        torch.testing.assert_close(two.weights[key], weight, rtol=0, atol=10 * close, msg=key)
+        torch.testing.assert_close(two.weights[key], weight, rtol=0, atol=min(close, 5e-3), msg=key)
     if one.preview is not None:
         assert two.preview is not None
         torch.testing.assert_close(two.preview, one.preview, rtol=0, atol=1e-2)
