@@ -5,7 +5,7 @@ keeps, in fp32, with attention as the fused kernels of GPUs keep it (queries, ke
 result); under activation checkpointing, the inputs of every unit and all of the largest one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from unclip.networks import autoregressive_prior, clip, diffusion_prior
 from unclip.networks.clip_config import CLIPConfig
-from unclip.networks.unet import Attention, ResnetBlock
 from unclip.stages.encoders import CLIP
 from unclip.stages.spec import Probe
 from unclip.training.counting import PROBE, saved_bytes, without
-
-_UNITS = (clip.Block, diffusion_prior.Block, autoregressive_prior.Block, ResnetBlock, Attention)
+from unclip.training.units import units_of
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,6 @@ def estimated(
     )
 
 
-def units_of(network: nn.Module) -> Iterator[nn.Module]:
-    """What a network repeats: what is sharded, and computed again, one by one."""
-    return (module for module in network.modules() if isinstance(module, _UNITS))
-
-
 @torch.no_grad()
 def _read(config: CLIPConfig) -> None:
     """What the frozen CLIP does in a step."""
@@ -92,7 +84,7 @@ def _read(config: CLIPConfig) -> None:
 class _Kept:
     """Storages that autograd keeps while units compute, each in a dict of its own, and outside."""
 
-    def __init__(self, units: list[nn.Module]) -> None:
+    def __init__(self, units: Sequence[nn.Module]) -> None:
         self.units = units
         self.outside: dict[int, int] = {}
         self.inputs: dict[int, int] = {}

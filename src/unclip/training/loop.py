@@ -172,7 +172,8 @@ class Trainer:
         if example is None or training.steps - self.state.step < training.log_every:
             return None
         device = self.parallel.device
-        found = counted(self.job.stage.loss, self.network, example, device, self.dtype).operations
+        with self.trained.unaveraged():
+            found = counted(self.trained, self.network, example, device, self.dtype).operations
         passes = 2 if self.recipe.optimiser.rho else 1
         peak = peak_speed(self.dtype, device) if self.parallel.main else 0.0
         return Rates(found * passes, peak * self.parallel.world_size)
