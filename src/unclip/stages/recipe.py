@@ -127,8 +127,8 @@ class Training(Checked):
     validate_every: Annotated[int, Between(0, 10**9)] | None = None
     preview_every: Annotated[int, Between(0, 10**9)] = 1000  # steps between two previews; 0: none
     checkpoint_every: Count = 500  # steps between two checkpoints
-    # where metrics and previews go besides the run's folder: tensorboard (where that is installed),
-    # wandb
+    # loggers that metrics and previews go to besides the run's folder: tensorboard (if that is
+    # installed), wandb
     loggers: Annotated[tuple[str, ...], Between(0, 8)] = ("tensorboard",)
 
     def __post_init__(self) -> None:
