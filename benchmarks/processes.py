@@ -44,8 +44,7 @@ class ByHand(Replicated):
 
     def prepare(self, stage: Stage, dtype: torch.dtype) -> Trained:
         stage.network.to(self.device)
-        for parameter in stage.network.parameters():
-            dist.broadcast(parameter.data, src=0)
+        self.spread(stage.network)
         return Trained(stage)
 
     def clip_gradients(self, network: nn.Module, largest: float) -> Tensor:

@@ -1,11 +1,12 @@
 """Several processes, each with the whole network and a part of every batch (DDP)."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unclip.batch import Batch
@@ -17,24 +18,56 @@ class Replica(Trained):
     """One of several, whose gradients are averaged while the backward pass goes on.
 
     DDP puts them into buckets and exchanges each as soon as it is full. A parameter that no process
-    has used has no gradient, as alone.
+    uses has no gradient, as alone: DDP looks for those at each step if the first loss leaves any
+    out, and else, as that takes its time, refuses a later one that does.
     """
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, parallel: "Replicated") -> None:
         super().__init__(stage)
-        self.replica = DistributedDataParallel(
-            Trained(stage),
-            broadcast_buffers=False,  # what a network has of them no step changes
-            gradient_as_bucket_view=True,
-            find_unused_parameters=True,
-        )
+        self.parallel, self.apart = parallel, False
+        self.replica: DistributedDataParallel | None = None
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.replica(batch, generator)
+        if not torch.is_grad_enabled():
+            return super().forward(batch, generator)
+        if self.replica is None:
+            unused = self.parallel.agreed(len(self._unused(batch, generator)))
+            self.replica = DistributedDataParallel(
+                Trained(self.stage),
+                init_sync=False,  # the weights are those of the main process already
+                gradient_as_bucket_view=True,
+                find_unused_parameters=unused > 0,
+            )
+        with self.replica.no_sync() if self.apart else nullcontext():
+            losses: dict[str, Tensor] = self.replica(batch, generator)
         return losses
 
-    def unaveraged(self) -> AbstractContextManager[None]:
-        return self.replica.no_sync()
+    @contextmanager
+    def unaveraged(self) -> Iterator[None]:
+        before, self.apart = self.apart, True
+        try:
+            yield
+        finally:
+            self.apart = before
+
+    def _unused(self, batch: Batch, generator: torch.Generator) -> set[Tensor]:
+        """Trained parameters that the loss does not depend on; nothing is drawn for it."""
+        drawing = [generator, getattr(generator, "whole", generator)]
+        states = [one.get_state() for one in drawing]
+        device = self.parallel.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            loss = super().forward(batch, generator)["loss"]
+        for one, state in zip(drawing, states, strict=True):
+            one.set_state(state)
+        unused: set[Tensor] = {p for p in self.network.parameters() if p.requires_grad}
+        ahead, seen = [loss.grad_fn], set()
+        while ahead:
+            node = ahead.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                unused.discard(getattr(node, "variable", loss))
+                ahead += [following for following, _ in node.next_functions]
+        return unused
 
 
 class Replicated(Alone):
@@ -50,7 +83,13 @@ class Replicated(Alone):
 
     def prepare(self, stage: Stage, dtype: torch.dtype) -> Trained:
         super().prepare(stage, dtype)
-        return Replica(stage)
+        self.spread(stage.network)
+        return Replica(stage, self)
+
+    def spread(self, network: nn.Module) -> None:
+        """Give all processes the main one's weights."""
+        for parameter in network.parameters():
+            dist.broadcast(parameter.data, src=0)
 
     def agreed(self, number: int) -> int:
         largest = torch.tensor(number, device=self.device)
@@ -78,9 +117,25 @@ class Replicated(Alone):
         self.agreed(0)  # which works with every backend
 
     def gather(self, rows: Tensor) -> Tensor:
-        from torch.distributed.nn.functional import all_gather
+        gathered: Tensor = _Gathered.apply(rows, self.rank, self.world_size)  # type: ignore[no-untyped-call]
+        return gathered
 
-        return torch.cat(list(all_gather(rows)))  # type: ignore[no-untyped-call]
+
+class _Gathered(torch.autograd.Function):
+    """Rows (N, …) of all processes (M, …), whose gradients go back to where the rows are from."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rank: int, world_size: int) -> Tensor:
+        ctx.rank, ctx.count = rank, len(rows)
+        parts = [torch.empty_like(rows) for _ in range(world_size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        whole = gradient.contiguous().clone()
+        dist.all_reduce(whole)
+        return whole[ctx.rank * ctx.count :][: ctx.count], None, None
 
 
 def join(device: torch.device) -> None:

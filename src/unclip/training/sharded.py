@@ -38,8 +38,7 @@ class Sharded(Replicated):
 
     def prepare(self, stage: Stage, dtype: torch.dtype) -> Trained:
         network = stage.network.to(self.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        for parameter in network.parameters():
-            dist.broadcast(parameter.data, src=0)
+        self.spread(network)
         mesh = self._mesh = self._mesh or init_device_mesh(self.device.type, (self.world_size,))
         whole = {p for p in network.parameters() if p.ndim == 0 or not p.requires_grad}
         for scalar in whole:
