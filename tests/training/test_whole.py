@@ -1,6 +1,7 @@
 """`train all`: every stage, in a budget, and from any kill on."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from unclip.stages.recipe import Data
 from unclip.storage.folder import ModelFolder
 from unclip.training import whole
 from unclip.training.plan import Needs
+from unclip.training.progress import Asked
+from unclip.training.run import run_folder
 from unclip.training.start import start
 from unclip.training.whole import (
-    Asked,
     Place,
     described,
     measured,
@@ -62,7 +64,7 @@ def test_what_was_killed_goes_on_bit_for_bit(
     said = capsys.readouterr().out
     for line in ("[1/5] clip: 4 steps of 2 images of 32 px", "[5/5] tune took"):
         assert line in said
-    assert tuned == [(Path("models/whole"), "my-images", None)]
+    assert tuned == [(Path("models/whole"), "my-images", 180.0)]
     assert ModelFolder(Path("models/whole")).has("super_res_first")
     assert said.count("of 16 images usable") == 0  # it is said once, by what is measured first
     assert "to draw with it: unclip generate " in said
@@ -88,8 +90,67 @@ def test_what_was_killed_goes_on_bit_for_bit(
     assert "training from" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="was begun with the data my-images"):
         resume_all(place("parts"), None, "others")
+    assert resume_all(place("parts"), None, "./my-images") == 0  # the same
     with pytest.raises(ValueError, match=r"all stages of models/parts are trained"):
         resume_all(place("parts"), None, budget=60.0)
+    shutil.rmtree("models/parts/decoder")
+    with pytest.raises(ValueError, match="models/parts has no decoder, which the run in"):
+        resume_all(place("parts"), None)
+
+
+@pytest.mark.usefixtures("half_a_second")
+def test_what_another_process_trained_meanwhile_is_never_replaced(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While this one measures; and while it trains what comes before."""
+    mine, quick = place("mine"), whole.measured
+
+    def slow(recipes: Any, where: Place) -> dict[str, Needs]:
+        if not (mine.model / "model_index.json").exists():
+            monkeypatch.setattr(whole, "measured", quick)
+            assert train_all(asked, mine, None) == 0
+        return quick(recipes, where)
+
+    monkeypatch.setattr(whole, "measured", slow)
+    with pytest.raises(ValueError, match="models/mine already has a text_encoder"):
+        train_all(asked, mine, None)
+
+    kept = Path("runs/other/decoder/checkpoints/step-00000009")
+
+    def meanwhile(spec: Any, *given: Any, **told: Any) -> int:
+        if spec.name == "upsampler":
+            kept.mkdir(parents=True)
+        return start(spec, *given, **told)
+
+    monkeypatch.setattr(whole, "start", meanwhile)
+    kept.mkdir(parents=True)
+    with pytest.raises(ValueError, match="runs/other/decoder holds an unfinished run"):
+        train_all(asked, place("other"), None)
+    shutil.rmtree(kept)
+    with pytest.raises(ValueError, match="runs/other/decoder holds an unfinished run"):
+        train_all(asked, place("other"), None)
+    assert kept.is_dir()
+
+
+@pytest.mark.usefixtures("half_a_second")
+def test_upsamplers_of_other_data_go_and_a_run_elsewhere_is_named(
+    asked: Asked,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train_all(asked, place("mine"), None) == 0
+    captioned_folder(tmp_path / "small", 16, size=32)
+    small = replace(asked, data=Data("small"))
+    monkeypatch.setattr(whole, "start", lambda *given, **told: signal.SIGTERM)
+    elsewhere = replace(place("mine"), run=Path("else where"))
+    assert train_all(small, elsewhere, None, overwrite=True) == signal.SIGTERM
+    assert not ModelFolder(Path("models/mine")).has("super_res_first")
+    said = capsys.readouterr().out
+    assert "--model models/mine --run 'else where' --resume" in said
+    monkeypatch.setattr(whole, "start", start)
+    assert resume_all(elsewhere, None) == 0  # what --overwrite was said of goes later, too
+    assert run_folder(Path("elsewhere/mine")) != Path("runs/mine")  # that of a model of its name
 
 
 @pytest.mark.usefixtures("half_a_second")
@@ -97,7 +158,7 @@ def test_a_stage_killed_before_its_first_checkpoint_begins_again(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(spec: Any, recipe: Any, folders: Any, device: str, until: int, **told: Any) -> int:
-        folders.run.mkdir(parents=True)
+        folders.run.mkdir(parents=True, exist_ok=True)
         mapping = {"stage": spec.name, **whole.to_mapping(recipe)}
         (folders.run / "recipe.toml").write_text(dump_toml(mapping))
         return signal.SIGTERM
@@ -162,9 +223,12 @@ def test_another_budget_is_that_of_the_stage_under_way_too(
     train_all(replace(asked, budget=1800.0, tune=False), place("mine"), None)
     assert made["decoder"] < made["prior"]  # it was stopped soon
     stopped = now
+    monkeypatch.setattr(whole, "_check_there", lambda *given: None)  # nothing is published here
     assert resume_all(place("mine"), None, budget=900.0) == 0
     assert stopped < now
     assert 0.85 * 900 < now < 900
+    noted = json.loads(Path("runs/mine/all.json").read_text())
+    assert made == noted["steps"]
 
 
 def test_the_table_says_what_is_trained_and_how_long(asked: Asked) -> None:

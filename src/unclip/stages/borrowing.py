@@ -1,13 +1,15 @@
 """Stages that a model folder takes over from another model as they are, without training."""
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from unclip.checks import Notice, printable
 from unclip.data.held_out import note, noted
 from unclip.stages import suiting
 from unclip.stages.catalogue import STAGES
 from unclip.stages.spec import StageSpec
-from unclip.storage.belonging import belongs_to, print_of
+from unclip.storage.belonging import belongs_to, dependents, print_of
 from unclip.storage.folder import ModelFolder
 
 
@@ -28,6 +30,7 @@ def borrow(
             not fit, or was not trained with, what the folder has beside it.
     """
     specs = {name: STAGES[name] for name in stages}
+    index = folder.index() if folder.is_written() else {}
     copied = [component for spec in specs.values() for component in components_of(spec, origin)]
     there = [component for component in copied if folder.has(component)]
     if there and not overwrite:
@@ -36,6 +39,14 @@ def borrow(
         )
     for component in copied:
         _check_company(component, folder, origin, copied)
+    strangers = [name for name in dependents(index, tuple(copied)) if there and folder.has(name)]
+    if strangers:
+        warnings.warn(
+            f"{', '.join(strangers)} of {printable(str(folder.path))} will not fit what is copied: "
+            f"train {'it' if len(strangers) == 1 else 'them'} anew",
+            Notice,
+            stacklevel=2,
+        )
     with folder.publishing():
         folder.copy(origin, copied)
         for name, spec in specs.items():

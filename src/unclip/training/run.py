@@ -27,7 +27,8 @@ def run_folder(model: Path, stage: str = "") -> Path:
     whole = real_path(model)
     name = whole.name or "model"
     folder = Path("runs") / name / stage
-    if owner(folder) in (None, whole):
+    parts = [] if stage else sorted(path.parent for path in folder.glob(f"*/{_NOTE}"))
+    if all(owner(path) in (None, whole) for path in (folder, *parts)):
         return folder
     place = hashlib.blake2b(os.fsencode(whole), digest_size=4).hexdigest()
     return Path("runs") / f"{name}-{place}" / stage

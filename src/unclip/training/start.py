@@ -57,7 +57,8 @@ def start(
                 hold.enter_context(held(folders.run))
                 check_folders(spec, folders)
             _claim(job)
-            _say_what_will_not_fit(spec, ModelFolder(folders.model))
+            if reports:
+                _say_what_will_not_fit(spec, ModelFolder(folders.model))
         return trainer.run(until)
 
 

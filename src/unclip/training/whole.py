@@ -10,14 +10,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from unclip.checks import many, printable
-from unclip.config import Between, Checked, from_mapping, to_mapping
+from unclip.config import from_mapping, to_mapping
 from unclip.data.registry import format_of
 from unclip.data.sources import unseen
 from unclip.files import read_json, write_json
@@ -38,19 +38,19 @@ from unclip.training.choices import (
     allotted,
     check_budget,
     laps_of,
-    seconds_for,
     seconds_of,
     suited,
     with_steps,
-    within,
 )
 from unclip.training.job import Folders, Job
 from unclip.training.plan import Needs, needs
+from unclip.training.progress import Asked, Progress
 from unclip.training.report import duration
-from unclip.training.run import RECIPE, forget, held
+from unclip.training.run import RECIPE, forget, held, run_folder, sign
 from unclip.training.start import check_folders, start
 
 NOTE = "all.json"
+_TUNED = 180.0  # seconds of a tuning without a budget, at least
 _SHORT, _READ = 24, 50  # characters of a caption to try; captions to choose it from
 INIT = ("decoder", "upsampler")
 """Stages that can start from another model whatever the captions are: they draw."""
@@ -58,102 +58,6 @@ INIT = ("decoder", "upsampler")
 Tune = Callable[[Path, str, float | None], None]
 """Chooses the sampling's settings of a model folder, on data, in so many seconds, and writes them
 there."""
-
-Seconds = Annotated[float, Between(0, 10**9)]
-Whole = Annotated[int, Between(0, 2**62)]
-
-
-@dataclass(frozen=True)
-class Asked(Checked):
-    """What `unclip train all` was asked for.
-
-    Attributes:
-        recipe: a name, or a file.
-        budget: seconds for everything; None: the recipe's own steps.
-        init: model from which decoder and upsampler start, where its sizes are theirs; "": none.
-        tune: whether sampling is tuned at the end.
-    """
-
-    data: Data
-    recipe: str = "small"
-    budget: Seconds | None = None
-    init: str = ""
-    tune: bool = True
-
-
-@dataclass(frozen=True)
-class Progress(Checked):
-    """What `all.json` holds.
-
-    Attributes:
-        images: of the data; 0 where they have no end.
-        step: seconds of a step of each stage, measured before the first one began or, where it has
-            run a lap, in that; none of those that are too large to be tried out.
-        given: seconds that a stage was to take when it began.
-        steps: of a stage that has begun within a budget, as decided at the start of its lap.
-        laps: that a stage has run, of `choices.LAPS`.
-        took: seconds that stages took until now, but for what was killed; those that are `done` are
-            complete.
-    """
-
-    asked: Asked
-    images: Whole = 0
-    step: Mapping[str, Seconds] = field(default_factory=dict)
-    given: Mapping[str, Seconds] = field(default_factory=dict)
-    steps: Mapping[str, Whole] = field(default_factory=dict)
-    laps: Mapping[str, Whole] = field(default_factory=dict)
-    took: Mapping[str, Seconds] = field(default_factory=dict)
-    done: tuple[str, ...] = ()
-
-    @property
-    def left(self) -> float | None:
-        """Seconds of the budget, as far as is known: a stage under way counts as what it was
-        given."""
-        under_way = {name: one for name, one in self.given.items() if name not in self.done}
-        budget = self.asked.budget
-        return None if budget is None else budget - sum({**self.took, **under_way}.values())
-
-    def begun(self, name: str, recipes: Recipes, made: int = 0) -> "Progress":
-        """With a stage that begins, or has made some steps and gets another time: its time, of
-        what is left, and its steps."""
-        left, before = self.left, self.took.get(name, 0.0)
-        if left is None:
-            seconds = seconds_of(recipes[name].training.steps, self.step.get(name, 0.0))
-            return replace(self, given={**self.given, name: seconds})
-        if name not in self.step:
-            raise ValueError(
-                f"the {name} is too large to be tried out, so that no budget can be held; leave "
-                "--budget out for the recipe's own steps"
-            )
-        later = [other for other in recipes if other not in self.done]
-        time = max(seconds_for(name, later, left), 0.0)
-        count = made + int(time / seconds_of(1, self.step[name]))
-        steps = max(within(name, count, recipes[name], self.images), made)
-        given = {**self.given, name: before + time}
-        return replace(self, given=given, steps={**self.steps, name: steps})
-
-    def within(self, budget: float) -> "Progress":
-        """With another budget, and nothing given to what is under way."""
-        given = {name: one for name, one in self.given.items() if name in self.done}
-        return replace(self, asked=replace(self.asked, budget=budget), given=given)
-
-    def interrupted(self, name: str, took: float) -> "Progress":
-        """With the seconds of a lap that was stopped."""
-        return replace(self, took={**self.took, name: self.took.get(name, 0.0) + took})
-
-    def lapped(
-        self, name: str, recipe: Recipe[Any], made: int, until: int, took: float
-    ) -> "Progress":
-        """With a lap of a stage, `made` steps up to `until`, and the steps that are left decided by
-        it."""
-        spent = self.interrupted(name, took)
-        after = replace(spent, laps={**self.laps, name: self.laps.get(name, 0) + 1})
-        if not made or until >= self.steps.get(name, 0):
-            return after
-        step = took / made
-        count = until + int(max(self.given[name] - after.took[name], 0.0) / step)
-        steps = max(within(name, count, recipe, self.images), until)
-        return replace(after, step={**self.step, name: step}, steps={**self.steps, name: steps})
 
 
 @dataclass(frozen=True)
@@ -171,6 +75,11 @@ class Place:
     def folders(self, stage: str, resume: bool = False, overwrite: bool = False) -> Folders:
         """Of one stage."""
         return Folders(self.model, self.run / stage, resume, overwrite)
+
+    def run_flag(self, stage: str = "") -> str:
+        """What finds the run again, of all stages or of one, where it is not where it would be."""
+        run = self.run / stage
+        return "" if run == run_folder(self.model, stage) else f" --run {shlex.quote(str(run))}"
 
     def made(self, stage: str) -> int:
         """Steps in a stage's newest checkpoint."""
@@ -193,9 +102,14 @@ def train_all(asked: Asked, place: Place, tune: Tune | None, overwrite: bool = F
     takes = measured(recipes, place)
     print("\n".join(described(asked, recipes, takes)), flush=True)
     step = {name: one.seconds for name, one in takes.items() if one.seconds is not None}
-    progress = Progress(asked, takes["clip"].images, step)
+    progress = Progress(asked, takes["clip"].images, step, overwrite=overwrite)
     place.run.mkdir(parents=True, exist_ok=True)
     with held(place.run):
+        for name in STAGES:  # another process may have trained while this one measured
+            check_folders(SPECS[name], place.folders(name, overwrite=overwrite))
+        sign(place.run, "all", place.model)
+        if overwrite:
+            _drop_upsamplers(ModelFolder(place.model), recipes)
         return _Whole(progress, place, recipes).run(tune)
 
 
@@ -220,18 +134,20 @@ def resume_all(
         )
     progress = from_mapping(Progress, read_json(note), str(note))
     asked = progress.asked
-    if data not in (None, asked.data.source):
+    if data is not None and not _same(data, asked.data.source):
         raise ValueError(
             f"{place.run} was begun with the data {printable(asked.data.source)}: leave --data "
             "out to go on with it, or add --overwrite in --resume's place"
         )
     recipes = recipes_of(asked)
+    _check_there(place, progress)
     if budget is not None:
         if set(recipes) <= set(progress.done):
             model = shlex.quote(str(place.model))
             raise ValueError(
                 f"all stages of {printable(model)} are trained; to train one of them further: "
-                f"unclip train decoder --model {printable(model)} --resume --training.steps N"
+                f"unclip train decoder --model {printable(model)}{place.run_flag('decoder')} "
+                "--resume --training.steps N"
             )
         under_way = [name for name in progress.given if name not in progress.done]
         progress = progress.within(budget)
@@ -261,6 +177,45 @@ def _example(data: Data) -> str:
     return min(captions, key=lambda one: abs(len(one) - _SHORT))
 
 
+def _same(data: str, other: str) -> bool:
+    """Whether two names of data are one: as they stand, or as paths of one folder."""
+    paths = Path(data), Path(other)
+    return data == other or (all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
+
+
+def _check_there(place: Place, progress: Progress) -> None:
+    """Refuse to go on beside a model that lacks what was trained into it.
+
+    Raises:
+        ValueError: what is missing.
+    """
+    folder = ModelFolder(place.model)
+    for name in progress.done:
+        for component in SPECS[name].components if name in SPECS else ():
+            if not (folder.is_written() and folder.has(component)):
+                raise ValueError(
+                    f"{printable(str(place.model))} has no {component}, which the run in "
+                    f"{place.run} wrote: put it back, or train anew with --overwrite in "
+                    "--resume's place"
+                )
+
+
+def _drop_upsamplers(folder: ModelFolder, recipes: Recipes) -> None:
+    """Take another model's upsamplers away where none is trained in their place: they would enlarge
+    by what that one had learned."""
+    if "upsampler" in recipes or not folder.is_written():
+        return
+    upsamplers = {*SPECS["upsampler"].components, *SPECS["upsampler-1024"].components}
+    gone = [name for name in sorted(upsamplers) if folder.has(name)]
+    with folder.publishing():
+        for name in gone:
+            folder.remove(name)
+    if gone:
+        print(
+            f"{', '.join(gone)} of {printable(str(folder.path))}: removed, as nothing is enlarged"
+        )
+
+
 def _looked_at(source: str) -> int:
     """Pixels of a side for which data is opened to see what it holds: as small as can be."""
     return max(SMALLEST, format_of(source).smallest)
@@ -270,6 +225,7 @@ def _fits(spec: StageSpec[Any], recipe: Recipe[Any], init: str) -> bool:
     """Whether a model has the network that the recipe asks for, for images of that size."""
     folder = ModelFolder(resolve_model(init, None, None, tuple(spec.components)))
     component = "decoder" if spec.name == "decoder" else next(iter(spec.components))
+    folder.index()  # refuses what is no model
     if not folder.has(component):
         return False
     there, wanted = folder.config(component), recipe.network
@@ -328,7 +284,7 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
             * bool(training.init)
         )
         whole += time or 0.0
-    tuning = TUNING * asked.budget if asked.tune and asked.budget else 0.0
+    tuning = _tuning(asked.budget, whole) if asked.tune else 0.0
     if asked.tune:
         lines.append(f"tune: guidance and sampler on held-out captions, {duration(tuning)}")
     drawn = recipes["decoder"].training
@@ -343,6 +299,11 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
     if len(step) == len(recipes):
         lines.append(f"in all {duration(whole + tuning)} on this machine, by steps measured now")
     return lines
+
+
+def _tuning(budget: float | None, trained: float) -> float:
+    """Seconds for the tuning: a share of the budget or, without one, of the training's time."""
+    return TUNING * budget if budget is not None else max(_TUNED, TUNING * trained)
 
 
 class _Whole:
@@ -368,7 +329,8 @@ class _Whole:
             except KeyboardInterrupt:  # while data is read or a stage is built
                 stopped = signal.SIGINT
             if stopped:
-                again = f"unclip train all --model {shlex.quote(str(self.place.model))} --resume"
+                again = f"unclip train all --model {shlex.quote(str(self.place.model))}"
+                again += f"{self.place.run_flag()} --resume"
                 said = signal.Signals(stopped).name
                 print(f"{self.title}: stopped by {said}; to go on: {printable(again)}", flush=True)
                 return stopped
@@ -384,11 +346,12 @@ class _Whole:
     def _train(self, name: str) -> int:
         """One stage, lap after lap, from where it is."""
         if name not in self.progress.given:
-            forget(self.place.run / name)  # an earlier training's, with --overwrite
+            self._make_way(name)
             self._note(self.progress.begun(name, self.recipes))
         budgeted = name in self.progress.steps
         laps = laps_of(self.progress.given[name]) if budgeted else (1.0,)
-        for part in laps[self.progress.laps.get(name, 0) :]:
+        # Another budget may have made a stage of several laps one of one.
+        for part in laps[min(self.progress.laps.get(name, 0), len(laps) - 1) :]:
             recipe, before = self._recipe(name), self.place.made(name)
             self._say(name, recipe)
             until = max(round(part * recipe.training.steps), before, 1)
@@ -402,6 +365,15 @@ class _Whole:
                 return stopped
             self._note(self.progress.lapped(name, recipe, until - before, until, took))
         return 0
+
+    def _make_way(self, name: str) -> None:
+        """Delete an earlier training's run, with --overwrite; refuse another process's."""
+        run = self.place.run / name
+        run.mkdir(parents=True, exist_ok=True)
+        with held(run):
+            overwrite = self.progress.overwrite
+            check_folders(SPECS[name], self.place.folders(name, overwrite=overwrite))
+            forget(run)
 
     def _recipe(self, name: str) -> Recipe[Any]:
         """Of a stage under way: as it was when it began, with the steps of this lap."""
@@ -428,9 +400,9 @@ class _Whole:
 
     def _tune(self, tune: Tune) -> int:
         left, budget = self.progress.left, self.progress.asked.budget
-        seconds = None
-        if left is not None and budget is not None:
-            seconds = min(max(left, TUNING * budget), 2 * TUNING * budget)
+        seconds = _tuning(budget, sum(self.progress.took.values()))
+        if left is not None:
+            seconds = min(max(left, seconds), 2 * seconds)
         print(f"{self.title}: how the model is sampled, by held-out captions", flush=True)
         begun = time.monotonic()
         try:

@@ -15,7 +15,7 @@ from unclip.interfaces.cli.outputs import check_folder
 from unclip.training.run import run_folder
 
 if TYPE_CHECKING:
-    from unclip.training.whole import Asked
+    from unclip.training.progress import Asked
 
 _BUDGETED, _DEFAULT = "small", "1h"  # the other recipes have steps of their own
 
@@ -61,6 +61,11 @@ def run(words: Sequence[str]) -> int:
     budget = None if options.budget is None else seconds_in(options.budget, "--budget")
     if options.resume and options.dry_run:
         raise ValueError("--dry-run says what a new training takes; leave it or --resume out")
+    if options.resume and (other := _said_beside_resume(options)):
+        raise ValueError(
+            f"a training that is resumed goes on as it was asked for: leave {other} out, or add "
+            "--overwrite in --resume's place"
+        )
     if options.data is None and not options.resume:
         raise ValueError("train all needs --data: a folder of captioned images, or emoji:shapes")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -90,9 +95,18 @@ def run(words: Sequence[str]) -> int:
     return 128 + stopped if stopped else 0
 
 
+def _said_beside_resume(options: TrainAll) -> str:
+    """A flag that would decide nothing; "" for none."""
+    plain = TrainAll(model=options.model)
+    for name in ("recipe", "init", "held_out", "overwrite", "verbose"):
+        if getattr(options, name) != getattr(plain, name):
+            return "--" + name.replace("_", "-")
+    return ""
+
+
 def _asked(options: TrainAll, budget: float | None) -> "Asked":
     from unclip.stages.recipe import Data
-    from unclip.training.whole import Asked
+    from unclip.training.progress import Asked
 
     if budget is None and options.recipe == _BUDGETED:
         budget = seconds_in(_DEFAULT, "--budget")
