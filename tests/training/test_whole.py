@@ -241,6 +241,8 @@ def test_the_table_says_what_is_trained_and_how_long(asked: Asked) -> None:
     assert "64 px" in rows["upsampler"]
     assert "on this machine, by steps measured now" in lines[-1]
     assert not Path("models").exists()
+    all_seen = replace(asked, data=replace(asked.data, held_out=0.0))
+    assert any("no image is held out" in line for line in described(all_seen, recipes, takes))
     with pytest.raises(ValueError, match="is too short"):
         described(replace(asked, budget=0.5), recipes, takes)
 

@@ -284,8 +284,11 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
             * bool(training.init)
         )
         whole += time or 0.0
-    tuning = _tuning(asked.budget, whole) if asked.tune else 0.0
-    if asked.tune:
+    tunes = _tunes(asked)
+    tuning = _tuning(asked.budget, whole) if tunes else 0.0
+    if asked.tune and not tunes:
+        lines.append("tune: left out, as no image is held out that it could be measured on")
+    if tunes:
         lines.append(f"tune: guidance and sampler on held-out captions, {duration(tuning)}")
     drawn = recipes["decoder"].training
     epochs_drawn = drawn.steps * drawn.batch_size / images if images else 0.0
@@ -299,6 +302,14 @@ def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> lis
     if len(step) == len(recipes):
         lines.append(f"in all {duration(whole + tuning)} on this machine, by steps measured now")
     return lines
+
+
+def _tunes(asked: Asked) -> bool:
+    """Whether sampling is tuned: it was asked for, and there are captions to measure it on."""
+    if not asked.tune:
+        return False
+    source = open_data(replace(asked.data, size=_looked_at(asked.data.source)))
+    return unseen(source) is not None
 
 
 def _tuning(budget: float | None, trained: float) -> float:
@@ -318,7 +329,7 @@ class _Whole:
         work: dict[str, Callable[[], int]] = {
             name: partial(self._train, name) for name in self.recipes
         }
-        if tune is not None and self.progress.asked.tune:
+        if tune is not None and _tunes(self.progress.asked):
             work["tune"] = partial(self._tune, tune)
         for number, (name, one) in enumerate(work.items(), 1):
             if name in self.progress.done:
