@@ -12,6 +12,7 @@ def test_one_thing_is_no_plural():
     assert many(1234, "images") == "1,234 images"
     assert many(0, "threads") == "0 threads"
     assert many(1, "words were") == "1 word was"
+    assert many(1, "images are") == "1 image is"
     assert many(1, "archives: unpack") == "1 archive: unpack"
 
 

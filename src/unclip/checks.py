@@ -14,6 +14,7 @@ from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
 
 T = TypeVar("T")
 
+_ONE = {"were": "was", "are": "is"}
 _SHOWN = 80  # characters of a bad value that a sentence repeats
 _OBEYED = ("Cc", "Cs", "Zl", "Zp")  # control and half characters, separators of lines
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -140,7 +141,8 @@ def many(count: int, things: str) -> str:
     """
     first, space, rest = things.partition(" ")
     if count == 1:
-        first, rest = re.sub(r"s\b", "", first), re.sub(r"^were\b", "was", rest)
+        first = re.sub(r"s\b", "", first)
+        rest = re.sub(r"^(were|are)\b", lambda verb: _ONE[verb[0]], rest)
     return f"{count:,} {first}{space}{rest}"
 
 

@@ -114,7 +114,8 @@ def test_broken_ones_are_counted_named_and_skipped(tmp_path: Path) -> None:
     assert {kind: sorted(names) for kind, names in report.problems.items()} == {
         captions.MISSING: ["alone.png"],
         captions.EMPTY: ["empty_row.png", "void.png"],
-        captions.NOT_TEXT: ["book.png", "latin.png"],
+        captions.LONG_TEXT: ["book.png"],
+        captions.NOT_TEXT: ["latin.png"],
         captions.SMALL: ["tiny.png"],
         captions.UNREADABLE: report.problems[captions.UNREADABLE],
         captions.ORPHANS: ["gone.png", "orphan.txt"],
@@ -229,6 +230,12 @@ def one_file(name: str) -> Callable[[Path], None]:
     return make
 
 
+def stamps(root: Path) -> None:
+    root.mkdir()
+    Image.new("RGB", (7, 7)).save(root / "a.png")
+    (root / "a.txt").write_text("a stamp")
+
+
 def swallowing(root: Path) -> None:
     folder(root, 1)
     (root / "captions.csv").write_text('file,caption\n0.png,"a red star\n1.png,a blue heart\n')
@@ -258,6 +265,7 @@ def pipes(root: Path) -> None:
             only_photos_of_phones,
             "no images, but 1 file in formats of pictures.*PNG or JPEG .1.heic",
         ),
+        (stamps, "your images are 7 px: too small, give larger ones"),
         (swallowing, "captions.csv, line 2 is not CSV"),
         (
             pipes,

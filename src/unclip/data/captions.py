@@ -35,6 +35,7 @@ CLASSES = (
 )
 EMPTY = "images whose caption is empty"
 NOT_TEXT = "images whose caption is not UTF-8 text"
+LONG_TEXT = "images whose caption file is larger than 1 MiB"
 CLOSED_TEXT = "images whose caption cannot be read"
 SMALL = "images under half the wanted size"
 ENLARGED = "images below the wanted size, enlarged"
@@ -193,12 +194,15 @@ def _examine(root: Path, name: str, rows: Sequence[str], found: Found) -> Captio
     lines = list(rows)
     for text in texts:
         try:
-            content = _read_caption(os.path.join(root, text))
+            raw = _read_caption(os.path.join(root, text))
         except (OSError, ValueError):
             return _Problem(CLOSED_TEXT, name)
-        if content is None:
+        if len(raw) > _MAX_TEXT:
+            return _Problem(LONG_TEXT, name)
+        try:
+            lines += decoded(raw).splitlines()
+        except UnicodeDecodeError:
             return _Problem(NOT_TEXT, name)
-        lines += content.splitlines()
     captions = tuple(dict.fromkeys(filter(None, map(clean, lines))))
     if not captions:
         return _Problem(EMPTY, name)
@@ -215,18 +219,14 @@ def clean(caption: str) -> str:
     return " ".join(text.translate(_CONTROL).split())
 
 
-def _read_caption(path: str) -> str | None:
-    """A caption file's content; None if it is no text.
+def _read_caption(path: str) -> bytes:
+    """A caption file's content, of one that is too long a byte more than is read.
 
     Raises:
         OSError, ValueError: it cannot be read.
     """
     with open_regular(path) as file:
-        raw = file.read(_MAX_TEXT + 1)
-    try:
-        return decoded(raw) if len(raw) <= _MAX_TEXT else None
-    except UnicodeDecodeError:
-        return None
+        return file.read(_MAX_TEXT + 1)
 
 
 def _read_tables(root: Path, tables: list[str], report: Report) -> dict[str, list[str]]:

@@ -29,6 +29,7 @@ from unclip.randomness import Draws
 
 T = TypeVar("T")
 _TRIES = 16
+_HALVED = 8  # networks halve the size a few times
 _LISTED = 10_000  # names that a report makes at once
 
 
@@ -72,8 +73,10 @@ def size_advice(shorter: npt.NDArray[np.int32], size: int) -> str:
     common = int(np.partition(shorter, len(shorter) // 2)[len(shorter) // 2])
     if common >= size:
         return ""
-    fits = max(8, common - common % 8)  # networks halve the size a few times
     what = "are" if shorter.min() == shorter.max() else "are mostly"
+    if common < _HALVED:
+        return f"your images {what} {common} px: too small, give larger ones"
+    fits = common - common % _HALVED
     return f"your images {what} {common} px: --data.size {fits} or smaller"
 
 

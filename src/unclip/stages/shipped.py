@@ -28,6 +28,8 @@ def recipe_file(name: str | Path) -> Path:
     """
     if isinstance(name, str) and name in RECIPES:
         return _FOLDER / f"{name}.toml"
+    if not str(name):
+        raise ValueError(f"the recipe's name is empty; give {', '.join(RECIPES)} or a TOML file")
     path = Path(name)
     if len(path.parts) == 1 and not path.suffix and not path.exists():
         raise ValueError(

@@ -36,7 +36,8 @@ class BuildContext:
         folder: the model folder that it will be written into.
         source, data: the captioned images, and the recipe's words for them.
         captions: the first n captions.
-        batches: whole batches of the training data, from the first.
+        batches: whole batches of the training data, from the first until every image has come
+            twice.
         replicas: the processes that share a batch.
         embeddings: precomputed ones that are learned from, if any are.
     """

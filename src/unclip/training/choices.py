@@ -94,9 +94,11 @@ class Facts:
         images = length(source)
         captions = tuple(islice(source.captions(), _READ if images < ENDLESS else 1000))
         if images < SMALLEST_DATA:
+            held_out = source.check().held_out
+            kept = f" beside the {held_out} held out" if held_out else ""
             raise ValueError(
-                f"{many(images, 'images')} are too few to learn from; give {SMALLEST_DATA} at "
-                "least, and some hundred to make what is not among them"
+                f"{many(images, 'images are')} too few to learn from{kept}; give {SMALLEST_DATA} "
+                "at least, and some hundred to make what is not among them"
             )
         if len(set(captions)) < 2:
             raise ValueError(
@@ -136,9 +138,6 @@ def suited(recipes: Mapping[str, Recipe[Any]], data: Data, facts: Facts) -> Reci
         "clip": {"vocab_size": vocabulary, "context_length": facts.context(vocabulary)},
         "upsampler": {"factor": factor},
     }
-    if facts.images:
-        most = min(recipes["prior"].network.statistics, 2 * facts.images)
-        networks["prior"] = {"statistics": most}
     made: Recipes = {}
     for name in (name for name in STAGES if name in sizes):
         recipe, size = recipes[name], sizes[name]

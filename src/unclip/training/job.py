@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ from unclip.training.parallel import Parallel
 from unclip.training.validation import interval, said, validation_of
 
 S = TypeVar("S")
+_MEASURED = 2  # times that an image is looked at, at most, to measure statistics
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,10 @@ def build_job(
         data=recipe.data,
         device=parallel.device,
         captions=lambda n: first_captions(source, n),
-        batches=lambda: (on_device(one, parallel.device) for one in batches_of(source, recipe, 0)),
+        batches=lambda: (
+            on_device(one, parallel.device)
+            for one in islice(batches_of(source, recipe, 0), _enough(source, recipe))
+        ),
         replicas=parallel,
         embeddings=stored.embeddings if stored else None,
     )
@@ -155,6 +160,13 @@ def build_job(
     clip = clip_of(stage)
     learned_from = clip.fingerprints() if clip else {}
     return Job(spec.name, _as_it_is(recipe, stage), folders, stage, data, parallel, learned_from)
+
+
+def _enough(source: Source | Stream, recipe: Recipe[Any]) -> int | None:
+    """Batches that show every image `_MEASURED` times; None of data that has no end."""
+    images = length(source)
+    part = recipe.training.batch_size // recipe.training.accumulation
+    return None if images >= ENDLESS else -(-_MEASURED * images // part)
 
 
 def check_processes(processes: int, samples: int) -> None:

@@ -97,5 +97,5 @@ def test_halves_are_the_whole() -> None:
 
 
 def test_too_few_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 captioned images to measure on; it takes 4"):
+    with pytest.raises(ValueError, match="3 captioned images cannot be measured on; it takes 4"):
         Real.of(pictures(0, 3), torch.eye(3), torch.eye(3), CAPTIONS[:3])

@@ -140,9 +140,18 @@ def test_a_model_that_was_trained_meanwhile_is_refused(
     assert "_tuned" not in ModelFolder(tiny_copy).index()
 
 
+def test_after_the_last_seed_comes_the_first(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model, device="cpu")
+    says = tuning.present(pipe)
+    last = tuning.made(pipe, ["a", "b"], says, 2**64 - 2)
+    assert torch.equal(last[1], tuning.made(pipe, ["b"], says, 0)[0])
+
+
 def test_what_cannot_be_measured_is_refused(tiny_copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there are 3 captioned images to measure on"):
+    with pytest.raises(ValueError, match="the data has 3 captioned images to measure on"):
         tuned(tiny_copy, str(captioned_folder(tmp_path / "few", 3)))
+    with pytest.raises(ValueError, match="captions is 3; it must be 4 or more"):
+        tuned(tiny_copy, captions=3)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="nothing"):
         tuned(tiny_copy, str(tmp_path / "nothing"))

@@ -63,7 +63,7 @@ def test_classes_get_captions_by_a_template(
     assert "among 6" in capsys.readouterr().out
     look = ["data", "inspect", str(tmp_path), "--size", "64", "--template", "a {}"]
     assert main(look) == 0
-    assert "your images are 32 px: --size 32 or smaller" in capsys.readouterr().out
+    assert "your images are 32 px: a size of 32 or smaller" in capsys.readouterr().out
 
 
 def test_composition(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -> None:

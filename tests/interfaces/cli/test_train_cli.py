@@ -3,10 +3,12 @@
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.conftest import captioned_folder
 from tests.interfaces.cli.test_cli import Capture, refused
 from unclip.interfaces.cli import main
 from unclip.storage.folder import ModelFolder
@@ -249,3 +251,43 @@ def test_nothing_is_resumed_by_a_dry_run(capsys: pytest.CaptureFixture[str]) -> 
     words = ["train", "all", "--model", "models/mine", "--resume", "--dry-run"]
     assert main(words) == 2
     assert "leave it or --resume out" in capsys.readouterr().err
+
+
+def test_folders_of_classes_are_trained_whole_by_a_template(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "classes").mkdir()
+    for name in ("cat", "dog"):
+        for text in captioned_folder(tmp_path / "classes" / name, 8).glob("*.txt"):
+            text.unlink()
+    words = ["train", "all", "--model", "model", "--data", "classes", "--dry-run"]
+    assert "classes: --template 'a photo of a {}' makes captions" in refused(words, capsys)
+    assert "--template is 'cat'; it needs {}" in refused([*words, "--template", "cat"], capsys)
+    assert main([*words, "--template", "a photo of a {}", "--verbose"]) == 0
+    assert 'template = "a photo of a {}"' in capsys.readouterr().out
+
+
+def test_few_images_are_measured_twice_at_most(
+    captioned: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unclip.stages import diffusion_prior
+
+    seen: list[int] = []
+
+    def counted(clip: Any, batches: Any, count: int) -> Any:
+        kept = list(batches)
+        seen.append(sum(len(one["captions"]) for one in kept))
+        return embedding_statistics(clip, kept, count)
+
+    embedding_statistics = diffusion_prior.embedding_statistics
+    monkeypatch.setattr(diffusion_prior, "embedding_statistics", counted)
+    assert main(train("clip", data=captioned)) == 0
+    assert main(train("prior", "--network.statistics", "8192", data=captioned)) == 0
+    assert seen == [44]  # 22 images, as the others are held out
+
+
+def test_an_empty_recipe_name_is_no_folder(captioned: Path, capsys: Capture) -> None:
+    said = "the recipe's name is empty; give small"
+    assert said in refused(train("clip", "--recipe", "", data=captioned), capsys)
+    words = ["train", "all", "--model", "model", "--data", "my-images", "--recipe", ""]
+    assert said in refused(words, capsys)

@@ -52,3 +52,16 @@ def test_what_makes_no_sense_is_refused(tiny_model: Path, capsys: Capture) -> No
     assert "part of the package and stays as it is" in refused(["tune", "bundled"], capsys)
     assert "Hub's cache" in refused(["tune", "hf:owner/model"], capsys)
     assert "-n" in refused(["tune", str(tiny_model), "-n", "0"], capsys)
+    assert "-n is 3; it must be 4 or more" in refused(["tune", str(tiny_model), "-n", "3"], capsys)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    tiny_model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", closed)
+    monkeypatch.setattr(tuning, "tune", None)
+    words = ["tune", str(tiny_model), "--data", "emoji:shapes"]
+    assert "cannot write into the folder" in refused(words, capsys)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unclip.checks import many
+from unclip.checks import many, seed_after
 from unclip.data.world.scene import GRID, Object, Scene, WorldConfig
 from unclip.data.world.shapes import ink_rows
 from unclip.data.world.world import World
@@ -287,7 +287,7 @@ def evaluate_model(
     real: Composition | None = None
     for part in _parts(scenes, batch):
         captions = [scene.caption for scene in part]
-        images = generate(captions, seed + len(found))
+        images = generate(captions, seed_after(seed, len(found)))
         if len(images) != len(captions):
             raise ValueError(
                 f"{many(len(images), 'images were')} generated for "

@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from unclip.checks import seed_after
 from unclip.data.sources import Source, Stream, first_captions, length, read
 from unclip.evaluation.metrics.composition import Generate
 from unclip.networks.pca import Moments
@@ -128,7 +129,9 @@ def evaluate_fid(
 
     starts = range(0, n, batch)
     captions = first_captions(source, n)
-    made = image_moments(clip, (generate(captions[i : i + batch], seed + i) for i in starts))
+    made = image_moments(
+        clip, (generate(captions[i : i + batch], seed_after(seed, i)) for i in starts)
+    )
     others = real(n, 2 * n)
     return Fid(n, frechet_distance(made, others), frechet_distance(real(0, n), others))
 

@@ -30,6 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.checks import many
+
 LEAST = 4
 """Captions: their real images are the yardstick, and each other's wrong answers."""
 _ENDS = 0.98  # of [-1, 1]: a channel beyond is as good as clipped
@@ -105,7 +107,8 @@ class Real:
         """
         if len(images) < LEAST:
             raise ValueError(
-                f"there are {len(images)} captioned images to measure on; it takes {LEAST} or more"
+                f"{many(len(images), 'captioned images')} cannot be measured on; it takes {LEAST} "
+                "or more"
             )
         unit = looks(images).std(dim=0).clamp(min=1e-3)
         return cls(F.normalize(z_i.float(), dim=-1), looks(images) / unit, z_t, captions, unit)

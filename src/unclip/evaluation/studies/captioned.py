@@ -106,8 +106,8 @@ class Unseen:
         there = length(self.source)
         if there < LEAST:
             raise ValueError(
-                f"there are {many(there, 'captioned images')} to measure on ({self.split}); it "
-                f"takes {LEAST} or more"
+                f"the data has {many(there, 'captioned images')} to measure on ({self.split}); "
+                f"it takes {LEAST} or more"
             )
         count = min(count, there)
         captions, images = self._read(min(2 * count, there), seed)

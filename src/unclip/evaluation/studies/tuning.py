@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from unclip import __version__
-from unclip.checks import Notice, many, printable
+from unclip.checks import Notice, many, printable, seed_after, whole_number
 from unclip.diffusion.registry import SAMPLERS
-from unclip.evaluation.metrics.likeness import Likeness, Real, Seen
+from unclip.evaluation.metrics.likeness import LEAST, Likeness, Real, Seen
 from unclip.evaluation.studies.captioned import Unseen
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import UPSAMPLING, Settings
@@ -88,7 +88,8 @@ class Study:
     def _see(self, says: Says, first: int, last: int) -> Seen:
         """Images of some of the captions."""
         begun = time.monotonic()
-        images = made(self.pipe, self.real.captions[first:last], says, self.seed + _IMAGES * first)
+        seed = seed_after(self.seed, _IMAGES * first)
+        images = made(self.pipe, self.real.captions[first:last], says, seed)
         flat, clip = images.flatten(0, 1), self.pipe.clip
         parts = [flat[i : i + _BATCH] for i in range(0, len(flat), _BATCH)]
         z_i = torch.cat([clip.image(part.to(self.pipe.device)).cpu() for part in parts])
@@ -163,7 +164,8 @@ def tune(
         data: captioned images, by name; what the folder says that it was trained on, if left out.
         seconds: that it should take at most; with None, everything is tried.
         report: gets a line of each choice that was tried, and what came of it at the end.
-        captions: how many are measured on; if left out, 32, or as many as the time is enough for.
+        captions: how many are measured on, 4 or more; if left out, 32, or as many as the time is
+            enough for.
         seed: of the noise, and of which captions are taken.
         write: whether the folder is changed.
         template: of captions of images that only a class is known of.
@@ -177,6 +179,8 @@ def tune(
         ValueError: there is nothing to measure with or on; the folder was changed meanwhile.
     """
     begun = time.monotonic()
+    if captions is not None:
+        captions = whole_number(captions, "captions", LEAST)
     model = ModelFolder(folder)
     known = model.fingerprint(*_tuned_for(model))
     pipe = Pipeline.from_pretrained(folder, device=device)
@@ -198,7 +202,7 @@ def tune(
     best = swept(study, says)
     if study.late:
         report("the time is up: what is not listed was not tried; --budget gives more")
-    confirmed = Study(pipe, real(pipe, *again, wrong), seed + 2**20, report)
+    confirmed = Study(pipe, real(pipe, *again, wrong), seed_after(seed, 2**20), report)
     result = _result(confirmed, says, best, start)
     if study.tried:
         _conclude(says, best, result, report)
@@ -314,7 +318,8 @@ def made(pipe: Pipeline, captions: Sequence[str], says: Says, seed: int) -> Tens
             warnings.simplefilter("ignore", Notice)  # nobody has chosen these captions
             images: Tensor = pipe(
                 prompts,
-                generator=[torch.Generator().manual_seed(seed + k) for k in range(len(prompts))],
+                generator=[torch.Generator().manual_seed(seed_after(seed, k))
+                           for k in range(len(prompts))],
                 output_type="tensor", size=pipe.decoder.size, batch_size=_BATCH, **asked,
             ).images.cpu()  # fmt: skip
     finally:

@@ -7,15 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unclip.config import dump_toml, to_mapping
-from unclip.files import check_utf8
+from unclip.config import dump_toml, from_mapping, to_mapping
+from unclip.files import check_utf8, read_json
 from unclip.interfaces.cli.numbers import seconds_in
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_folder
+from unclip.interfaces.cli.sources import check_template, own_words
 from unclip.training.run import run_folder
 
 if TYPE_CHECKING:
     from unclip.training.progress import Asked
+    from unclip.training.whole import Place, Tune
 
 _BUDGETED, _DEFAULT = "small", "1h"  # the other recipes have steps of their own
 
@@ -29,6 +31,8 @@ class TrainAll:
     """Model folder, which is created."""
     data: str | None = None
     """Captioned images: a folder, or emoji:shapes, the built-in world."""
+    template: str = ""
+    """Caption of images that only a class is known of, such as "a photo of a {}"."""
     budget: str | None = None
     """Time for everything, such as 90s, 30m or 2h; 1h if left out, but of recipes other than small
     their own steps."""
@@ -74,31 +78,42 @@ def run(words: Sequence[str]) -> int:
     for path in (options.model, folder):
         check_utf8(path)
         check_folder(path)
-    from unclip.training.whole import Place, described, measured, recipes_of, resume_all, train_all
+    from unclip.training.whole import Place
 
     place = Place(options.model, folder, options.device)
-    tune = partial(_tune, device=options.device) if options.tune else None
+    tune = partial(_tune, device=options.device, run=folder) if options.tune else None
+    with own_words():
+        stopped = _train(options, place, budget, tune)
+    if stopped is None:
+        return 0
+    if not stopped:
+        print(f"trained: {options.model}; the runs, with their previews, are in {folder}")
+    return 128 + stopped if stopped else 0
+
+
+def _train(
+    options: TrainAll, place: "Place", budget: float | None, tune: "Tune | None"
+) -> int | None:
+    """What `train_all` gives, or None for a dry run."""
+    from unclip.training.whole import described, measured, recipes_of, resume_all, train_all
+
     if options.resume:
-        stopped = resume_all(place, tune, options.data, budget)
-    elif options.dry_run:
+        return resume_all(place, tune, options.data, budget)
+    if options.dry_run:
         asked = _asked(options, budget)
         recipes = recipes_of(asked)
         lines = described(asked, recipes, measured(recipes, place))
         if options.verbose:
             print(dump_toml({name: to_mapping(one) for name, one in recipes.items()}), end="\n\n")
         print("\n".join(lines))
-        return 0
-    else:
-        stopped = train_all(_asked(options, budget), place, tune, options.overwrite)
-    if not stopped:
-        print(f"trained: {options.model}; the runs, with their previews, are in {folder}")
-    return 128 + stopped if stopped else 0
+        return None
+    return train_all(_asked(options, budget), place, tune, options.overwrite)
 
 
 def _said_beside_resume(options: TrainAll) -> str:
     """A flag that would decide nothing; "" for none."""
     plain = TrainAll(model=options.model)
-    for name in ("recipe", "init", "held_out", "overwrite", "verbose"):
+    for name in ("template", "recipe", "init", "held_out", "overwrite", "verbose"):
         if getattr(options, name) != getattr(plain, name):
             return "--" + name.replace("_", "-")
     return ""
@@ -110,15 +125,24 @@ def _asked(options: TrainAll, budget: float | None) -> "Asked":
 
     if budget is None and options.recipe == _BUDGETED:
         budget = seconds_in(_DEFAULT, "--budget")
-    data = Data(source=options.data or "")
+    check_template(options.template)
+    data = Data(source=options.data or "", template=options.template)
     if options.held_out is not None:
         data = replace(data, held_out=options.held_out)
     init = "" if options.init == "none" else options.init
     return Asked(data, options.recipe, budget, init, options.tune)
 
 
-def _tune(model: Path, data: str, seconds: float | None, device: str) -> None:
+def _tune(model: Path, data: str, seconds: float | None, device: str, run: Path) -> None:
     """The last step: sampling's settings, by captions that were held out."""
     from unclip.evaluation.studies.tuning import tune
+    from unclip.training.progress import Progress
+    from unclip.training.whole import NOTE
 
-    tune(model, data, seconds=seconds, report=partial(print, flush=True), device=device)
+    # What is resumed was asked for earlier.
+    asked = from_mapping(Progress, read_json(run / NOTE), str(run / NOTE)).asked
+    with own_words():
+        tune(
+            model, data, seconds=seconds, report=partial(print, flush=True), device=device,
+            template=asked.data.template,
+        )  # fmt: skip

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from unclip.checks import shown
+from unclip.checks import shown, whole_number
 from unclip.interfaces.cli.numbers import Count, Seed, seconds_in
 from unclip.interfaces.cli.options import parse
+from unclip.interfaces.cli.outputs import check_folder
+from unclip.interfaces.cli.sources import check_template, own_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip tune` say, and give the exit code."""
     options = parse(Tune, "tune", arguments)
     seconds = None if options.budget == "none" else seconds_in(options.budget, "--budget")
-    from unclip.evaluation.studies.tuning import tune
+    from unclip.evaluation.metrics.likeness import LEAST
     from unclip.files import real_path
     from unclip.storage.folder import bundled
     from unclip.storage.hub import hub_name, resolve_model
@@ -56,11 +59,23 @@ def run(arguments: Sequence[str]) -> int:
             "the bundled model is part of the package and stays as it is: add --dry-run to measure "
             "only, or tune a copy"
         )
+    if options.n is not None:
+        whole_number(options.n, "-n", LEAST)
+    if not options.dry_run:
+        check_folder(folder)  # now, not after minutes of measuring
+    check_template(options.template)
+    with own_words():
+        _tune(folder, options, seconds)
+    return 0
+
+
+def _tune(folder: Path, options: Tune, seconds: float | None) -> None:
+    from unclip.evaluation.studies.tuning import tune
+
     tune(
         folder, options.data, seconds=seconds, device=options.device, captions=options.n,
         seed=options.seed, write=not options.dry_run, report=_say, template=options.template,
     )  # fmt: skip
-    return 0
 
 
 def _say(line: str) -> None:

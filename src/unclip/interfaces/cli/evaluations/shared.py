@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import tyro
 
 from unclip import __version__
-from unclip.checks import printable
+from unclip.checks import printable, seed_after
 from unclip.config import to_mapping
 from unclip.data.world.scene import WorldConfig
 from unclip.interfaces.cli.numbers import BatchSize
@@ -200,10 +200,10 @@ def generator(
     import torch
 
     def generate(captions: list[str], seed: int) -> torch.Tensor:
-        seeds = range(seed, seed + len(captions))
+        seeds = [seed_after(seed, k) for k in range(len(captions))]
         made = pipe(
             captions,
-            generator=[torch.Generator().manual_seed(one % 2**64) for one in seeds],
+            generator=[torch.Generator().manual_seed(one) for one in seeds],
             output_type="tensor",
             settings=settings,
             batch_size=batch_size,
