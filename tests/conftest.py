@@ -1,5 +1,6 @@
 """What tests of several modules share: a tiny model folder that nobody trained."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what tests start, too
 
 
 @pytest.fixture(scope="session")

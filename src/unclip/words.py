@@ -78,8 +78,8 @@ class Vocabulary:
     def __str__(self) -> str:
         if self.subjects:
             return "; ".join(f"{kind}: {_some(names)}" for kind, names in self.subjects.items())
-        most = [word for word in self.words if word not in _PLAIN]
-        return f"{len(self.words):,} words, most often: {_some(most or self.words)}"
+        most = [word for word in self.words if word not in _PLAIN] or self.words
+        return f"{len(most):,} words, most often: {_some(most)}"
 
     def unknown(self, text: str) -> list[str]:
         """The words of a text that no caption of the model's training had."""

@@ -278,3 +278,8 @@ def test_push_to_hub(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ):
         with pytest.raises(ValueError, match=says):
             wrong()
+
+
+def test_seed_and_generator_are_not_both_given(pipe: Pipeline) -> None:
+    with pytest.raises(ValueError, match="seed and generator both say what noise is drawn"):
+        pipe("x", seed=1, generator=torch.Generator().manual_seed(1), **QUICK)

@@ -128,7 +128,7 @@ def test_a_model_with_its_own_clip_takes_what_fits(
     model = Path(shutil.copytree(own_clip, tmp_path / "model"))
     recipe = tiny_recipe(stage, training={"init": str(origin)})
     folders = Folders(model, tmp_path / "run")
-    with pytest.warns(Notice, match="starts from .* another CLIP: all but .* start anew: [a-z_]+"):
+    with pytest.warns(Notice, match="starts from .*: all but .* start anew: [a-z_]+"):
         built: Any = build_job(STAGES[stage], recipe, folders, Alone(torch.device("cpu"))).stage
     theirs: Any = {
         "prior": PriorStage, "ar-prior": AutoregressivePriorStage, "decoder": DecoderStage
@@ -155,7 +155,7 @@ def test_a_prior_measures_the_embeddings_of_the_models_own_clip(
     clip.save(ModelFolder(model))
     recipe = tiny_recipe("prior", training={"steps": 1, "init": str(origin)})
     where = Folders(model, tmp_path / "run")
-    with pytest.warns(Notice, match="another CLIP: all of its [0-9]+ tensors are taken"):
+    with pytest.warns(Notice, match="this model's CLIP: all [0-9]+ tensors are taken"):
         assert start(STAGES["prior"], recipe, where, "cpu") == 0
     mine, theirs = (
         PriorStage.load(ModelFolder(path), FrozenCLIP.load(ModelFolder(path))).network

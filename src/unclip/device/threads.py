@@ -1,5 +1,6 @@
 """Threads: whether a second one helps, which on a busy machine it does not."""
 
+import os
 import time
 from typing import Final
 
@@ -9,6 +10,14 @@ import torch.nn.functional as F
 _ROWS, _WIDTH = 64, 192  # a small network's layer
 _LAYERS: Final = 8
 _ENOUGH: Final = 0.25  # seconds
+_BUSY = 1.5  # programs that want to compute, for each core
+
+
+def is_crowded() -> bool:
+    """Whether so many other programs compute that threads of one step wait for each other."""
+    if torch.get_num_threads() < 2 or not hasattr(os, "getloadavg"):
+        return False
+    return os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1)
 
 
 def layer_seconds(threads: int, rounds: int = 40) -> float:

@@ -71,6 +71,8 @@ class Request(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.generator is not None and self.seed:
+            raise ValueError("seed and generator both say what noise is drawn: give one of them")
         for one in [] if self.generator is None else listed(self.generator):
             of_kind(one, torch.Generator, "generator", "a torch.Generator or a list of them")
         if not (self.callback_on_step_end is None or callable(self.callback_on_step_end)):

@@ -37,10 +37,10 @@ def say_what_stays(what: str, origin: object, network: nn.Module, left: Sequence
     """A notice of what starts anew in a stage that was given another model's tensors."""
     count = len(network.state_dict())
     named = ", ".join(left[:_SHOWN]) + (", …" if len(left) > _SHOWN else "")
-    said = f"all but {len(left):,} of its {count:,} tensors are taken; these start anew: {named}"
+    said = f"all but {len(left):,} of {count:,} tensors are taken; these start anew: {named}"
     warnings.warn(
-        f"the {what} starts from {printable(str(origin))}, which has another CLIP: "
-        + (said if left else f"all of its {count:,} tensors are taken"),
+        f"the {what} starts from {printable(str(origin))} and learns to read this model's CLIP: "
+        + (said if left else f"all {count:,} tensors are taken"),
         Notice,
         stacklevel=2,
     )

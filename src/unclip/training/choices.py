@@ -41,9 +41,9 @@ class Share:
 # Decided on 1,911 pictures of 64 px (docs/experiments.md).
 SHARES = {
     # Tells pictures that it has not seen apart best after some seventeen epochs of 1,800.
-    "clip": Share(0.12, 20, 150),
+    "clip": Share(0.12, 20, 80),
     # Predicts embeddings that it has not seen best after five to seven epochs of 1,800 captions.
-    "prior": Share(0.13, 8, 100),
+    "prior": Share(0.13, 8, 30),
     # Learns edges, which are alike everywhere.
     "upsampler": Share(0.10, 100, 500),
     # Makes the pictures. On those that it has not seen it is best after 25 to 52 epochs of 1,800.

@@ -331,6 +331,8 @@ class _Whole:
         }
         if tune is not None and _tunes(self.progress.asked):
             work["tune"] = partial(self._tune, tune)
+        if set(work) <= set(self.progress.done):
+            print("nothing is left to train", flush=True)
         for number, (name, one) in enumerate(work.items(), 1):
             if name in self.progress.done:
                 continue

@@ -214,7 +214,8 @@ def tune(
         report("there was no time to try anything, and nothing is written")
     elif write:
         _write(model, known, result)
-        report(f"written into {printable(str(folder))}")
+        found = "what was measured is noted" if best == says else "written"
+        report(f"{found} in {printable(str(folder))}")
     return result
 
 

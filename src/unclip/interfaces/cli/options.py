@@ -52,6 +52,7 @@ class ModelOptions:
 
     def open(self) -> "Pipeline":
         """The model that the flags name."""
+        from unclip.device.threads import is_crowded
         from unclip.pipeline.pipeline import Pipeline
 
         pipe = Pipeline.from_pretrained(
@@ -64,6 +65,13 @@ class ModelOptions:
             compile=self.compile,
         )
         pipe.set_progress_bar_config(disable=True)  # commands show their own
+        if pipe.device.type == "cpu" and is_crowded():
+            warnings.warn(
+                "other programs keep this machine busy: with OMP_NUM_THREADS=1 set, images may be "
+                "made several times as fast",
+                Notice,
+                stacklevel=2,
+            )
         return pipe
 
 

@@ -44,7 +44,7 @@ class TrainAll:
     held_out: float | None = None
     """Fraction of a folder's images that is kept for measuring; if left out, as for a stage."""
     tune: bool = True
-    """Guidance and sampler are chosen at the end, on held-out captions; not with --no-tune."""
+    """No choice of guidance and sampler at the end, on held-out captions."""
     run: Path | None = None
     """Folder of the stages' runs; runs/MODEL if left out."""
     resume: bool = False
