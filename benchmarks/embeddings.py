@@ -1,11 +1,11 @@
 """A prior's step from images, and from precomputed embeddings.
 
-python benchmarks/embeddings.py IMAGES [--model MODEL] [--stage prior] [--size 64] [--batch 256]
+python benchmarks/embeddings.py IMAGES [--model MODEL | --clip SIZE] [--recipe small] [--batch 256]
 
 One process, no workers, one thread: a step reads its images or embeddings, does CLIP's passes where
 it needs them, and learns; seconds are those of the processor, so that what else the machine does
-counts less. The stage is the recipe `small`'s, a fresh one for the CLIP of a model folder. Prints
-medians as a Markdown table.
+counts less. The stage is a recipe's, a fresh one for the CLIP of a model folder, or for a fresh
+one of a size. Prints medians as a Markdown table.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import torch
 from common import machine
 from unclip.interfaces.cli import main as unclip
 from unclip.stages.catalogue import STAGES
+from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.spec import load_recipe
 from unclip.storage.folder import ModelFolder, bundled
@@ -33,8 +34,8 @@ from unclip.training.parallel import start_parallel
 def trainer(options: argparse.Namespace, root: Path, embeddings: str) -> Trainer:
     """A run of the stage that writes nothing."""
     spec = STAGES[options.stage]
-    recipe = load_recipe(spec, "small")
-    network = replace(recipe.network, statistics=256)
+    recipe = load_recipe(spec, options.recipe)
+    network = replace(recipe.network, statistics=16)
     data = replace(
         recipe.data, source=str(options.images), size=options.size, workers=0, embeddings=embeddings
     )
@@ -52,6 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("images", type=Path, help="folder of captioned images")
     parser.add_argument("--model", type=Path, help="folder with the CLIP; the bundled model's")
+    parser.add_argument("--clip", help="size of a fresh CLIP in its place, such as ViT-B/16")
+    parser.add_argument("--recipe", default="small", help="whose stage it is: small, medium, paper")
     parser.add_argument("--stage", default="prior", choices=("prior", "ar-prior"))
     parser.add_argument("--size", type=int, default=64, help="side of the images, pixels")
     parser.add_argument("--batch", type=int, default=256)
@@ -60,8 +63,14 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        clip = FrozenCLIP.load(ModelFolder(options.model or bundled("model")), torch.float32)
-        clip.save(ModelFolder(root / "model"))
+        if options.clip:
+            words = [f"picture {number}" for number in range(100)]
+            ClipStage.build(ClipSettings(options.clip, vocab_size=600), words).save(
+                ModelFolder(root / "model")
+            )
+        else:
+            clip = FrozenCLIP.load(ModelFolder(options.model or bundled("model")), torch.float32)
+            clip.save(ModelFolder(root / "model"))
         ways = {"images": ""}
         for name, more in (
             ("embeddings", []),
@@ -89,7 +98,9 @@ def main() -> None:
                 if number:  # the first warms up
                     seconds[name].append(time.process_time() - began)
     print(machine(torch.device("cpu")))
-    print(f"a step of {options.stage} on {options.batch} images of {options.size} px")
+    clip_is = f"a fresh CLIP of size {options.clip}" if options.clip else "the folder's CLIP"
+    size = f"{options.batch} images of {options.size} px"
+    print(f"a step of {options.stage} of the recipe {options.recipe}, {clip_is}, on {size}")
     print("| learns from | seconds of a core, median (range) | of images' |")
     print("|---|---|---|")
     base = statistics.median(seconds["images"])
