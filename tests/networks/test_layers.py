@@ -6,7 +6,7 @@ import torch
 from tests.machines import PLAIN, WITH_BF16
 from unclip.device.instructions import Instructions
 from unclip.networks import layers
-from unclip.networks.layers import attention
+from unclip.networks.layers import RowDropout, attention, share_dropout
 
 
 @pytest.mark.parametrize("cpu", [PLAIN, WITH_BF16])
@@ -36,3 +36,24 @@ def test_gradients_pass_where_its_type_is_emulated(monkeypatch: pytest.MonkeyPat
     q, k, v = (torch.randn(1, 1, 5, 8).bfloat16().requires_grad_() for _ in range(3))
     attention(q, k, v).float().square().sum().backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in (q, k, v))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(6, 5, 7), (6, 4, 3, 3)])
+def test_dropout_is_the_same_on_any_number_of_processes(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    x = torch.randn(shape).to(dtype)
+    if x.ndim == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(3)
+    whole = torch.nn.functional.dropout(x, 0.3)
+    for processes in (1, 2, 3):
+        parts = []
+        for rank in range(processes):
+            dropout = RowDropout(0.3)
+            share_dropout(dropout, rank, processes)
+            torch.manual_seed(3)
+            parts.append(dropout(x.chunk(processes)[rank]))
+        assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(dropout.eval()(x), x)

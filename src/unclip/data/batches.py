@@ -22,6 +22,7 @@ from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -91,6 +92,7 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
+    numbered: bool = False,
 ) -> Generator[Batch, None, None]:
     """The batches of step `start_step`, `start_step` + 1, ..., without end, images as uint8.
 
@@ -99,6 +101,7 @@ def batches(
     passes over what is not its own.
 
     batch_size: images per step over all ranks; rank r gets the r-th contiguous slice of them.
+    numbered: whether batches say their samples' numbers in the order, "samples" (N,).
     num_workers: processes that load ahead; the batches are the same for any number. Workers compute
     on one thread, leave Ctrl-C and a first SIGTERM to the main process, and die with it. Close the
     iterator (or drop it) to end them.
@@ -119,7 +122,8 @@ def batches(
     if isinstance(source, Stream) and order.shuffle:
         raise ValueError("a stream is read in its own order; take Order.of(source)")
     share = batch_size // world_size
-    steps = _Steps(source, order, start_step * batch_size + rank * share, share, batch_size)
+    first = start_step * batch_size + rank * share
+    steps = _Steps(source, order, first, share, batch_size, numbered)
     return _finished(steps, num_workers)
 
 
@@ -192,25 +196,36 @@ class _Steps(IterableDataset[dict[str, Any]]):
         first: position of the rank's first sample.
         share: samples of a part.
         stride: positions from one part to the next.
+        numbered: whether parts say their samples' numbers.
     """
 
     def __init__(
-        self, source: Source | Stream, order: Order, first: int, share: int, stride: int
+        self,
+        source: Source | Stream,
+        order: Order,
+        first: int,
+        share: int,
+        stride: int,
+        numbered: bool,
     ) -> None:
-        self.source, self.order = source, order
+        self.source, self.order, self.numbered = source, order, numbered
         self.first, self.share, self.stride = first, share, stride
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()  # batches are taken from the workers in turn
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         starts = itertools.count(self.first + number * self.stride, workers * self.stride)
-        positions = (self.order(start + i) for start in starts for i in range(self.share))
-        samples = read(self.source, positions)
+        wanted = (self.order(start + i) for start in starts for i in range(self.share))
+        numbers, asked = itertools.tee(wanted)
+        samples = read(self.source, asked)
         try:
             while part := list(itertools.islice(samples, self.share)):
                 if len(part) < self.share:
                     break
-                yield _stacked(part)
+                raw, own = _stacked(part), list(itertools.islice(numbers, self.share))
+                if self.numbered:
+                    raw["tensors"]["samples"] = np.array(own)
+                yield raw
         except ValueError as error:
             yield {"error": str(error)}
             return

@@ -22,7 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.config import Dropout, Heads, Layers, Probability, Tokens, Width
-from unclip.networks.layers import NetworkConfig, Unit, attention, sinusoidal_embedding, zero_init
+from unclip.networks.layers import (
+    NetworkConfig,
+    RowDropout,
+    Unit,
+    attention,
+    sinusoidal_embedding,
+    zero_init,
+)
 from unclip.networks.pca import Buckets, EmbeddingCodec, Spacing
 
 EXTRA_TOKENS = 2  # after the caption come z_t and the dot product
@@ -122,7 +129,7 @@ class Block(Unit):
         self.norm_feed = nn.LayerNorm(width)
         self.feed_in = nn.Linear(width, 4 * width)
         self.feed_out = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = RowDropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
         """`x` (N, S, W), `mask` (N, 1, S, M) True to attend -> (N, S, W)."""

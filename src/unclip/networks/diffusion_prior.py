@@ -16,7 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.config import Dropout, Heads, Layers, Tokens, Width
-from unclip.networks.layers import NetworkConfig, TimestepEmbedding, Unit, attention, zero_init
+from unclip.networks.layers import (
+    NetworkConfig,
+    RowDropout,
+    TimestepEmbedding,
+    Unit,
+    attention,
+    zero_init,
+)
 
 # After the caption come z_t, the timestep, the noised z_i and the learned final query.
 EXTRA_TOKENS = 4
@@ -96,7 +103,7 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
-        self.to_out = nn.ModuleList([nn.Linear(width, width), nn.Dropout(config.dropout)])
+        self.to_out = nn.ModuleList([nn.Linear(width, width), RowDropout(config.dropout)])
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None) -> Tensor:
         """`x` (N, S, W), `mask` (N, 1, S, S) True to attend, or None: causal -> (N, S, W).
@@ -138,7 +145,7 @@ class FeedForward(nn.Module):
         super().__init__()
         width = config.width
         self.net = nn.Sequential(
-            Projection(width, 4 * width), nn.Dropout(config.dropout), nn.Linear(4 * width, width)
+            Projection(width, 4 * width), RowDropout(config.dropout), nn.Linear(4 * width, width)
         )
 
     def forward(self, x: Tensor) -> Tensor:

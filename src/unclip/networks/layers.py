@@ -140,6 +140,39 @@ class GroupNorm(nn.GroupNorm):
         return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps)
 
 
+class RowDropout(nn.Dropout):
+    """Dropout whose mask, on a CPU, belongs to a batch's rows: the same on any number of processes.
+
+    Each of several processes draws the mask of all rows and takes its own, as for noise
+    (`draws.py`). A GPU draws its own rows' alone: a mask as large as the features of a whole batch
+    could cost more there than the network.
+
+    Attributes:
+        rank, processes: this process among those that have equally many rows of a batch each, in
+            equal states of the global random stream.
+    """
+
+    rank, processes = 0, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.processes == 1 or x.device.type != "cpu" or not (self.training and self.p):
+            return super().forward(x)
+        # In the order in memory that one process draws in: feature maps lie channels last there,
+        # where shards may not.
+        order = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+        shape = (self.processes * len(x), *x.shape[1:])
+        whole = torch.empty(shape, dtype=x.dtype, memory_format=order)
+        mask = whole.bernoulli_(1 - self.p).div_(1 - self.p)  # as torch draws and scales it
+        return x * mask[self.rank * len(x) :][: len(x)]
+
+
+def share_dropout(network: nn.Module, rank: int, processes: int) -> None:
+    """Tell a network's dropout which rows of a batch this process has."""
+    for module in network.modules():
+        if isinstance(module, RowDropout):
+            module.rank, module.processes = rank, processes
+
+
 def zero_init(layer: nn.Linear | nn.Conv2d) -> None:
     """Set a layer to zero, so that the residual branch that it ends starts as the identity."""
     nn.init.zeros_(layer.weight)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unclip.networks import winograd
 from unclip.networks.layers import (
     GroupNorm,
+    RowDropout,
     TimestepEmbedding,
     Unit,
     attention,
@@ -54,7 +55,7 @@ class ResnetBlock(Unit):
             config.time_embed_dim, (2 if self.scale_shift else 1) * out_channels
         )
         self.norm2 = GroupNorm(groups, out_channels, eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = RowDropout(config.dropout)
         self.conv2 = Conv3x3(out_channels, out_channels)
         self.conv_shortcut = (
             nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None

@@ -123,6 +123,7 @@ class Training(Checked):
     # model whose weights are trained further: bundled, a folder or hf:owner/model
     init: str = ""
     log_every: Count = 50  # steps between two lines of metrics
+    log_samples: bool = False  # lines of every step's samples, by number, in samples.jsonl
     # steps between two measurements on held-out images; 0: none; about 4 % of the time if left out
     validate_every: Annotated[int, Between(0, 10**9)] | None = None
     preview_every: Annotated[int, Between(0, 10**9)] = 1000  # steps between two previews; 0: none

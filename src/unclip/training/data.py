@@ -15,7 +15,7 @@ from unclip.data.sources import Source, Stream
 from unclip.stages.base import Stage
 from unclip.stages.clip import ClipStage
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.stages.recipe import Recipe
+from unclip.stages.recipe import Recipe, Training
 from unclip.training.parallel import Parallel
 from unclip.training.validation import Validation
 from unclip.words import words_in
@@ -61,7 +61,28 @@ def batches_of(
     # More than a few for each core only cost memory; batches are the same for any number.
     rank, world_size = (parallel.rank, parallel.world_size) if parallel else (0, 1)
     workers = min(recipe.data.workers, 4 * (os.cpu_count() or 1))
-    return batches(source, order, size, first, rank, world_size, workers)
+    numbered = recipe.training.log_samples
+    return batches(source, order, size, first, rank, world_size, workers, numbered)
+
+
+def check_division(training: Training, processes: int) -> None:
+    """Refuse a batch that processes cannot share: each gets as many rows of each of its parts.
+
+    Raises:
+        ValueError: with the numbers of processes, and the batches, that go together.
+    """
+    size, parts = training.batch_size, training.accumulation
+    rows = size // parts
+    if rows % processes == 0:
+        return
+    able = [str(number) for number in range(1, min(rows, 2 * processes) + 1) if rows % number == 0]
+    unit = processes * parts
+    others = [str(other) for other in (size // unit * unit, (size // unit + 1) * unit) if other]
+    what = f"training.batch_size {size}" + (f" in {parts} parts" if parts > 1 else "")
+    raise ValueError(
+        f"{what} does not split evenly over {processes} processes; take "
+        f"{' or '.join(able[-8:])} of them, or a batch_size of {' or '.join(others)}"
+    )
 
 
 def first_images(source: Source | Stream, recipe: Recipe[S]) -> Batch:

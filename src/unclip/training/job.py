@@ -26,6 +26,7 @@ from unclip.training.budget import check_images, parameters_within_memory
 from unclip.training.data import (
     TrainingData,
     batches_of,
+    check_division,
     first_images,
     say_what_is_cut,
     say_what_is_unknown,
@@ -108,6 +109,7 @@ def build_job(
     check_loggers(recipe.training.loggers)
     recipe = _decided(spec, recipe, folders)
     accumulation = recipe.training.accumulation
+    check_division(recipe.training, parallel.world_size)
     check_images(
         recipe.training.batch_size // (accumulation * parallel.world_size), recipe.data.size
     )

@@ -1,7 +1,8 @@
-"""What a run writes down: `metrics.jsonl`, `previews/`, and what its loggers keep."""
+"""What a run writes down: `metrics.jsonl`, `samples.jsonl`, previews, and what its loggers keep."""
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -13,8 +14,9 @@ from unclip.training.loggers import IDENTITY, About, loggers_of
 if TYPE_CHECKING:
     from PIL import Image
 
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 _CELL, _PIXELS = 128, 2**25  # of a preview's images at least, a side; of a preview at most
-_LONGEST = 2**20  # bytes of a line of metrics that are read at once; what is longer is none
+_LONGEST = 2**25  # bytes of a line that are read at once; what is longer is none
 
 
 class RunLog:
@@ -22,7 +24,7 @@ class RunLog:
 
     Args:
         about: its folder is created if need be; lines of steps after its first one, of a run that
-            was cut off, are dropped, so that `metrics.jsonl` has each step once.
+            was cut off, are dropped, so that each step is in its files once.
         loggers: by name, see `LOGGERS`.
 
     Raises:
@@ -33,24 +35,20 @@ class RunLog:
         path, first_step = about.path, about.first_step
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        self._metrics = path / "metrics.jsonl"
-        for name in ("metrics.jsonl", "previews", "tensorboard", "wandb", IDENTITY):
+        self._metrics, self._samples = path / METRICS, path / SAMPLES
+        for name in (METRICS, SAMPLES, "previews", "tensorboard", "wandb", IDENTITY):
             check_no_link(path / name)
-        if self._metrics.exists():
-            with (
-                open_regular(self._metrics) as old,
-                whole(self._metrics) as partial,
-                partial.open("wb") as new,
-            ):
-                lines = iter(lambda: old.readline(_LONGEST), b"")
-                kept = (line for line in lines if _step(line) <= first_step)
-                new.writelines(line.rstrip(b"\n") + b"\n" for line in kept)
+        for lines in (self._metrics, self._samples):
+            _cut(lines, first_step)
         self._loggers = loggers_of(loggers, about)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         append_text(self._metrics, json.dumps({"step": step, **values}) + "\n")
         for logger in self._loggers:
             logger.scalars(step, values)
+
+    def samples(self, step: int, numbers: Sequence[int]) -> None:
+        append_text(self._samples, json.dumps({"step": step, "samples": list(numbers)}) + "\n")
 
     def pictures(self, step: int, rows: Tensor, captions: Sequence[str] = ()) -> None:
         """Rows of images (R, C, 3, H, W) in [-1, 1] → `previews/step-N.png` and the loggers.
@@ -83,6 +81,16 @@ def _sheet(rows: Tensor, captions: Sequence[str]) -> "Image.Image":
     cell = min(max(_CELL, side), int((_PIXELS / (count * columns)) ** 0.5))
     images = [[Image.fromarray(image) for image in row] for row in grid]
     return contact_sheet(images, (), list(captions)[:columns], cell=cell)
+
+
+def _cut(file: Path, last: int) -> None:
+    """Leave a file's lines of steps up to the last one, if it is there."""
+    if not file.exists():
+        return
+    with open_regular(file) as old, whole(file) as partial, partial.open("wb") as new:
+        lines = iter(lambda: old.readline(_LONGEST), b"")
+        kept = (line for line in lines if _step(line) <= last)
+        new.writelines(line.rstrip(b"\n") + b"\n" for line in kept)
 
 
 def _step(line: bytes) -> int:

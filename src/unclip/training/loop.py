@@ -21,6 +21,7 @@ from unclip.batch import Batch, on_device
 from unclip.config import to_mapping
 from unclip.device.precision import dtype_named, name_of, peak_speed
 from unclip.draws import RowsGenerator
+from unclip.networks.layers import share_dropout
 from unclip.training import checkpoint
 from unclip.training.best import Best, Measured, overfitting, published
 from unclip.training.counting import counted
@@ -64,6 +65,7 @@ class Trainer:
             noted = checkpoint.noted_precision(self.checkpoints, self.parallel)
         self.dtype = self._precision(noted)
         self.trained = self.parallel.prepare(job.stage, self.dtype)
+        share_dropout(self.network, self.parallel.rank, self.parallel.world_size)
         self.state = checkpoint.State(
             self.network,
             build(self.network, self.recipe.optimiser, self.parallel),
@@ -81,6 +83,7 @@ class Trainer:
             self._resume()
         self._compare_best()
         self.parts, self.waiting = job.data.batches(self.state.step), Waiting()
+        self.samples: list[int] = []  # of the step under way, where they are to be logged
 
     def _resume(self) -> None:
         checkpoint.resume(self.state, self.checkpoints)
@@ -138,6 +141,7 @@ class Trainer:
                 if stopped:
                     break
                 values = self.step()
+                report.samples(state.step, self.samples)
                 due, measured = report.is_due(state.step), self.validate(report)
                 if due or measured:
                     rate = learning_rate(self.recipe.optimiser, state.step - 1, training.steps)
@@ -206,10 +210,9 @@ class Trainer:
         """Add up the gradients of a batch's parts; the means of their losses."""
         parts, rho = self.recipe.training.accumulation, self.recipe.optimiser.rho
         losses: dict[str, Tensor] = {}
+        self.samples = []
         for part in range(parts):
-            with self.waiting:
-                batch = next(self.parts)
-            backward = partial(self.backward, on_device(batch, self.parallel.device), part)
+            backward = partial(self.backward, self.next_part(), part)
             last = part == parts - 1  # which exchanges the gradients of all
             with contextlib.nullcontext() if last else self.trained.unaveraged():
                 if rho:
@@ -219,6 +222,15 @@ class Trainer:
                     of_part = backward()
             add(losses, of_part, parts)
         return losses
+
+    def next_part(self) -> Batch:
+        """This process's share of the next part of a batch; its samples are noted if asked for."""
+        with self.waiting:
+            part = next(self.parts)
+        batch = on_device(part, self.parallel.device)
+        if "samples" in batch:
+            self.samples += self.parallel.gather(batch.pop("samples")).tolist()
+        return batch
 
     def backward(self, batch: Batch, part: int) -> dict[str, Tensor]:
         """Losses of a part of a batch, and their gradients."""
@@ -331,14 +343,14 @@ def check_finite(step: int, loss: Tensor, norm: Tensor) -> None:
 
 
 def seeded(seed: int, step: int, part: int, parallel: Parallel) -> torch.Generator:
-    """Seed the global stream (dropout) from (seed, step, part, rank), and return one for noise.
+    """Seed the global stream (dropout) and return one for noise, from (seed, step, part).
 
-    Noise belongs to the rows of a part of a batch, whichever process has them; dropout is each
-    process's own.
+    Noise belongs to the rows of a part of a batch, whichever process has them, and so does dropout
+    on a CPU (`networks.layers.RowDropout`); on a GPU it is each process's own.
     """
     rank, processes = parallel.rank, parallel.world_size
     whole, own = (_mixed(seed, step, part, number) for number in (0, rank))
-    torch.manual_seed(own)
+    torch.manual_seed(whole if parallel.device.type == "cpu" else own)
     if processes == 1:
         return torch.Generator(parallel.device).manual_seed(own + 1)
     generator = RowsGenerator(parallel.device, rank, processes)

@@ -17,8 +17,9 @@ Shapes: N rows of this process, M rows of all processes.
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 from unclip.batch import Batch
 from unclip.device.precision import device_named
 from unclip.stages.base import Replicas, Stage
+
+_LOST = re.compile(r"Dist\w*Error|gloo.*(by peer|[Tt]imed out|Broken pipe)|NCCL", re.DOTALL)
 
 
 class Trained(nn.Module):
@@ -203,6 +206,25 @@ class Alone:
         return rows
 
 
+@contextmanager
+def others_needed() -> Iterator[None]:
+    """A block that several processes do together: where one has died, the others say so and end.
+
+    Raises:
+        ValueError: one has died, or cannot be reached any more.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _LOST.search(f"{type(error).__name__}: {error}"):
+            raise
+        raise ValueError(
+            "another process of this run has ended, or cannot be reached any more; the last "
+            "checkpoint is kept: give the command again with --resume, in as many processes or in "
+            "another number"
+        ) from None
+
+
 def start_parallel(device: str = "auto", shard: bool = False) -> Parallel:
     """Join the process group that torchrun set up, if any; otherwise be alone.
 
@@ -220,4 +242,6 @@ def start_parallel(device: str = "auto", shard: bool = False) -> Parallel:
     from unclip.training.sharded import Sharded
 
     join(place)
-    return (Sharded if shard else Replicated)(rank, world_size, place)
+    parallel: Parallel = (Sharded if shard else Replicated)(rank, world_size, place)
+    parallel.barrier()  # nobody whose input is refused leaves while others still connect to it
+    return parallel

@@ -116,6 +116,11 @@ class Report:
         self._say_if_it_waits(values.get("waiting_for_data", 0.0), took, steps)
         self.last_step, self.last_time = step, now
 
+    def samples(self, step: int, numbers: Sequence[int]) -> None:
+        """Log which samples a step has learned from, if they are known."""
+        if self.log is not None and numbers:
+            self.log.samples(step, numbers)
+
     def _of_the_machine(self, speed: float) -> dict[str, float]:
         """What follows from a number of images a second, and memory; of no speed nothing."""
         found = {"images_per_second": speed} if speed else {}

@@ -18,7 +18,6 @@ from unclip.training.loggers import IDENTITY
 
 RECIPE = "recipe.toml"
 _LOCK, _NOTE = "lock", "run.json"
-_LONGEST = 2**20  # bytes of a line of metrics that are read at once; what is longer is none
 
 
 def run_folder(model: Path, stage: str = "") -> Path:
@@ -117,5 +116,5 @@ def forget(path: Path) -> None:
         if (path / name).is_symlink():
             (path / name).unlink()  # and what it leads to stays
         shutil.rmtree(path / name, ignore_errors=True)
-    for name in ("metrics.jsonl", RECIPE, IDENTITY):
+    for name in ("metrics.jsonl", "samples.jsonl", RECIPE, IDENTITY):
         (path / name).unlink(missing_ok=True)

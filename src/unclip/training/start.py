@@ -12,7 +12,7 @@ from unclip.storage.belonging import dependents
 from unclip.storage.folder import ModelFolder
 from unclip.training.job import Folders, Job, build_job, clip_of
 from unclip.training.loop import Trainer
-from unclip.training.parallel import start_parallel
+from unclip.training.parallel import others_needed, start_parallel
 from unclip.training.run import RECIPE, check_owner, forget, held, is_held, owner, sign
 
 S = TypeVar("S")
@@ -38,8 +38,8 @@ def start(
     Raises:
         ValueError: anything about data, recipe or folders that stands in the way.
     """
-    parallel = start_parallel(device, recipe.training.shard)
-    with contextlib.ExitStack() as hold:
+    with others_needed(), contextlib.ExitStack() as hold:
+        parallel = start_parallel(device, recipe.training.shard)
         # A new folder is made, and then held, once nothing stands in the way.
         early = parallel.main and is_held(folders.run)
         if early:
