@@ -208,7 +208,7 @@ def test_images_that_were_too_small_are_counted(images: Path, tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"1 of 12 images .* embed with --size 12"):
         embedded(smaller, store, str(images), images=True)
     with pytest.raises(ValueError, match="samples without end"):
-        embedded(open_source("emoji", size=32), store, "emoji", images=True)
+        embedded(open_source("emoji:shapes", size=32), store, "emoji:shapes", images=True)
 
 
 def test_another_clip_is_refused(images: Path, tmp_path: Path) -> None:
