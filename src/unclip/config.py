@@ -280,11 +280,17 @@ def _convert_tuple(
 def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in options:
         return None
-    errors = []
+    errors: dict[bool, ValueError] = {}  # the first of options that are lists, and of others
     for option in options:
         if option is not type(None):
             try:
                 return _convert(option, value, where)
             except ValueError as error:
-                errors.append(error)
-    raise errors[0]
+                errors.setdefault(_is_list(option), error)
+    several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    raise errors.get(several) or next(iter(errors.values()))
+
+
+def _is_list(hint: Any) -> bool:
+    hint = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    return typing.get_origin(hint) is tuple

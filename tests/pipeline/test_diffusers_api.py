@@ -1,6 +1,8 @@
 """What diffusers' users call on a pipeline; the whole table runs in tests/docs."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,9 @@ def test_moving_to_where_it_is_changes_nothing(tiny_priors: Path) -> None:
     pipe = opened(tiny_priors)
     layers = [m for m in pipe.priors["diffusion"].network.modules() if isinstance(m, PackedLinear)]
     before = pipe("a star", **QUICK).images
-    pipe.to("cpu").to("cpu", "float32").to(torch.float32, torch.device("cpu")).to()
+    pipe.to("cpu", non_blocking=True).to("cpu", "float32").to(
+        torch.float32, torch.device("cpu")
+    ).to()
     assert torch.equal(pipe("a star", **QUICK).images, before)
     pipe.to("bf16").to("fp32")
     again = [m for m in pipe.priors["diffusion"].network.modules() if isinstance(m, PackedLinear)]
@@ -189,6 +193,15 @@ def test_latents_are_where_stages_begin(pipe: Pipeline) -> None:
     for wrong, says in (
         ({"prior_latents": torch.randn(3, 64)}, r"\(3, 64\); this call begins with \(1, 64\)"),
         ({"prior_latents": torch.randn(1, 63)}, r"\(1, 63\); this call begins with \(1, 64\)"),
+        ({"prior_latents": torch.zeros(5)}, r"\(5,\); this call begins with \(1, 64\)"),
+        (
+            {"prior_latents": torch.zeros(1, 64), "prior_num_candidates": 2},
+            r"\(1, 64\); this call begins with \(2, 64\)",
+        ),
+        (
+            {"prior_latents": torch.zeros(1, 64), "prior": "autoregressive"},
+            r"\(1, 64\); this call begins with \(1, ",
+        ),
         ({"decoder_latents": torch.randn(1, 3, 8, 8)}, r"begins with \(1, 3, 16, 16\)"),
         (
             {"super_res_latents": torch.zeros(1, 3, 32, 32).long()},
@@ -197,9 +210,41 @@ def test_latents_are_where_stages_begin(pipe: Pipeline) -> None:
         ({"decoder_latents": 3}, "decoder_latents must be a tensor, not int"),
     ):
         with pytest.raises(ValueError, match=says):
-            pipe("a star", **wrong, **asked)
+            pipe("a star", **asked | wrong)
     with pytest.raises(ValueError, match="prior_latents has no use here"):
         pipe.decode_embeddings(torch.ones(1, 64), prior_latents=torch.randn(1, 64))
+
+
+@pytest.mark.parametrize("kind", ["pil", "pt", "np", "tensor"])
+def test_images_of_numbers_that_are_too_large_are_refused(pipe: Pipeline, kind: Any) -> None:
+    with pytest.raises(ValueError, match="the images hold NaN"):
+        pipe.decode_embeddings(torch.full((1, 64), 1e38), **QUICK | {"output_type": kind})
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_copies_and_pickles_draw_the_same(tiny_priors: Path, dtype: str) -> None:
+    pipe = opened(tiny_priors, dtype=dtype)
+    made = pipe("a star", **QUICK).images
+    for again in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
+        assert torch.equal(again("a star", **QUICK).images, made)
+    with pytest.raises(ValueError, match="int8 weights cannot be copied or pickled"):
+        copy.deepcopy(opened(tiny_priors, dtype="int8"))
+
+
+def test_a_stage_is_replaced_by_a_stage_alone(tiny_priors: Path) -> None:
+    pipe = opened(tiny_priors)
+    for name, says in (
+        ("clip", "clip must be a FrozenCLIP, not NoneType"),
+        ("decoder", "decoder must be a DecoderStage, not NoneType"),
+        ("priors", "priors must be a dict, not NoneType"),
+        ("upsamplers", "upsamplers must be a list, not NoneType"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            setattr(pipe, name, None)
+    with pytest.raises(ValueError, match="an upsampler must be an UpsamplerStage"):
+        pipe.upsamplers = [pipe.decoder]  # type: ignore[list-item]
+    pipe.decoder, pipe.upsamplers = pipe.decoder, []
+    assert pipe("a star", **QUICK).images.shape[-1] == 16
 
 
 def test_callbacks_ask_for_what_there_is(pipe: Pipeline) -> None:

@@ -68,6 +68,16 @@ def test_what_is_returned_must_fit(pipe: Pipeline, wrong: Any) -> None:
         pipe("a star", callback_on_step_end=lambda *_: {"latents": wrong}, **QUICK)
 
 
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda x: x.to("meta")])
+def test_what_is_returned_has_its_values_in_memory(pipe: Pipeline, change: Any) -> None:
+    def callback(*step: Any) -> dict[str, Any]:
+        return {"latents": change(step[-1]["latents"])}
+
+    says = "the 'latents' that callback_on_step_end returned is a tensor without plain values"
+    with pytest.raises(ValueError, match=says):
+        pipe("a star", callback_on_step_end=callback, **QUICK)
+
+
 def test_the_state_of_the_autoregressive_prior_is_not_to_be_changed(pipe: Pipeline) -> None:
     with pytest.raises(ValueError, match="a callback cannot change it"):
         pipe(

@@ -120,3 +120,14 @@ def test_no_compiler_is_said_at_once(tiny_model: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(ValueError, match=r"cannot compile .* \(No working C\+\+ compiler found\)"):
         Pipeline.from_pretrained(tiny_model, device="cpu", compile=True)
+
+
+def test_a_folder_has_no_revisions(tiny_model: Path, tmp_path: Path) -> None:
+    for folder in (tiny_model, None, "bundled"):
+        with pytest.raises(ValueError, match=r"revision is 'v2', but .* is a folder: only models"):
+            Pipeline.from_pretrained(folder, revision="v2")
+    commit = "0123456789" * 4
+    cached = tmp_path / "snapshots" / commit
+    cached.parent.mkdir()
+    cached.symlink_to(tiny_model)
+    assert Pipeline.from_pretrained(cached, revision=commit).revision == commit

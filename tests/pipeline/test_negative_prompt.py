@@ -96,3 +96,14 @@ def test_the_note_makes_the_image_again(tiny_model: Path, tmp_path: Path, capsys
     first, again, without = (Image.open(tmp_path / f"{n}.png").tobytes() for n in "xyz")
     assert first == again
     assert first != without
+
+
+def test_it_is_called_by_its_name(pipe: Pipeline) -> None:
+    for wrong, says in (
+        ("a\0", "the negative prompt holds the control character"),
+        (["a", "x" * 10_001], "the negative prompt has 10,001 characters"),
+        ([], "negative_prompt has 0 entries; it must have 1 to 1000"),
+        (3, "negative_prompt is 3; it must be of type str"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            make(pipe, ["a", "b"], negative_prompt=wrong)

@@ -13,6 +13,8 @@ and in bf16 as inexact (`networks/winograd.py`).
 Shapes: N samples, C channels, H and W pixels, K inputs and M outputs of a linear layer.
 """
 
+from typing import NoReturn
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +30,14 @@ _SILU = 32  # z behind SiLU, which is never below -0.28: steps are finer above z
 _TINY = 1e-30  # the least scale, that of zeros
 
 
-class Int8Linear(nn.Module):
+class _Packed(nn.Module):
+    """A layer whose weight is in the kernels' own order, of which there is no copy."""
+
+    def __reduce__(self) -> NoReturn:
+        raise ValueError("int8 weights cannot be copied or pickled: open the model once more")
+
+
+class Int8Linear(_Packed):
     """`layer` in 8 bits: (…, K) → (…, M). Not differentiable."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
@@ -56,7 +65,7 @@ class Int8Pointwise(Int8Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Int8Conv2d(nn.Module):
+class Int8Conv2d(_Packed):
     """`layer` in 8 bits: (N, C, H, W) → (N, M, H', W'), channels-last. Not differentiable."""
 
     def __init__(self, layer: nn.Conv2d) -> None:

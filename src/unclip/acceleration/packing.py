@@ -31,6 +31,10 @@ class PackedLinear(nn.Module):
         out = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return cast(Tensor, out)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the plain weight, as oneDNN's layout has no bytes of its own."""
+        return PackedLinear, (_plain(self),)
+
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:

@@ -136,7 +136,7 @@ def check_embeddings(embeddings: Any, width: int, name: str = "image_embeddings"
     """
     if not isinstance(embeddings, Tensor | np.ndarray):
         raise ValueError(f"{name} must be a tensor or an array, not {type(embeddings).__name__}")
-    embeddings = _dense(embeddings, name) if isinstance(embeddings, Tensor) else embeddings
+    embeddings = dense(embeddings, name) if isinstance(embeddings, Tensor) else embeddings
     shape = tuple(embeddings.shape)
     if len(shape) not in (1, 2) or 0 in shape:
         raise ValueError(f"{name} has the shape {shape}; (N, {width}) is needed")
@@ -158,7 +158,7 @@ def check_noise(start: Any, count: int, size: int) -> Tensor:
     Raises:
         ValueError: no tensor of floats, another shape, NaN or infinite values.
     """
-    start = _dense(of_kind(start, Tensor, "start", "a tensor"), "start")
+    start = dense(of_kind(start, Tensor, "start", "a tensor"), "start")
     if start.shape != (count, 3, size, size):
         raise ValueError(
             f"start has the shape {tuple(start.shape)}; x_T of {many(count, 'embeddings')} is "
@@ -247,7 +247,7 @@ def _there(path: str | Path) -> Path:
 
 def finite_floats(tensor: Tensor, name: str) -> Tensor:
     """As float32, in which nothing may be infinite."""
-    tensor = _dense(tensor, name)
+    tensor = dense(tensor, name)
     if not tensor.is_floating_point():
         raise ValueError(f"{name} holds {tensor.dtype} values; floats are needed")
     tensor = tensor.float()
@@ -256,7 +256,7 @@ def finite_floats(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
-def _dense(tensor: Tensor, name: str) -> Tensor:
+def dense(tensor: Tensor, name: str) -> Tensor:
     """A tensor whose values are all in memory, as they are of sparse and of meta tensors not."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
         raise ValueError(f"{name} is a tensor without plain values; floats are needed")

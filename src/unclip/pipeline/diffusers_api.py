@@ -16,6 +16,10 @@ from unclip.config import one_of, suggest
 from unclip.pipeline.components import components, description
 from unclip.pipeline.moving import move, wanted
 from unclip.pipeline.saving import is_offloaded_model, save_pretrained
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.decoder import DecoderStage
+from unclip.stages.prior import Prior
+from unclip.stages.upsampler import UpsamplerStage
 from unclip.storage.hub import UPLOADING, upload
 
 if TYPE_CHECKING:
@@ -29,6 +33,13 @@ NEVER_SET = {
     "safety_checker": "there is none",
 }
 """Attributes that diffusers' users set, which would decide nothing here."""
+_KINDS: dict[str, tuple[Any, Any, str, str]] = {
+    "clip": (None, FrozenCLIP, "clip", "a FrozenCLIP"),
+    "decoder": (None, DecoderStage, "decoder", "a DecoderStage"),
+    "priors": (dict, Prior, "a prior", "a stage that draws embeddings"),
+    "upsamplers": (list, UpsamplerStage, "an upsampler", "an UpsamplerStage"),
+}
+"""Stages by attribute: what holds several, and what each is."""
 NEEDLESS = {
     "attention_slicing": "attention is computed by torch's own kernels, which keep no large matrix",
     "xformers_memory_efficient_attention": "torch's own attention is as frugal",
@@ -50,8 +61,10 @@ class DiffusersAPI:
         device: str | int | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         silence_dtype_warnings: bool = False,
+        non_blocking: bool = False,
     ) -> Self:
-        """Move the networks, in place: `to("cuda")`, `to(torch.bfloat16)`, both in any order.
+        """Move the networks, in place: `to("cuda")`, `to(torch.bfloat16)`, both in any order. It
+        returns when they are there, whatever the last two arguments say.
 
         Raises:
             ValueError: this machine has no such device or precision; the model is offloaded or in
@@ -107,6 +120,8 @@ class DiffusersAPI:
             raise ValueError(f"{name} cannot be set: {NEVER_SET[name]}")
         if name[:1] != "_" and name not in vars(self) and name in _parts(self):
             raise ValueError(f"{name} cannot be set: a Pipeline is made of its stages")
+        if name in _KINDS:
+            check_stages(name, value)
         super().__setattr__(name, value)
 
     # ---- memory ------------------------------------------------------------------------------
@@ -190,6 +205,20 @@ class DiffusersAPI:
         with tempfile.TemporaryDirectory() as place:
             save_pretrained(cast("Pipeline", self), Path(place) / "model")
             return upload(Path(place) / "model", repo_id, commit_message, private, token, create_pr)
+
+
+def check_stages(name: str, value: Any) -> None:
+    """Refuse what can be no stage, or no stages, of a pipeline.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    holder, kind, called, wanted = _KINDS[name]
+    if holder is not None:
+        of_kind(value, holder, name, f"a {holder.__name__}")
+    several = value.values() if isinstance(value, dict) else value
+    for one in [value] if holder is None else several:
+        of_kind(one, kind, called, wanted)
 
 
 def _parts(pipe: Any) -> dict[str, Any]:

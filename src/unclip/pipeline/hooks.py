@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unclip.diffusion import samplers
 from unclip.diffusion.prediction import Prediction
+from unclip.outputs.latents import dense
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -61,6 +62,8 @@ def _changed(returned: Any, x: Tensor) -> Tensor | None:
         new = returned.get(name, x)
         if new is x:
             continue
+        if isinstance(new, Tensor):
+            new = dense(new, f"the {name!r} that callback_on_step_end returned")
         if not isinstance(new, Tensor) or new.shape != x.shape or not new.is_floating_point():
             what = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise ValueError(

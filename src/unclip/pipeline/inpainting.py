@@ -222,7 +222,7 @@ def _painted(image: Image.Image, mask: Image.Image | None, boxes: Sequence[Box])
     width, height = image.size
     corners = [_corners(box, width, height) for box in listed(boxes)]
     if mask is None and not corners:
-        raise ValueError("nothing says what to repaint: give a mask, or a box x0,y0,x1,y1")
+        raise ValueError("nothing says what to repaint: give a mask, or boxes=[(x0, y0, x1, y1)]")
     painted = torch.zeros(height, width, dtype=torch.bool)
     if mask is not None:
         if mask.size != image.size:

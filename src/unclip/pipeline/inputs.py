@@ -13,30 +13,33 @@ MOST_CHARACTERS = 10_000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def check_prompts(prompt: str | Sequence[str], empty: bool = False) -> list[str]:
+def check_prompts(
+    prompt: str | Sequence[str], empty: bool = False, name: str = "prompt"
+) -> list[str]:
     """A list of usable prompts, or a ValueError that says what is wrong with one.
 
     Args:
         empty: whether the empty one is usable, as where it means no caption.
+        name: how sentences call it.
     """
     prompts: list[str] = listed(prompt)
     if not prompts:
         raise ValueError("there is no prompt: say what the image should show")
     for text in prompts:
-        of_kind(text, str, "a prompt", "a string")
+        of_kind(text, str, f"a {name}", "a string")
         if not (empty or text.strip()):
-            raise ValueError("the prompt is empty: say what the image should show")
+            raise ValueError(f"the {name} is empty: say what the image should show")
         if len(text) > MOST_CHARACTERS:
             raise ValueError(
-                f"the prompt has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}"
+                f"the {name} has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}"
             )
         control = _CONTROL.search(text)
         if control:
             raise ValueError(
-                f"the prompt holds the control character U+{ord(control[0]):04X}; remove it"
+                f"the {name} holds the control character U+{ord(control[0]):04X}; remove it"
             )
         if any("\ud800" <= c <= "\udfff" for c in text):
-            raise ValueError("the prompt is not valid Unicode text")
+            raise ValueError(f"the {name} is not valid Unicode text")
     return list(map(str, prompts))
 
 

@@ -149,7 +149,7 @@ def load(
         other = "offload" if offload else "int8"
         raise ValueError(f"{other} and compile do not go together: open without one of them")
     choice = revision, variant, CLASSES
-    path = bundled("model") if folder is None else resolve_model(folder, *choice, access)
+    path = resolve_model(bundled("model") if folder is None else folder, *choice, access)
     model = ModelFolder(path, variant, Offload(place) if offload else None)
     with model.steady():
         loaded, defaults = LoadedModel.load(model, precision, place), read_defaults(model)

@@ -13,9 +13,11 @@ from unclip.checks import many
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import noise_from
 from unclip.outputs.latents import finite_floats
+from unclip.stages.prior import Noisy
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.settings import Settings
 
 STARTED = ("prior", "decoder", "super_res")
 """Stages whose first noise a caller may give, as `prior_latents` and so on."""
@@ -64,7 +66,11 @@ def begun_with(start: Tensor | None, noise: Noise, name: str) -> Noise:
 
 
 def check_latents(
-    latents: Mapping[str, Tensor], pipe: "Pipeline", images: int, stages: Sequence[str]
+    latents: Mapping[str, Tensor],
+    pipe: "Pipeline",
+    images: int,
+    stages: Sequence[str],
+    settings: "Settings",
 ) -> None:
     """Refuse x_T that no stage of a call begins with, before anything is computed.
 
@@ -75,15 +81,23 @@ def check_latents(
     Raises:
         ValueError: of another stage or shape, or not of floats.
     """
-    shapes = {"decoder_latents": (images, pipe.decoder.space.channels, *[pipe.decoder.side] * 2)}
+    if not latents:
+        return
+    shapes: dict[str, tuple[int, ...]] = {}
+    shapes["decoder_latents"] = (images, pipe.decoder.space.channels, *[pipe.decoder.side] * 2)
+    prior = pipe.prior_for(settings) if "prior" in stages and pipe.decoder.needs_prior else None
+    if isinstance(prior, Noisy):
+        shapes["prior_latents"] = prior.noise_shape(images, settings.prior_num_candidates)
+    else:
+        stages = [name for name in stages if name != "prior"]
     if pipe.upsamplers:
         shapes["super_res_latents"] = (images, 3, *[pipe.upsamplers[0].size] * 2)
     for name, given in latents.items():
         if name.removesuffix("_latents") not in stages:
             raise ValueError(f"{name} has no use here: this call does not sample that stage")
         finite_floats(given, name)
-        if given.shape != shapes.get(name, given.shape) or given.ndim < 2 or len(given) % images:
-            raise ValueError(_misshapen(name, given, shapes.get(name, (images, pipe.clip.width))))
+        if name in shapes and given.shape != shapes[name]:
+            raise ValueError(_misshapen(name, given, shapes[name]))
 
 
 def cut(latents: Mapping[str, Tensor], rows: slice, images: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from unclip.diffusion.prediction import Noise
 from unclip.outputs.latents import check_embeddings, check_noise
 from unclip.pipeline import embedding, inpainting, manipulations, requests, upscaling
 from unclip.pipeline import sampling as how
-from unclip.pipeline.diffusers_api import DiffusersAPI
+from unclip.pipeline.diffusers_api import DiffusersAPI, check_stages
 from unclip.pipeline.hooks import Callback
 from unclip.pipeline.inpainting import Hole
 from unclip.pipeline.inputs import check_count, check_prompts, check_stage
@@ -71,14 +71,11 @@ class Pipeline(DiffusersAPI):
         priors = [*listed([] if prior is None else prior)]
         priors += [] if autoregressive_prior is None else [autoregressive_prior]
         kinds: list[tuple[Any, Any, str, str]] = [
-            (clip, FrozenCLIP, "clip", "a FrozenCLIP"),
-            *((one, Prior, "a prior", "a stage that draws embeddings") for one in priors),
-            (decoder, DecoderStage, "decoder", "a DecoderStage"),
-            *((one, UpsamplerStage, "an upsampler", "an UpsamplerStage") for one in upsamplers),
             (defaults, dict | None, "defaults", "a dict"),
             (name, str, "name", "a string"),
             (fingerprint, str, "fingerprint", "a string"),
         ]
+        check_stages("priors", dict(enumerate(priors)))  # each has a kind
         for given in kinds:
             of_kind(*given)
         self.clip, self.decoder = clip, decoder

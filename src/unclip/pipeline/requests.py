@@ -132,7 +132,7 @@ class Request(Checked):
             stages: those of `STARTED` that it samples.
         """
         seeds = self.seeds(len(prompts), count)
-        check_latents(self.latents, pipe, len(seeds), stages)
+        check_latents(self.latents, pipe, len(seeds), stages, self.settings)
         pipe.check_negative(self.settings, len(prompts))
         pipe._interrupt = False
         batch = pipe.batch_size_for(self.batch_size)
@@ -239,8 +239,10 @@ def _check_slips(overrides: Mapping[str, Any]) -> None:
 
 
 def convert(images: Tensor, output_type: str) -> Any:
-    """Images (N, 3, H, W) in [-1, 1] as the call's `output_type`."""
+    """Images (N, 3, H, W) in [-1, 1] as the call's `output_type`; `ValueError` for NaN."""
     images = images.float().clamp(-1, 1).cpu()
+    if not bool(images.isfinite().all()):
+        raise ValueError("the images hold NaN: weights, latents or embeddings were too large")
     if output_type in ("tensor", "latent"):
         return images
     if output_type == "pil":

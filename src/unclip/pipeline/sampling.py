@@ -10,6 +10,7 @@ from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.process import Diffusion
 from unclip.diffusion.sampling import Sampling
 from unclip.pipeline.inpainting import RESAMPLES
+from unclip.pipeline.inputs import check_prompts
 from unclip.pipeline.settings import (
     INPAINTING,
     STAGES,
@@ -106,6 +107,7 @@ def check_negative(pipe: "Pipeline", settings: Settings, prompts: int) -> None:
     negative = settings.negative_prompt
     if not negative:
         return
+    check_prompts(negative, empty=True, name="negative prompt")
     pipe.captions(negative, empty=True)
     if isinstance(negative, tuple) and len(negative) != prompts:
         raise ValueError(

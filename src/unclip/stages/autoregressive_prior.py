@@ -35,7 +35,7 @@ from unclip.stages.conditioning import (
     image_embeddings,
     text_condition,
 )
-from unclip.stages.prior import Measured, best_candidates
+from unclip.stages.prior import Measured, best_candidates, check_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, Probe, StageSpec
@@ -169,19 +169,17 @@ class AutoregressivePriorStage:
         Raises:
             ValueError: no candidate is asked for.
         """
-        candidates = 1 if candidates is None else candidates
-        if candidates < 1:
-            raise ValueError(f"the prior was asked for {candidates} candidates; ask for at least 1")
-        many, config = text.repeat(candidates), self.network.config
-        count, length = len(many), config.num_codes
-        draws = noise(torch.empty(count, 1 + length, device=many.z_t.device))
+        shape, config = self.noise_shape(len(text), candidates), self.network.config
+        count, length, each = shape[0], config.num_codes, shape[0] // len(text)
+        many = text.repeat(each)
+        draws = noise(torch.empty(shape, device=many.z_t.device))
         places = torch.special.ndtr(draws).clamp(max=1 - 2**-24)  # uniform in [0, 1)
         half = config.num_dot_buckets // 2
         dots = config.num_dot_buckets - half + (places[:, 0] * half).long()
         guided = sampling.guidance.scale != 1
         if guided:
             null = null or self.clip.text([""])
-            many = many + null.expand(len(text)).repeat(candidates)
+            many = many + null.expand(len(text)).repeat(each)
             dots = torch.cat([dots, torch.full_like(dots, config.num_dot_buckets)])
         prefix: CodePrefix | None = self._prefix(many, dots)
         cache, codes = Cache(), torch.empty(count, 0, dtype=torch.long, device=draws.device)
@@ -204,6 +202,16 @@ class AutoregressivePriorStage:
     def steps(self) -> int:
         """Evaluations of the network for a z_i: K."""
         return self.network.config.num_codes
+
+    def noise_shape(self, count: int, candidates: int | None = None) -> tuple[int, int]:
+        """Of what is drawn first for so many captions, for the dot product and each code:
+        (N · M, 1 + K).
+
+        Raises:
+            ValueError: no candidate is asked for.
+        """
+        each = check_candidates(1 if candidates is None else candidates)
+        return count * each, 1 + self.network.config.num_codes
 
     def steps_for(self, sampling: Sampling) -> int:
         """K, whatever is asked for."""

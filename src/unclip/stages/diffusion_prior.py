@@ -31,7 +31,7 @@ from unclip.stages.conditioning import (
     image_embeddings,
     text_condition,
 )
-from unclip.stages.prior import MAX_CANDIDATES, Measured, best_candidates
+from unclip.stages.prior import MAX_CANDIDATES, Measured, best_candidates, check_candidates
 from unclip.stages.recipe import Data, Optimiser, Recipe, Training
 from unclip.stages.sizes import BY_SIZE, Sized, size_of
 from unclip.stages.spec import BuildContext, Probe, StageSpec
@@ -157,25 +157,31 @@ class PriorStage:
         Raises:
             ValueError: no candidate is asked for.
         """
-        candidates = self.settings.candidates if candidates is None else candidates
-        if candidates < 1:
-            raise ValueError(f"the prior was asked for {candidates} candidates; ask for at least 1")
+        shape = self.noise_shape(len(text), candidates)
         plan, guidance = self.process.plan(sampling), sampling.guidance
         prefixes = [self.prefix(text)]
         if plan.active:
             prefixes.append(self._null_prefix(null).expand(len(text)))
-        both = self.network.continuation(prefixes, candidates, plan.timesteps)
+        both = self.network.continuation(prefixes, shape[0] // len(text), plan.timesteps)
         conditional = both[: len(text)]
 
         def network(x: Tensor, t: float, guided: bool) -> Tensor:
             return self.network.proceed(x, t, both if guided else conditional)
 
-        width = self.network.config.embedding_dim
-        output = guide(network, guidance, plan.guided, width)
+        output = guide(network, guidance, plan.guided, shape[1])
         denoiser = self.process.denoiser(output, sampling.threshold)
-        like = torch.empty(len(text) * candidates, width, device=text.z_t.device)
+        like = torch.empty(shape, device=text.z_t.device)
         x0 = self.process.sample(denoiser, like, sampling, noise, callback)
         return best_candidates(self.network.denormalise(x0), text.z_t)
+
+    def noise_shape(self, count: int, candidates: int | None = None) -> tuple[int, int]:
+        """Of what is drawn first for so many captions: (N · M, D).
+
+        Raises:
+            ValueError: no candidate is asked for.
+        """
+        each = check_candidates(self.settings.candidates if candidates is None else candidates)
+        return count * each, self.network.config.embedding_dim
 
     def steps_for(self, sampling: Sampling) -> int:
         """Steps of the process: as many as are asked for."""

@@ -63,6 +63,23 @@ class Prior(Stage, Protocol):
         ...
 
 
+@runtime_checkable
+class Noisy(Protocol):
+    """A prior that begins with noise, which a caller may give (`prior_latents`)."""
+
+    def noise_shape(self, count: int, candidates: int | None = None) -> tuple[int, int]:
+        """Of what `sample` draws first for `count` captions, N · M rows; as there, `candidates` is
+        its own number if left out."""
+        ...
+
+
+def check_candidates(candidates: int) -> int:
+    """How many z_i are drawn for a caption; `ValueError` for none."""
+    if candidates < 1:
+        raise ValueError(f"the prior was asked for {candidates} candidates; ask for at least 1")
+    return candidates
+
+
 def best_candidates(z_i: Tensor, z_t: Tensor) -> Tensor:
     """Of each caption's candidates z_i (N · M, D), the one with the highest dot product with z_t.
 

@@ -73,7 +73,7 @@ def resolve_model(
     _check(name, revision, variant)
     wanted = hub_name(name)
     if wanted is None:
-        return bundled("model") if is_bundled(name) else _here(name)
+        return _at(bundled("model") if is_bundled(name) else _here(name), revision)
     names = list(components)
     path = _snapshot(wanted, revision, _patterns(names, variant), access)
     if variant:
@@ -87,7 +87,7 @@ def resolve_component(name: str | Path, revision: str | None, variant: str | Non
     _check(name, revision, variant)
     wanted = hub_name(name)
     if wanted is None:
-        return _here(name)
+        return _at(_here(name), revision)
     return _snapshot(wanted, revision, ["config.json", *_weights("", variant), *_CARD], Access())
 
 
@@ -139,6 +139,16 @@ def _here(name: str | Path) -> Path:
     path = Path(name)
     if not path.exists():
         raise ValueError(absent(name))
+    return path
+
+
+def _at(path: Path, revision: str | None) -> Path:
+    """The folder, if no other revision of it is asked for."""
+    if revision not in (None, commit_of(path)):
+        raise ValueError(
+            f"revision is {revision!r}, but {path} is a folder: only models on the Hub, "
+            "hf:owner/model, have revisions"
+        )
     return path
 
 

@@ -96,9 +96,8 @@ def open_folder(
     from unclip.storage.folder import ModelFolder, bundled
     from unclip.storage.hub import resolve_model
 
-    if name is None:
-        return ModelFolder(bundled("model"))
-    return ModelFolder(resolve_model(name, revision, variant, components))
+    where = bundled("model") if name is None else name
+    return ModelFolder(resolve_model(where, revision, variant, components))
 
 
 @dataclass(frozen=True)
