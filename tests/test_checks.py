@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unclip.checks import many, printable, real_number, shown, whole_number
+from unclip.checks import flag, many, printable, real_number, shown, whole_number
 
 
 def test_one_thing_is_no_plural():
@@ -77,3 +77,10 @@ def test_what_is_shown_is_short_and_printable():
 def test_a_terminal_obeys_nothing_that_is_printed():
     assert printable("a red ★ ❤️ family 👨‍👩‍👧") == "a red ★ ❤️ family 👨‍👩‍👧"
     assert printable("\x1b]0;title\x07 \u202eabc\x9b") == r"\x1b]0;title\x07 \u202eabc\x9b"
+
+
+def test_flags_are_read_back() -> None:
+    assert flag("--model", "models/mine") == "--model models/mine"
+    assert flag("--model", "my model") == "--model 'my model'"
+    assert flag("--model", "-dash") == "--model=-dash"
+    assert flag("--model", "a\nb") == "--model 'a\\nb'"

@@ -8,6 +8,7 @@ control characters that a terminal would obey.
 import math
 import operator
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
@@ -156,6 +157,15 @@ def printable(text: str) -> str:
         else c
         for c in text
     )
+
+
+def flag(name: str, value: object) -> str:
+    """A flag with its value, as a shell reads it back; on one line, whatever the value holds.
+
+    A value that begins with a dash would be read as a flag itself, so that it is joined by `=`.
+    """
+    text = printable(str(value))
+    return f"{name}{'=' if text.startswith('-') else ' '}{shlex.quote(text)}"
 
 
 def _is_bool(value: Any) -> bool:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unclip.checks import many, printable
+from unclip.checks import flag, many, printable
 from unclip.data.columns import Builder, Columns
 from unclip.data.pictures import PictureSource
 from unclip.files import opened_safetensors, read_json, whole, write_json, write_safetensors
@@ -351,7 +351,7 @@ class Embeddings:
         if {name: prints.get(name, "") for name in self.plan.clip} != dict(self.plan.clip):
             raise ValueError(
                 f"{printable(str(self.folder))} holds embeddings of another CLIP than that of "
-                f"{printable(str(model))}; embed anew with --model {printable(str(model))}"
+                f"{printable(str(model))}; embed anew with {flag('--model', model)}"
             )
 
 

@@ -42,14 +42,18 @@ class Sized(Checked):
     @classmethod
     def sized(cls, mapping: Mapping[str, Any], size: str) -> dict[str, Any]:
         """A recipe's table with this size, which decides what sizes decide."""
-        decided = {key for row in cls.SIZES.values() for key in row}
+        decided = cls.decided()
         kept = {key: value for key, value in mapping.items() if key not in decided}
         return {**kept, "size": size}
 
     def resized(self, other: Self) -> Self:
         """These settings for networks that have the sizes of `other`."""
-        sizes = {key for row in type(self).SIZES.values() for key in row} | {"size"}
-        return replace(self, **{key: getattr(other, key) for key in sizes})
+        return replace(self, **{key: getattr(other, key) for key in self.decided()})
+
+    @classmethod
+    def decided(cls) -> set[str]:
+        """Fields that say a size, and `size` itself."""
+        return {key for row in cls.SIZES.values() for key in row} | {"size"}
 
 
 def _row(kind: type[Sized], size: str) -> Mapping[str, Any]:

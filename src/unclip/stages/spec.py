@@ -1,6 +1,5 @@
 """How a stage is trained: what its spec says, and what it may look at when it is built."""
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip.batch import Batch
-from unclip.checks import printable
+from unclip.checks import flag, printable
 from unclip.config import from_mapping, merge, to_mapping
 from unclip.data.embeddings import Embeddings
 from unclip.data.sources import Source, Stream
@@ -57,10 +56,13 @@ class BuildContext:
         own = origin is None or self.folder.has("text_encoder")
         folder = self.folder if own or origin is None else origin
         if not folder.has("text_encoder"):
-            name = printable(str(folder.path))
+            mine = printable(str(self.folder.path))
+            nobody = f"{mine} has no CLIP"
+            if origin is not None:
+                nobody = f"neither {mine} nor {printable(str(origin.path))} has a CLIP"
             raise ValueError(
-                f"{name} has no CLIP, which this stage learns from; train clip first: "
-                f"unclip train clip --model {shlex.quote(name)}"
+                f"{nobody}, which this stage learns from; train clip first: "
+                f"unclip train clip {flag('--model', self.folder.path)}"
             )
         with folder.steady():
             clip = FrozenCLIP.load(folder, torch.float32).to(self.device)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from unclip.batch import on_device
-from unclip.checks import many
+from unclip.checks import many, printable
 from unclip.data import trained_on
 from unclip.data.captions import ENDLESS
 from unclip.data.held_out import note, settled
@@ -222,4 +222,9 @@ def build(spec: StageSpec[S], recipe: Recipe[S], context: BuildContext, resume: 
         *spec.components, *spec.optional, *spec.warm_start_components, *CLIP_COMPONENTS
     )  # fmt: skip
     origin = ModelFolder(resolve_model(init, None, None, wanted))
+    if not any(map(origin.has, wanted)):
+        raise ValueError(
+            f"{printable(init)} is not a model folder, or holds nothing of {spec.name}; "
+            "training.init is bundled, a model folder or hf:owner/model"
+        )
     return spec.warm_start(recipe.network, context, origin)

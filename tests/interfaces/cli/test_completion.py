@@ -7,7 +7,7 @@ import pytest
 
 from tests.interfaces.cli.test_cli import Capture, refused
 from unclip.interfaces import cli
-from unclip.interfaces.cli.commands.completion import script
+from unclip.interfaces.cli.commands.completion import flags, parts, script
 
 FEW = ("generate", "borrow", "data", "completion")
 
@@ -42,6 +42,15 @@ def test_bash_completes(words: list[str], offered: list[str]) -> None:
     )  # fmt: skip
     assert said.stdout.split() == offered
     assert said.stderr == ""
+
+
+def test_only_flags_of_a_command_are_offered() -> None:
+    assert parts("train")[:2] == ["all", "clip"]
+    assert {"--template", "--dry-run", "--no-tune"} <= set(flags(["train", "all"]))
+    assert flags(["borrow"]) == ["-h", "--help", "--model", "--from", "--overwrite"]
+    offered = flags(["train", "prior"])
+    assert {"--dry-run", "--network.num-attention-heads", "--training.init"} <= set(offered)
+    assert not [flag for flag in offered if flag.endswith((".", "-"))]
 
 
 @pytest.mark.usefixtures("few")

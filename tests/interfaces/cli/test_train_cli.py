@@ -291,3 +291,29 @@ def test_an_empty_recipe_name_is_no_folder(captioned: Path, capsys: Capture) -> 
     assert said in refused(train("clip", "--recipe", "", data=captioned), capsys)
     words = ["train", "all", "--model", "model", "--data", "my-images", "--recipe", ""]
     assert said in refused(words, capsys)
+
+
+def test_what_another_model_decides_is_not_asked_for(
+    captioned: Path, tiny_model: Path, capsys: Capture
+) -> None:
+    data = ["--data", str(captioned), "--data.size", "16", *SHORT.split()]
+    words = ["train", "decoder", "--model", "model", *data, "--training.init", str(tiny_model)]
+    for flag in ("--network.size=tiny", "--network.layers=2"):
+        assert f"names: leave {flag.split('=')[0]} out" in refused([*words, flag], capsys)
+    assert main(words) == 0
+    again = ["train", "decoder", "--model", "model", "--resume", "--training.steps", "3"]
+    said = refused([*again, "--training.init", "none"], capsys)
+    assert "goes on from its own weights: leave --training.init out" in said
+    assert main(again) == 0
+    capsys.readouterr()
+    for nothing in ("/dev/null", "nowhere", str(captioned)):
+        wrong = [*words[:4], *data, "--overwrite", "--training.init", nothing]
+        said = refused(wrong, capsys)
+        assert "is not a model folder" in said or "there is no model folder" in said
+
+
+def test_a_models_name_cannot_speak_to_a_terminal(captioned: Path, capsys: Capture) -> None:
+    assert main(train("clip", data=captioned, model="a\nb")) == 0
+    assert "written to a\\nb; the run is in runs/a\\nb/clip" in capsys.readouterr().out
+    said = refused(train("prior", data=captioned, model="./-dash"), capsys)
+    assert "train clip first: unclip train clip --model=-dash" in said

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.checks import flag
 from unclip.config import Between, Checked, Width, from_mapping
 from unclip.data.world.scene import BACKGROUNDS, COLOURS, MAX_OBJECTS, SHAPES, Scene
 from unclip.files import MAX_CONFIG, read_json
@@ -307,7 +308,7 @@ def load_judge(path: str | Path | None = None) -> Judge:
         folder = Path(path)
         if not (folder / "config.json").is_file():
             folder = folder / "judge"
-        missing = f"{path} holds no judge; train one with `unclip train judge --model {path}`"
+        missing = f"{path} holds no judge; train one: unclip train judge {flag('--model', path)}"
     if not (folder / "config.json").is_file():
         raise ValueError(missing)
     check_links(folder if path is None else Path(path), folder, *folder.iterdir())

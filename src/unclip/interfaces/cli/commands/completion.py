@@ -31,6 +31,7 @@ _HOW = {
     "zsh": "unclip completion zsh > ~/.unclip-completion, and in ~/.zshrc: source that file",
 }
 _ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+_ROW = re.compile(r"^│ (-.*?)(?:  |│)", re.MULTILINE)  # names and value of a flag, in its column
 _FLAG = re.compile(r"(?<![\w-])--?[a-z][\w.-]*")
 
 
@@ -59,23 +60,22 @@ def script(shell: str) -> str:
 
     cases = []
     for command in COMMANDS:
-        seconds = _seconds(command)
-        flags = _flags([command])
+        seconds, own = parts(command), flags([command])
         for second in seconds:
-            cases.append(_case(f'"{command} {second}"', [*_flags([command, second]), *flags]))
-        cases.append(_case(f'"{command} "*', [*seconds, *flags]))
+            cases.append(_case(f'"{command} {second}"', [*flags([command, second]), *own]))
+        cases.append(_case(f'"{command} "*', [*seconds, *own]))
     made = _SCRIPT.format(
         shell=shell, how=_HOW[shell], commands=" ".join(COMMANDS), cases="\n".join(cases)
     )
     return (_ZSH if shell == "zsh" else "") + made
 
 
-def _seconds(command: str) -> list[str]:
+def parts(command: str) -> list[str]:
     """What may stand after a command that has parts."""
     if command == "train":
         from unclip.interfaces.cli.commands.train import SPECS
 
-        return list(SPECS)
+        return ["all", *SPECS]
     if command == "evaluate":
         from unclip.interfaces.cli.commands.evaluate import EVALUATIONS
 
@@ -91,14 +91,15 @@ def _seconds(command: str) -> list[str]:
     return list(_HOW) if command == "completion" else []
 
 
-def _flags(words: list[str]) -> list[str]:
+def flags(words: list[str]) -> list[str]:
     """The flags on a page of help, in its order."""
     from unclip.interfaces.cli import main
 
     page = io.StringIO()
     with contextlib.redirect_stdout(page):
         main([*words, "--help"])
-    return list(dict.fromkeys(_FLAG.findall(page.getvalue())))
+    rows = _ROW.findall(page.getvalue())
+    return list(dict.fromkeys(flag for row in rows for flag in _FLAG.findall(row)))
 
 
 def _case(pattern: str, words: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from unclip.checks import real_number, whole_number
+from unclip.checks import printable, real_number, whole_number
 from unclip.config import dump_toml, suggest, to_mapping
 from unclip.files import check_utf8
 from unclip.interfaces.cli.options import parse
@@ -22,6 +22,7 @@ from unclip.stages.catalogue import STAGES, Row, Stages
 from unclip.training.run import RECIPE, check_owner, run_folder
 
 if TYPE_CHECKING:
+    from unclip.stages.recipe import Recipe
     from unclip.stages.spec import StageSpec
     from unclip.training.plan import Elsewhere
 
@@ -89,6 +90,7 @@ def run(arguments: Sequence[str]) -> int:
         description=f"Train the stage {name!r} into a model folder.",
     )  # fmt: skip
     recipe = Recipe(options.network, options.data, options.training, options.optimiser)
+    _check_start(recipe, default, words, options.resume)
     folder = options.run or run_folder(options.model, name)
     check_utf8(options.model)
     check_utf8(folder)  # of checkpoints
@@ -111,8 +113,27 @@ def run(arguments: Sequence[str]) -> int:
         print(f"stopped by {signal.Signals(stopped).name}; add --resume to continue", flush=True)
         return 128 + stopped
     if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
-        print(f"{', '.join(spec.components)} written to {options.model}; the run is in {folder}")
+        model, where = printable(str(options.model)), printable(str(folder))
+        print(f"{', '.join(spec.components)} written to {model}; the run is in {where}")
     return 0
+
+
+def _check_start(recipe: "Recipe[Any]", default: Any, words: Sequence[str], resume: bool) -> None:
+    """Refuse flags that would decide nothing where weights are there to start from."""
+    from unclip.stages.sizes import Sized
+
+    if resume and recipe.training.init != default.training.init:
+        raise ValueError(
+            "a run that is resumed goes on from its own weights: leave --training.init out"
+        )
+    decided = recipe.network.decided() if isinstance(recipe.network, Sized) else ()
+    for name in decided if recipe.training.init else ():
+        flag = f"--network.{name.replace('_', '-')}"
+        if _value(words, flag) is not None:
+            raise ValueError(
+                f"the network has the sizes of {printable(recipe.training.init)}, which "
+                f"--training.init names: leave {flag} out"
+            )
 
 
 def _elsewhere(options: _Flags) -> "Elsewhere | None":

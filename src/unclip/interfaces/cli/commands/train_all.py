@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unclip.checks import printable
 from unclip.config import dump_toml, from_mapping, to_mapping
 from unclip.files import check_utf8, read_json
 from unclip.interfaces.cli.numbers import seconds_in
@@ -87,7 +88,8 @@ def run(words: Sequence[str]) -> int:
     if stopped is None:
         return 0
     if not stopped:
-        print(f"trained: {options.model}; the runs, with their previews, are in {folder}")
+        model, runs = printable(str(options.model)), printable(str(folder))
+        print(f"trained: {model}; the runs, with their previews, are in {runs}")
     return 128 + stopped if stopped else 0
 
 
