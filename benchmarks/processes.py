@@ -177,6 +177,8 @@ def main() -> None:
     print(f"{known['gpu'] or known['cpu']}, {PROCESSES} processes of {known['threads']} threads")
     given = {key: value for key, value in vars(options).items() if key != "device"}
     if options.memory:
+        # What is freed goes back at once, or this would measure what the C library keeps of it.
+        os.environ |= {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
         memory = {name: in_processes(measure_memory, name, options) for name in WAYS}
         print(f"{options.memory}: {memory['by hand'][3] / 1e6:,.1f} M parameters")
         print("| way | MiB of a process for training | at most |\n|---|---:|---:|")

@@ -1,5 +1,6 @@
 """Several processes, each with a shard of the network, its average and its moments (FSDP2)."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -49,6 +50,8 @@ class Sharded(Replicated):
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,  # which is autocast's affair
         )
+        # No unit writes into what another gave while there are gradients to be computed.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
         trained = Trained(stage)
         for module in (*units_of(network), trained):
             fully_shard(module, mesh=mesh, mp_policy=precision, ignored_params=whole)
