@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from unclip.checks import many, printable
+from unclip.checks import flag, many, printable
 from unclip.config import from_mapping, to_mapping
 from unclip.data.registry import format_of
 from unclip.data.sources import unseen
@@ -79,7 +79,7 @@ class Place:
     def run_flag(self, stage: str = "") -> str:
         """What finds the run again, of all stages or of one, where it is not where it would be."""
         run = self.run / stage
-        return "" if run == run_folder(self.model, stage) else f" --run {shlex.quote(str(run))}"
+        return "" if run == run_folder(self.model, stage) else f" {flag('--run', run)}"
 
     def made(self, stage: str) -> int:
         """Steps in a stage's newest checkpoint."""
@@ -143,11 +143,10 @@ def resume_all(
     _check_there(place, progress)
     if budget is not None:
         if set(recipes) <= set(progress.done):
-            model = shlex.quote(str(place.model))
             raise ValueError(
-                f"all stages of {printable(model)} are trained; to train one of them further: "
-                f"unclip train decoder --model {printable(model)}{place.run_flag('decoder')} "
-                "--resume --training.steps N"
+                f"all stages of {printable(str(place.model))} are trained; to train one of them "
+                f"further: unclip train decoder {flag('--model', place.model)}"
+                f"{place.run_flag('decoder')} --resume --training.steps N"
             )
         under_way = [name for name in progress.given if name not in progress.done]
         progress = progress.within(budget)
@@ -342,18 +341,18 @@ class _Whole:
             except KeyboardInterrupt:  # while data is read or a stage is built
                 stopped = signal.SIGINT
             if stopped:
-                again = f"unclip train all --model {shlex.quote(str(self.place.model))}"
+                again = f"unclip train all {flag('--model', self.place.model)}"
                 again += f"{self.place.run_flag()} --resume"
                 said = signal.Signals(stopped).name
-                print(f"{self.title}: stopped by {said}; to go on: {printable(again)}", flush=True)
+                print(f"{self.title}: stopped by {said}; to go on: {again}", flush=True)
                 return stopped
             self._note(replace(self.progress, done=(*self.progress.done, name)))
             left = self.progress.left
             rest = "" if left is None else f"; {duration(max(left, 0))} left"
             print(f"{self.title} took {duration(self.progress.took[name])}{rest}", flush=True)
         caption = shlex.quote(printable(_example(self.recipes["clip"].data)))
-        model = printable(shlex.quote(str(self.place.model)))
-        print(f"to draw with it: unclip generate {caption} --model {model}", flush=True)
+        model = flag("--model", self.place.model)
+        print(f"to draw with it: unclip generate {caption} {model}", flush=True)
         return 0
 
     def _train(self, name: str) -> int:
