@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 
+from tests.acceleration.test_int8 import needs_int8
 from unclip import Output, Pipeline
 from unclip.acceleration.packing import PackedLinear
 from unclip.checks import Notice
@@ -227,6 +228,10 @@ def test_copies_and_pickles_draw_the_same(tiny_priors: Path, dtype: str) -> None
     made = pipe("a star", **QUICK).images
     for again in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
         assert torch.equal(again("a star", **QUICK).images, made)
+
+
+@needs_int8
+def test_int8_weights_are_not_copied(tiny_priors: Path) -> None:
     with pytest.raises(ValueError, match="int8 weights cannot be copied or pickled"):
         copy.deepcopy(opened(tiny_priors, dtype="int8"))
 
