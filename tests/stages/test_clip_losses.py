@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.tiny import learns, scenes, tiny_recipe
+from unclip.checks import Notice
 from unclip.stages.clip import ClipSettings, ClipStage, contrastive_loss, sigmoid_loss
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.storage.folder import ModelFolder
@@ -153,11 +154,13 @@ def test_a_folder_has_a_bias_only_where_it_is_used(tmp_path: Path) -> None:
 def test_training_goes_on_by_the_other_loss(tmp_path: Path) -> None:
     stage, folder = built("softmax"), ModelFolder(tmp_path)
     stage.save(folder)
-    other = ClipStage.load(folder, "sigmoid")
+    with pytest.warns(Notice, match="by the softmax loss and goes on by the sigmoid one"):
+        other = ClipStage.load(folder, "sigmoid")
     assert other.network.logit_bias is not None
     assert other.network.logit_scale.item() == pytest.approx(stage.network.logit_scale.item())
     other.save(folder)
-    assert ClipStage.load(folder, "softmax").network.logit_bias is None
+    with pytest.warns(Notice, match="by the sigmoid loss and goes on by the softmax one"):
+        assert ClipStage.load(folder, "softmax").network.logit_bias is None
 
 
 def test_only_two_losses() -> None:

@@ -68,6 +68,7 @@ def test_several_processes_kills_and_damage_change_no_byte(
     monkeypatch.delenv("WORLD_SIZE")
     assert content(two) == wanted
     (two / "00001.safetensors").unlink()
+    (two / "pictures-0.safetensors").unlink()
     raw = bytearray((two / "00003.safetensors").read_bytes())
     raw[-3] ^= 1
     (two / "00003.safetensors").write_bytes(raw)
@@ -115,7 +116,7 @@ def test_a_folder_is_for_one_thing(
     images = captioned_folder(tmp_path / "others", 3)
     assert "has something else in it" in refused(words(images, images, tiny_model), capsys)
     for source, sentence in (
-        ("emoji", "samples without end"),
+        ("emoji:shapes", "is drawn without end"),
         ("nowhere", "does not exist"),
         ("wds:nowhere/*.tar", "nowhere"),
     ):

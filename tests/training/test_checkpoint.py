@@ -60,3 +60,28 @@ def test_moments_of_another_shape_are_refused(tmp_path: Path) -> None:
     save_file({**load_file(file), "exp_avg.weight": torch.zeros(3)}, file, {"step": "3"})
     with pytest.raises(ValueError, match=r"'exp_avg.weight' has shape \(3,\), not \(2, 2\)"):
         resume(state(), tmp_path)
+
+
+def test_a_checkpoint_under_another_steps_name_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (2, 3):
+        save(state(step), tmp_path)
+    (tmp_path / "step-00000003.safetensors").rename(tmp_path / "step-00000140.safetensors")
+    resumed = state()
+    resume(resumed, tmp_path)
+    assert resumed.step == 2
+    assert "holds step 3" in capsys.readouterr().out
+
+
+def test_what_was_passed_over_counts_for_none_of_the_two_that_are_kept(tmp_path: Path) -> None:
+    for step in (2, 4):
+        save(state(step), tmp_path)
+    whole = (tmp_path / "step-00000004.safetensors").read_bytes()
+    (tmp_path / "step-00000004.safetensors").write_bytes(whole[:-9])
+    resumed = state()
+    resume(resumed, tmp_path)
+    for step, kept in ((3, (2, 3)), (5, (3, 5))):
+        resumed.step = step
+        save(resumed, tmp_path)
+        assert [int(file.stem.removeprefix("step-")) for file in checkpoints(tmp_path)] == [*kept]

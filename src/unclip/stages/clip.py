@@ -114,6 +114,13 @@ class ClipStage:
             raise ValueError(f"{folder.path} has no image_encoder, so its CLIP cannot be trained")
         text, known = clip.text_encoder, clip.text_encoder.config.logit_bias_init_value
         if loss is not None and (known is None) != (loss == "softmax"):
+            before = "softmax" if known is None else "sigmoid"
+            warnings.warn(
+                f"the CLIP of {printable(str(folder.path))} was trained by the {before} loss and "
+                f"goes on by the {loss} one (network.loss)",
+                Notice,
+                stacklevel=2,
+            )
             bias = _BIAS if loss == "sigmoid" else None
             text.config = replace(text.config, logit_bias_init_value=bias)
         stage = cls(CLIP.joined(text, clip.image_encoder), clip.tokenizer)

@@ -59,6 +59,10 @@ def claim(folder: Path, plan: Plan, sources: Sequence[PictureSource], measured: 
                 hidden = there.precision if plan.hidden else ""
                 plan = replace(plan, precision=there.precision, hidden=hidden)
             _check_same(folder, plan, there)
+            for number, source in enumerate(sources):
+                write_part(
+                    folder, number, source
+                )  # the same again, in the place of what may be gone
             return plan
         if any(not one.name.startswith((".", "pictures-")) for one in folder.iterdir()):
             raise ValueError(

@@ -44,6 +44,7 @@ class State:
         optimiser_kind: whose moments they are.
         learned_from: fingerprints of the components of the model folder that are learned from.
         best: the average that held-out images like best, where they are measured.
+        damaged: checkpoints that were passed over when the run was resumed; they count for none.
     """
 
     network: nn.Module
@@ -56,6 +57,7 @@ class State:
     optimiser_kind: str = ""
     learned_from: Mapping[str, str] = field(default_factory=dict)
     best: Best = field(default_factory=Best)
+    damaged: tuple[Path, ...] = ()
 
     @property
     def facts(self) -> dict[str, str]:
@@ -132,7 +134,7 @@ def save(state: State, folder: Path) -> None:
 
         write(target, state.tensors(), state.facts)
     if state.parallel.main:
-        _clear(folder, target.with_suffix(parts.SUFFIX) if alone else target)
+        _clear(folder, target.with_suffix(parts.SUFFIX) if alone else target, state.damaged)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -159,7 +161,7 @@ def resume(state: State, folder: Path) -> None:
     """
     if state.parallel.main:
         sweep(folder)
-    found = _newest(folder, state.parallel)
+    found, state.damaged = _newest(folder, state.parallel)
     path, facts = found.path, found.facts
     if facts.get("data", state.data) != state.data:
         raise ValueError(
@@ -228,12 +230,13 @@ def _check_network(
             )
 
 
-def _newest(folder: Path, parallel: Parallel) -> Contents:
-    """The newest checkpoint that is sound; a damaged one is passed over and said to be.
+def _newest(folder: Path, parallel: Parallel) -> tuple[Contents, tuple[Path, ...]]:
+    """The newest checkpoint that is sound, and damaged ones that were passed over and said to be.
 
     All processes try the same, and each reads some of its parts through.
     """
     damage = ""
+    damaged: list[Path] = []
     names = "\n".join(path.name for path in checkpoints(folder)) if parallel.main else ""
     for name in reversed(parallel.heard(names).splitlines()):  # a shared disk may lag elsewhere
         if damage and parallel.main:
@@ -241,23 +244,29 @@ def _newest(folder: Path, parallel: Parallel) -> Contents:
         damage, path = "", folder / name
         try:
             found = parts.contents(path)
+            if found.facts.get("step", str(step_of(path))) != str(step_of(path)):
+                raise ValueError(f"{path} holds step {found.facts['step']}, as another was called")
             parts.check(parts.parts_of(path)[parallel.rank :: parallel.world_size])
         except ValueError as error:
             damage = str(error)
         damage = parallel.heard(damage)
         if not damage:
-            return found
+            return found, tuple(damaged)
+        damaged.append(path)
     if not damage:
         raise ValueError(f"nothing to resume: {folder} holds no checkpoint")
     raise ValueError(f"{damage}; there is no sound checkpoint before it: start with --overwrite")
 
 
-def _clear(folder: Path, newest: Path) -> None:
-    """Remove checkpoints but the newest two; of the newest step, all but what was written."""
-    steps = sorted({step_of(path) for path in checkpoints(folder)})[-_KEEP:]
+def _clear(folder: Path, newest: Path, damaged: Collection[Path]) -> None:
+    """Remove checkpoints but the newest two; of the newest step, all but what was written; and
+    those of later steps, which the run has gone back behind."""
+    there = [path for path in checkpoints(folder) if path == newest or path not in damaged]
+    last = step_of(newest)
+    steps = sorted({step_of(path) for path in there if step_of(path) <= last})[-_KEEP:]
     for path in checkpoints(folder):
-        again = step_of(path) == step_of(newest) and path != newest
-        if again or step_of(path) not in steps:
+        again = step_of(path) == last and path != newest
+        if again or path not in there or step_of(path) not in steps:
             _discard(path)
 
 

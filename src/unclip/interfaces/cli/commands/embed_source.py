@@ -28,6 +28,7 @@ def embed_source(options: "Embed", name: str) -> int:
     from unclip.data.embedded import pictures_in
     from unclip.data.embeddings import Plan, parts_of, shard_file
     from unclip.data.mixture import Mixture
+    from unclip.data.registry import format_of
     from unclip.device.names import usual
     from unclip.device.precision import DTYPES, dtype_named, name_of
     from unclip.interfaces.cli.sources import in_own_words, open_named
@@ -38,6 +39,8 @@ def embed_source(options: "Embed", name: str) -> int:
     if precision not in ("auto", *_KEPT):
         raise ValueError(f"embeddings are computed in {' or '.join(_KEPT)}, not in {precision}")
     check_folder(options.output)
+    if format_of(name).alone:
+        raise ValueError(f"{printable(name)} is drawn without end: it has no images to embed")
     clip = _clip(options)
     assert clip.image_encoder is not None
     size = options.size or clip.image_encoder.config.image_size

@@ -64,11 +64,17 @@ def _indexed(shards: Sequence[Path], workers: int) -> "Iterator[Index]":
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
 
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         try:
             for shard, _ in zip(shards, pool.map(_make, shards), strict=True):
                 yield _good(shard)
+        except BrokenProcessPool:
+            raise ValueError(
+                "a process that indexed shards was killed, perhaps for memory: what is indexed "
+                "stays; give the command again, with --workers 1 if need be"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
