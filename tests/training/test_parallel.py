@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{name: {} for name in (*STAGES, JUDGE.name)},
     "clip in parts": {"accumulation": 2},
     "prior by muon": {"muon": True},
-    "decoder computed again": {"checkpoint_activations": True},
+    "prior computed again": {"checkpoint_activations": True},
     "clip of bf16": {"precision": "bf16"},
 }
 ONLY_SHARDED = {"prior by sam": {"sam": True}}  # of which a replica is all processes
@@ -68,6 +68,7 @@ def outcomes(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @needs_two
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # of a machine that does much else
 @pytest.mark.parametrize("way", ["replicated", "sharded"])
 @pytest.mark.parametrize("case", [*CASES, *ONLY_SHARDED])
 def test_two_processes_train_every_stage_like_one(case: str, way: str, outcomes: Results) -> None:
