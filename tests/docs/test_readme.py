@@ -27,8 +27,7 @@ SMALLER = {
     "train clip": f"{_TRAINING} --data.size 32 --network.size tiny --network.vocab-size 560",
     "train prior": f"{_TRAINING} --data.size 32 --network.num-layers 1 --network.statistics 16 "
     "--network.num-attention-heads 2 --network.attention-head-dim 16",
-    "train decoder": f"{_TRAINING} --data.size 32 --network.widths 16 32 --network.layers 1 "
-    "--network.groups 8 --network.head-width 16 --network.context-width 32",
+    "train decoder": f"{_TRAINING} --data.size 32",  # its sizes are the bundled one's
     "train upsampler": f"{_TRAINING} --network.widths 16 32 --network.groups 8",
     "evaluate clip": "-n 16",
     "evaluate composition": "-n 2 --trust --steps fast",
