@@ -15,18 +15,12 @@ from unclip.config import dump_toml
 from unclip.stages.recipe import Data
 from unclip.storage.folder import ModelFolder
 from unclip.training import whole
+from unclip.training.outlook import Outlook, described, measured
 from unclip.training.plan import Needs
 from unclip.training.progress import Asked
 from unclip.training.run import run_folder
 from unclip.training.start import start
-from unclip.training.whole import (
-    Place,
-    described,
-    measured,
-    recipes_of,
-    resume_all,
-    train_all,
-)
+from unclip.training.whole import Place, resume_all, train_all
 
 
 @pytest.fixture
@@ -40,7 +34,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
 def half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of any stage is said to take that long, and none is tried out."""
 
-    def needed(recipes: Any, place: Place) -> dict[str, Needs]:
+    def needed(recipes: Any, device: str) -> dict[str, Needs]:
         return {name: Needs(1000, 1.0, 1, 1.0, 0.5, "", 1900) for name in recipes}
 
     monkeypatch.setattr(whole, "measured", needed)
@@ -105,11 +99,11 @@ def test_what_another_process_trained_meanwhile_is_never_replaced(
     """While this one measures; and while it trains what comes before."""
     mine, quick = place("mine"), whole.measured
 
-    def slow(recipes: Any, where: Place) -> dict[str, Needs]:
+    def slow(recipes: Any, device: str) -> dict[str, Needs]:
         if not (mine.model / "model_index.json").exists():
             monkeypatch.setattr(whole, "measured", quick)
             assert train_all(asked, mine, None) == 0
-        return quick(recipes, where)
+        return quick(recipes, device)
 
     monkeypatch.setattr(whole, "measured", slow)
     with pytest.raises(ValueError, match="models/mine already has a text_encoder"):
@@ -232,9 +226,9 @@ def test_another_budget_is_that_of_the_stage_under_way_too(
 
 
 def test_the_table_says_what_is_trained_and_how_long(asked: Asked) -> None:
-    recipes = recipes_of(asked)
-    takes = measured(recipes, place("mine"))
-    lines = described(asked, recipes, takes)
+    outlook = Outlook.of(asked)
+    takes = measured(outlook.recipes, "cpu")
+    lines = described(outlook, takes)
     assert len(lines) <= 10
     rows = {line.split()[0]: line for line in lines}
     assert "4 x 3" in rows["decoder"]  # of 14, two are held out
@@ -242,17 +236,17 @@ def test_the_table_says_what_is_trained_and_how_long(asked: Asked) -> None:
     assert "on this machine, by steps measured now" in lines[-1]
     assert not Path("models").exists()
     all_seen = replace(asked, data=replace(asked.data, held_out=0.0))
-    assert any("no image is held out" in line for line in described(all_seen, recipes, takes))
+    assert any("no image is held out" in line for line in described(Outlook.of(all_seen), takes))
     with pytest.raises(ValueError, match="is too short"):
-        described(replace(asked, budget=0.5), recipes, takes)
+        described(replace(outlook, asked=replace(asked, budget=0.5)), takes)
 
 
 def test_decoder_and_upsampler_start_from_a_model_of_their_size(asked: Asked) -> None:
     bundled = replace(asked, init="bundled", recipe="small")
-    inits = {name: one.training.init for name, one in recipes_of(bundled).items()}
+    inits = {name: one.training.init for name, one in Outlook.of(bundled).recipes.items()}
     assert inits == {"clip": "", "prior": "", "upsampler": "", "decoder": "bundled"}
     # Networks that are not the bundled ones begin from nothing.
-    others = recipes_of(replace(asked, init="bundled"))
+    others = Outlook.of(replace(asked, init="bundled")).recipes
     assert {one.training.init for one in others.values()} == {""}
 
 

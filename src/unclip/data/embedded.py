@@ -16,9 +16,9 @@ from torch import Tensor
 from unclip.checks import many, printable
 from unclip.data.captions import Report
 from unclip.data.columns import Columns
-from unclip.data.embeddings import Embeddings
+from unclip.data.embeddings import Embeddings, Part
 from unclip.data.mixture import Mixture
-from unclip.data.pictures import PictureSource
+from unclip.data.pictures import Listed, PictureSource
 from unclip.data.sources import Sample, Source, Stream
 
 
@@ -113,35 +113,19 @@ class EmbeddedSource:
         return int((sides[:, 0] != sides[:, 1]).sum())
 
 
-class _Stored:
-    """The embedded images of one source, as `Pictures` without files."""
+class _Stored(Listed):
+    """The embedded images of one source, without files."""
 
-    def __init__(self, where: str, columns: Columns, digest: str) -> None:
-        self.where, self.columns, self._digest = where, columns, digest
-
-    def __len__(self) -> int:
-        return len(self.columns)
-
-    def sides(self) -> npt.NDArray[np.int32]:
-        return self.columns.sides
-
-    def places(self) -> npt.NDArray[np.uint32]:
-        return self.columns.places
-
-    def counts(self) -> npt.NDArray[np.int64]:
-        return self.columns.counts()
-
-    def name(self, number: int) -> str:
-        return self.columns.names[number]
-
-    def captions(self, number: int) -> list[str]:
-        return self.columns.captions(number)
+    def __init__(self, part: Part, columns: Columns) -> None:
+        super().__init__(part.where, columns)
+        self.part = part
 
     def image(self, number: int) -> str | PathLike[str] | bytes:
         raise ValueError(f"{self.name(number)} is there as embeddings alone")
 
     def digest(self) -> str:
-        return self._digest
+        """The source's own: columns need not say what a file holds."""
+        return self.part.digest
 
 
 def pictures_in(source: Source | Stream, name: str) -> list[PictureSource]:
@@ -203,7 +187,7 @@ def alone(embeddings: Embeddings, held_out: float) -> EmbeddedSource | Mixture:
 def _alone(embeddings: Embeddings, number: int, held_out: float) -> EmbeddedSource:
     part, columns = embeddings.plan.parts[number], embeddings.columns[number]
     pictures = PictureSource(
-        _Stored(part.where, columns, part.digest),
+        _Stored(part, columns),
         Report(f"embeddings of {part.where}", images=len(columns)),
         embeddings.plan.size,
         split="train",

@@ -118,17 +118,16 @@ class Pictures(Protocol):
         ...
 
 
-class Files:
-    """Captioned files below a folder.
+class Listed:
+    """What columns say of pictures, as `Pictures`, but for the images.
 
     Args:
         where: what a sentence calls all of it.
-        root: the folder.
-        columns: their names within it, captions and sizes.
+        columns: names, captions and sizes.
     """
 
-    def __init__(self, where: str, root: Path, columns: Columns) -> None:
-        self.where, self.root, self.columns = printable(where), root, columns
+    def __init__(self, where: str, columns: Columns) -> None:
+        self.where, self.columns = printable(where), columns
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -148,11 +147,23 @@ class Files:
     def captions(self, number: int) -> list[str]:
         return self.columns.captions(number)
 
-    def image(self, number: int) -> Path:
-        return self.root / self.columns.names[number]
-
     def digest(self) -> str:
         return self.columns.digest()
+
+
+class Files(Listed):
+    """Captioned files below a folder.
+
+    Args:
+        root: the folder, within which the columns' names are.
+    """
+
+    def __init__(self, where: str, root: Path, columns: Columns) -> None:
+        super().__init__(where, columns)
+        self.root = root
+
+    def image(self, number: int) -> Path:
+        return self.root / self.columns.names[number]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from unclip.checks import many
 
-_TRAINED = 16  # bytes of a parameter: weight, gradient and two moments, in fp32
+TRAINED = {"weights": 4, "gradients": 4, "moments": 8}
+"""Bytes of a parameter under training: in fp32, with AdamW's two moments."""
 _BUILT = 4  # of them, what a network takes before it moves to a GPU
 _PIXEL = 3 * 5  # bytes: as read and, beside that, as floats
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -41,7 +42,7 @@ def parameters_within_memory(device: torch.device) -> Iterator[None]:
     Raises:
         ValueError: there are more.
     """
-    bytes_each = _TRAINED if device.type == "cpu" else _BUILT
+    bytes_each = sum(TRAINED.values()) if device.type == "cpu" else _BUILT
     most, count, thread = machine_memory() // bytes_each, 0, threading.get_ident()
 
     def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

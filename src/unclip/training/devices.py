@@ -6,6 +6,7 @@ from typing import Any
 
 from unclip.checks import many
 from unclip.stages.recipe import Recipe
+from unclip.training.budget import TRAINED
 from unclip.training.estimate import Estimate
 from unclip.training.report import duration
 from unclip.training.validation import validates
@@ -44,6 +45,12 @@ def check_processes(recipe: Recipe[Any], count: int) -> None:
         )
 
 
+def state_of(recipe: Recipe[Any]) -> dict[str, int]:
+    """Bytes that a run keeps of each parameter, by what they are: the moving average and, where
+    held-out images are measured, the best one too."""
+    return {**TRAINED, "averages": _FP32 * (2 if validates(recipe) else 1)}
+
+
 def memory_lines(
     recipe: Recipe[Any], parameters: int, takes: Estimate, devices: Devices
 ) -> list[str]:
@@ -54,9 +61,7 @@ def memory_lines(
     half = training.precision != "fp32"
     scale = images * (_BF16 if half else 1.0)
     kept, checkpointed = takes.kept * scale, takes.checkpointed * scale
-    averages = 2 if validates(recipe) else 1
-    parts = {"weights": 1, "gradients": 1, "moments": 2, "averages": averages}
-    whole: dict[str, float] = {name: number * _FP32 * parameters for name, number in parts.items()}
+    whole: dict[str, float] = {name: size * parameters for name, size in state_of(recipe).items()}
     shards = {name: size / devices.count for name, size in whole.items()}
     # Two units are there whole at a time, the one that computes and the next.
     shards["whole blocks"] = 2 * _FP32 * takes.largest * (_BF16 if half else 1.0)

@@ -18,19 +18,22 @@ from unclip.stages.spec import StageSpec
 from unclip.storage.folder import ModelFolder
 from unclip.training.budget import check_images
 from unclip.training.counting import counted
-from unclip.training.devices import Devices, check_processes, memory_lines, time_line
+from unclip.training.devices import (
+    Devices,
+    check_processes,
+    memory_lines,
+    state_of,
+    time_line,
+)
 from unclip.training.estimate import Estimate, estimated
 from unclip.training.job import Folders, Job, build_job
 from unclip.training.parallel import start_parallel
 from unclip.training.report import duration
 from unclip.training.speed import seconds_a_step
 from unclip.training.units import checkpoint_units
-from unclip.training.validation import validates
 
 S = TypeVar("S")
 _DRAWN = 64  # images of a batch
-_STATE = 4 * 5  # bytes of a parameter: weight, average, gradient and two moments in fp32
-_BEST = 4  # bytes of a parameter: its value in the best average, where held-out images are measured
 _MOST = 2**27  # parameters of a network that is built to be measured
 # What a network's settings say of data that a stage is measured on, and how much is enough here:
 # 256 embeddings say well enough how many codes an autoregressive prior has.
@@ -132,11 +135,12 @@ def needs(
         ValueError: what would stop the run itself.
     """
     passes = 2 if recipe.optimiser.rho else 1  # sharpness-aware minimisation takes two
+    state = sum(state_of(recipe).values())
     counts = _counted(spec, recipe, folders)
     if counts is not None and counts > _MOST:
         estimate = _estimate(spec, recipe, folders)
         operations = estimate.operations * passes * recipe.training.batch_size
-        return Needs(counts, operations, _state(recipe) * counts, estimate=estimate)
+        return Needs(counts, operations, state * counts, estimate=estimate)
     parallel = start_parallel(device)
     part = recipe.training.batch_size // recipe.training.accumulation
     check_images(part, recipe.data.size)
@@ -153,7 +157,7 @@ def needs(
     return Needs(
         parameters,
         found.operations * passes * recipe.training.batch_size,
-        _state(recipe) * parameters,
+        state * parameters,
         found.kept * part,
         seconds_a_step(job, recipe.training.batch_size),
         "\n".join(
@@ -162,11 +166,6 @@ def needs(
         job.data.images,
         stage.network.config.vision.image_size if isinstance(stage, ClipStage) else 0,
     )
-
-
-def _state(recipe: Recipe[Any]) -> int:
-    """Bytes that a run keeps of each parameter."""
-    return _STATE + (_BEST if validates(recipe) else 0)
 
 
 def _lines(stage: str, recipe: Recipe[S], folders: Folders, takes: Needs) -> list[str]:

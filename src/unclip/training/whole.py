@@ -7,53 +7,35 @@ what is left of the time.
 
 import shlex
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from unclip.checks import flag, many, printable
+from unclip.checks import flag, printable
 from unclip.config import from_mapping, to_mapping
-from unclip.data.registry import format_of
-from unclip.data.sources import unseen
 from unclip.files import read_json, write_json
 from unclip.stages.catalogue import STAGES as SPECS
-from unclip.stages.recipe import Data, Recipe, open_data
-from unclip.stages.spec import StageSpec, load_recipe, resumed_recipe
+from unclip.stages.recipe import Recipe
+from unclip.stages.spec import resumed_recipe
 from unclip.storage.folder import ModelFolder
-from unclip.storage.hub import resolve_model
 from unclip.training.checkpoint import checkpoints, step_of
 from unclip.training.choices import (
-    FEW_EPOCHS,
-    MANY_EPOCHS,
-    SMALLEST,
     STAGES,
-    TUNING,
-    Facts,
     Recipes,
-    allotted,
-    check_budget,
     laps_of,
-    seconds_of,
-    suited,
     with_steps,
 )
-from unclip.training.job import Folders, Job
-from unclip.training.plan import Needs, needs
+from unclip.training.job import Folders
+from unclip.training.outlook import Outlook, described, measured, tuning_seconds
 from unclip.training.progress import Asked, Progress
 from unclip.training.report import duration
 from unclip.training.run import RECIPE, forget, held, run_folder, sign
 from unclip.training.start import check_folders, start
 
 NOTE = "all.json"
-_TUNED = 180.0  # seconds of a tuning without a budget, at least
-_SHORT, _READ = 24, 50  # characters of a caption to try; captions to choose it from
-INIT = ("decoder", "upsampler")
-"""Stages that can start from another model whatever the captions are: they draw."""
 
 Tune = Callable[[Path, str, float | None], None]
 """Chooses the sampling's settings of a model folder, on data, in so many seconds, and writes them
@@ -98,9 +80,9 @@ def train_all(asked: Asked, place: Place, tune: Tune | None, overwrite: bool = F
     """
     for name in STAGES:
         check_folders(SPECS[name], place.folders(name, overwrite=overwrite))
-    recipes = recipes_of(asked)
-    takes = measured(recipes, place)
-    print("\n".join(described(asked, recipes, takes)), flush=True)
+    outlook = Outlook.of(asked)
+    takes = measured(outlook.recipes, place.device)
+    print("\n".join(described(outlook, takes)), flush=True)
     step = {name: one.seconds for name, one in takes.items() if one.seconds is not None}
     progress = Progress(asked, takes["clip"].images, step, overwrite=overwrite)
     place.run.mkdir(parents=True, exist_ok=True)
@@ -109,8 +91,8 @@ def train_all(asked: Asked, place: Place, tune: Tune | None, overwrite: bool = F
             check_folders(SPECS[name], place.folders(name, overwrite=overwrite))
         sign(place.run, "all", place.model)
         if overwrite:
-            _drop_upsamplers(ModelFolder(place.model), recipes)
-        return _Whole(progress, place, recipes).run(tune)
+            _drop_upsamplers(ModelFolder(place.model), outlook.recipes)
+        return _Whole(progress, place, outlook).run(tune)
 
 
 def resume_all(
@@ -139,10 +121,10 @@ def resume_all(
             f"{place.run} was begun with the data {printable(asked.data.source)}: leave --data "
             "out to go on with it, or add --overwrite in --resume's place"
         )
-    recipes = recipes_of(asked)
+    outlook = Outlook.of(asked)
     _check_there(place, progress)
     if budget is not None:
-        if set(recipes) <= set(progress.done):
+        if set(outlook.recipes) <= set(progress.done):
             raise ValueError(
                 f"all stages of {printable(str(place.model))} are trained; to train one of them "
                 f"further: unclip train decoder {flag('--model', place.model)}"
@@ -151,29 +133,9 @@ def resume_all(
         under_way = [name for name in progress.given if name not in progress.done]
         progress = progress.within(budget)
         for name in under_way:
-            progress = progress.begun(name, recipes, place.made(name))
+            progress = progress.begun(name, outlook.recipes, place.made(name))
     with held(place.run):
-        return _Whole(progress, place, recipes).run(tune)
-
-
-def recipes_of(asked: Asked) -> Recipes:
-    """Of all stages, suited to the data, with the recipe's own steps."""
-    facts = Facts.of(open_data(replace(asked.data, size=_looked_at(asked.data.source))))
-    recipes = suited(
-        {name: load_recipe(SPECS[name], asked.recipe) for name in STAGES}, asked.data, facts
-    )
-    for name in INIT:
-        if asked.init and name in recipes and _fits(SPECS[name], recipes[name], asked.init):
-            training = replace(recipes[name].training, init=asked.init)
-            recipes[name] = replace(recipes[name], training=training)
-    return recipes
-
-
-def _example(data: Data) -> str:
-    """A short caption of an image that training has not seen, if there is one."""
-    source = open_data(data)
-    captions = islice((unseen(source) or source).captions(), _READ)
-    return min(captions, key=lambda one: abs(len(one) - _SHORT))
+        return _Whole(progress, place, outlook).run(tune)
 
 
 def _same(data: str, other: str) -> bool:
@@ -215,112 +177,11 @@ def _drop_upsamplers(folder: ModelFolder, recipes: Recipes) -> None:
         )
 
 
-def _looked_at(source: str) -> int:
-    """Pixels of a side for which data is opened to see what it holds: as small as can be."""
-    return max(SMALLEST, format_of(source).smallest)
-
-
-def _fits(spec: StageSpec[Any], recipe: Recipe[Any], init: str) -> bool:
-    """Whether a model has the network that the recipe asks for, for images of that size."""
-    folder = ModelFolder(resolve_model(init, None, None, tuple(spec.components)))
-    component = "decoder" if spec.name == "decoder" else next(iter(spec.components))
-    folder.index()  # refuses what is no model
-    if not folder.has(component):
-        return False
-    there, wanted = folder.config(component), recipe.network
-    return there.get("sample_size") == recipe.data.size and (
-        there.get("block_out_channels"), there.get("layers_per_block")
-    ) == (list(wanted.widths), wanted.layers)  # fmt: skip
-
-
-def measured(recipes: Recipes, place: Place) -> dict[str, Needs]:
-    """What each stage takes on this machine, with a CLIP that nobody has trained in the place of
-    the one that will be."""
-    takes: dict[str, Needs] = {}
-    with tempfile.TemporaryDirectory(prefix="unclip-") as scratch:
-        for name, recipe in recipes.items():
-            folders = Folders(Path(scratch) / "model", Path(scratch) / name)
-            plain = replace(recipe, training=replace(recipe.training, init=""))
-            publishes = Job.publish if name == "clip" else lambda job: None
-            takes[name] = needs(SPECS[name], plain, folders, place.device, publishes)
-    return takes
-
-
-def described(asked: Asked, recipes: Recipes, takes: Mapping[str, Needs]) -> list[str]:
-    """What will be trained, a line a stage, and how long it takes on this machine.
-
-    Raises:
-        ValueError: the budget is too short, or none can be held.
-    """
-    step = {name: one.seconds for name, one in takes.items() if one.seconds is not None}
-    images = takes["clip"].images
-    if asked.budget is not None:
-        if len(step) < len(recipes):
-            raise ValueError(
-                f"networks of the recipe {printable(asked.recipe)} are too large to be tried out, "
-                "so that no budget can be held; leave --budget out for the recipe's own steps"
-            )
-        check_budget(asked.budget, step)
-        steps = allotted(recipes, step, images, asked.budget)
-        recipes = {name: with_steps(one, steps[name], step[name]) for name, one in recipes.items()}
-    lines, whole = [takes["clip"].report] if takes["clip"].report else [], 0.0
-    lines.append(
-        f"{'stage':<10} {'images':>8} {'parameters':>12} {'steps x batch':>16} {'epochs':>7} "
-        f"{'memory':>9} {'time':>8}"
-    )
-    for name in recipes:
-        recipe, needed = recipes[name], takes[name]
-        training = recipe.training
-        time = seconds_of(training.steps, needed.seconds) if needed.seconds is not None else None
-        epochs = f"{training.steps * training.batch_size / images:,.3g}" if images else ""
-        memory = (needed.state + needed.activations) / 2**20
-        pixels = f"{recipe.data.size} px"
-        lines.append(
-            f"{name:<10} {pixels:>8} {needed.parameters:>12,} "
-            f"{f'{training.steps:,} x {training.batch_size:,}':>16} {epochs:>7} "
-            f"{memory:>5,.0f} MiB {'' if time is None else duration(time):>8}"
-            + f"  from {training.init}"
-            * bool(training.init)
-        )
-        whole += time or 0.0
-    tunes = _tunes(asked)
-    tuning = _tuning(asked.budget, whole) if tunes else 0.0
-    if asked.tune and not tunes:
-        lines.append("tune: left out, as no image is held out that it could be measured on")
-    if tunes:
-        lines.append(f"tune: guidance and sampler on held-out captions, {duration(tuning)}")
-    drawn = recipes["decoder"].training
-    epochs_drawn = drawn.steps * drawn.batch_size / images if images else 0.0
-    if epochs_drawn and asked.budget and epochs_drawn < FEW_EPOCHS:
-        lines.append("so few epochs of the decoder make blobs of colour: give it more time")
-    if epochs_drawn > MANY_EPOCHS:
-        lines.append(
-            f"{many(images, 'images')}, seen {epochs_drawn:,.0f} times each, are learned by heart: "
-            "what is not among them needs more images"
-        )
-    if len(step) == len(recipes):
-        lines.append(f"in all {duration(whole + tuning)} on this machine, by steps measured now")
-    return lines
-
-
-def _tunes(asked: Asked) -> bool:
-    """Whether sampling is tuned: it was asked for, and there are captions to measure it on."""
-    if not asked.tune:
-        return False
-    source = open_data(replace(asked.data, size=_looked_at(asked.data.source)))
-    return unseen(source) is not None
-
-
-def _tuning(budget: float | None, trained: float) -> float:
-    """Seconds for the tuning: a share of the budget or, without one, of the training's time."""
-    return TUNING * budget if budget is not None else max(_TUNED, TUNING * trained)
-
-
 class _Whole:
     """All stages under way."""
 
-    def __init__(self, progress: Progress, place: Place, recipes: Recipes) -> None:
-        self.place, self.recipes = place, recipes
+    def __init__(self, progress: Progress, place: Place, outlook: Outlook) -> None:
+        self.place, self.outlook, self.recipes = place, outlook, outlook.recipes
         self._note(progress)
 
     def run(self, tune: Tune | None) -> int:
@@ -328,7 +189,7 @@ class _Whole:
         work: dict[str, Callable[[], int]] = {
             name: partial(self._train, name) for name in self.recipes
         }
-        if tune is not None and _tunes(self.progress.asked):
+        if tune is not None and self.outlook.tunes:
             work["tune"] = partial(self._tune, tune)
         if set(work) <= set(self.progress.done):
             print("nothing is left to train", flush=True)
@@ -350,7 +211,7 @@ class _Whole:
             left = self.progress.left
             rest = "" if left is None else f"; {duration(max(left, 0))} left"
             print(f"{self.title} took {duration(self.progress.took[name])}{rest}", flush=True)
-        caption = shlex.quote(printable(_example(self.recipes["clip"].data)))
+        caption = shlex.quote(printable(self.outlook.caption))
         model = flag("--model", self.place.model)
         print(f"to draw with it: unclip generate {caption} {model}", flush=True)
         return 0
@@ -412,7 +273,7 @@ class _Whole:
 
     def _tune(self, tune: Tune) -> int:
         left, budget = self.progress.left, self.progress.asked.budget
-        seconds = _tuning(budget, sum(self.progress.took.values()))
+        seconds = tuning_seconds(budget, sum(self.progress.took.values()))
         if left is not None:
             seconds = min(max(left, seconds), 2 * seconds)
         print(f"{self.title}: how the model is sampled, by held-out captions", flush=True)

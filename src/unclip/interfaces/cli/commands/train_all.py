@@ -97,16 +97,17 @@ def _train(
     options: TrainAll, place: "Place", budget: float | None, tune: "Tune | None"
 ) -> int | None:
     """What `train_all` gives, or None for a dry run."""
-    from unclip.training.whole import described, measured, recipes_of, resume_all, train_all
+    from unclip.training.outlook import Outlook, described, measured
+    from unclip.training.whole import resume_all, train_all
 
     if options.resume:
         return resume_all(place, tune, options.data, budget)
     if options.dry_run:
-        asked = _asked(options, budget)
-        recipes = recipes_of(asked)
-        lines = described(asked, recipes, measured(recipes, place))
+        outlook = Outlook.of(_asked(options, budget))
+        lines = described(outlook, measured(outlook.recipes, place.device))
         if options.verbose:
-            print(dump_toml({name: to_mapping(one) for name, one in recipes.items()}), end="\n\n")
+            tables = {name: to_mapping(one) for name, one in outlook.recipes.items()}
+            print(dump_toml(tables), end="\n\n")
         print("\n".join(lines))
         return None
     return train_all(_asked(options, budget), place, tune, options.overwrite)
