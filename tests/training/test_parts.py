@@ -1,6 +1,5 @@
 """Checkpoints of several processes: each writes a part, and any number of others read them."""
 
-import multiprocessing
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.training.runs import free_port
+from tests.training.runs import processes
 from unclip.files import read_facts
 from unclip.training import checkpoint
 from unclip.training.best import Measured
@@ -76,21 +75,12 @@ def check(folder: Path, here: Parallel | None = None, shard: bool = False) -> No
 
 def together(count: int, work: Callable[..., None], *arguments: Any) -> None:
     """Do `work(this process's Parallel, *arguments)` in so many processes."""
-    port = free_port()
+    with processes(count, begin, work, *arguments):
+        pass
 
-    def begin(rank: int) -> None:
-        os.environ.update(
-            RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-        )
-        work(start_parallel("cpu"), *arguments)
 
-    context = multiprocessing.get_context("fork")
-    running = [context.Process(target=begin, args=(rank,)) for rank in range(count)]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join(200)
-        assert process.exitcode == 0
+def begin(work: Callable[..., None], *arguments: Any) -> None:
+    work(start_parallel("cpu"), *arguments)
 
 
 def read_and_save(here: Parallel, place: Path, shard: bool, reads: str, saves: str) -> None:

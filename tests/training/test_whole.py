@@ -54,7 +54,11 @@ def test_what_was_killed_goes_on_bit_for_bit(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuned = []
-    assert train_all(asked, place("whole"), lambda *given: tuned.append(given)) == 0
+
+    def keep(model: Path, data: Data, seconds: float | None) -> None:
+        tuned.append((model, data.source, seconds))
+
+    assert train_all(asked, place("whole"), keep) == 0
     said = capsys.readouterr().out
     for line in ("[1/5] clip: 4 steps of 2 images of 32 px", "[5/5] tune took"):
         assert line in said

@@ -18,7 +18,7 @@ from unclip.checks import flag, printable
 from unclip.config import from_mapping, to_mapping
 from unclip.files import read_json, write_json
 from unclip.stages.catalogue import STAGES as SPECS
-from unclip.stages.recipe import Recipe
+from unclip.stages.recipe import Data, Recipe
 from unclip.stages.spec import resumed_recipe
 from unclip.storage.folder import ModelFolder
 from unclip.training.checkpoint import checkpoints, step_of
@@ -37,7 +37,7 @@ from unclip.training.start import check_folders, start
 
 NOTE = "all.json"
 
-Tune = Callable[[Path, str, float | None], None]
+Tune = Callable[[Path, Data, float | None], None]
 """Chooses the sampling's settings of a model folder, on data, in so many seconds, and writes them
 there."""
 
@@ -279,7 +279,7 @@ class _Whole:
         print(f"{self.title}: how the model is sampled, by held-out captions", flush=True)
         begun = time.monotonic()
         try:
-            tune(self.place.model, self.progress.asked.data.source, seconds)
+            tune(self.place.model, self.progress.asked.data, seconds)
         except KeyboardInterrupt:
             return signal.SIGINT
         except ValueError as error:  # the model is trained, and sampled as its stages say

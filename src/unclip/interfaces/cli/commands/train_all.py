@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.checks import printable
-from unclip.config import dump_toml, from_mapping, to_mapping
-from unclip.files import check_utf8, read_json
+from unclip.config import dump_toml, to_mapping
+from unclip.files import check_utf8
 from unclip.interfaces.cli.numbers import seconds_in
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_folder
@@ -17,6 +17,7 @@ from unclip.interfaces.cli.sources import check_template, own_words
 from unclip.training.run import run_folder
 
 if TYPE_CHECKING:
+    from unclip.stages.recipe import Data
     from unclip.training.progress import Asked
     from unclip.training.whole import Place, Tune
 
@@ -82,7 +83,7 @@ def run(words: Sequence[str]) -> int:
     from unclip.training.whole import Place
 
     place = Place(options.model, folder, options.device)
-    tune = partial(_tune, device=options.device, run=folder) if options.tune else None
+    tune = partial(_tune, device=options.device) if options.tune else None
     with own_words():
         stopped = _train(options, place, budget, tune)
     if stopped is None:
@@ -136,16 +137,12 @@ def _asked(options: TrainAll, budget: float | None) -> "Asked":
     return Asked(data, options.recipe, budget, init, options.tune)
 
 
-def _tune(model: Path, data: str, seconds: float | None, device: str, run: Path) -> None:
+def _tune(model: Path, data: "Data", seconds: float | None, device: str) -> None:
     """The last step: sampling's settings, by captions that were held out."""
     from unclip.evaluation.studies.tuning import tune
-    from unclip.training.progress import Progress
-    from unclip.training.whole import NOTE
 
-    # What is resumed was asked for earlier.
-    asked = from_mapping(Progress, read_json(run / NOTE), str(run / NOTE)).asked
     with own_words():
         tune(
-            model, data, seconds=seconds, report=partial(print, flush=True), device=device,
-            template=asked.data.template,
+            model, data.source, seconds=seconds, report=partial(print, flush=True), device=device,
+            template=data.template,
         )  # fmt: skip
