@@ -227,11 +227,10 @@ def made_with(
 
 
 def fingerprint(model: ModelFolder) -> str:
-    """Of all that a model folder is opened from: weights of every component, and their settings."""
+    """Of all that a model is opened from: the weights of every component, and their settings."""
     there = sorted(name for name in CLASSES if model.has(name))
-    digest = sha256(
-        model.fingerprint(*[name for name in there if _has_weights(model, name)]).encode()
-    )
+    weighty = [name for name in there if any(model.component(name).glob("*.safetensors"))]
+    digest = sha256(model.fingerprint(*weighty).encode())
     for name in there:
         for file in sorted(model.component(name).iterdir()):
             if file.suffix in _TEXTS and file.is_file():
