@@ -142,8 +142,10 @@ def test_every_knob_reaches_its_stage(pipe: Pipeline) -> None:
         "decoder", Settings(guidance_rescale=0.5, dynamic_threshold=0.9, spacing="trailing")
     )
     assert (decoder.guidance.rescale, decoder.threshold, decoder.spacing) == (0.5, 0.9, "trailing")
-    prior = pipe.sampling("prior", Settings(prior_temperature=0.5, prior_top_p=0.8))
+    codes = Settings(prior_temperature=0.5, prior_top_p=0.8, prior_dot_quantile=0.7)
+    prior = pipe.sampling("prior", codes)
     assert (prior.temperature, prior.top_p, prior.threshold) == (0.5, 0.8, None)
+    assert prior.dot_quantile == 0.7
     plain = pipe.sampling("decoder", Settings())
     assert (plain.guidance.rescale, plain.threshold, plain.spacing) == (0.0, None, None)
 
@@ -154,7 +156,8 @@ def test_knobs_change_images_and_their_defaults_change_no_bit(tiny_priors: Path)
     quick |= {"prior": "autoregressive", "decoder_guidance_scale": 3.0, "output_type": "tensor"}
     plain = pipe("a star", **quick).images
     for neutral in (
-        {"guidance_rescale": 0}, {"spacing": "unclip"}, {"prior_temperature": 1}, {"prior_top_p": 1}
+        {"guidance_rescale": 0}, {"spacing": "unclip"}, {"prior_temperature": 1},
+        {"prior_top_p": 1}, {"prior_dot_quantile": 0.5},
     ):  # fmt: skip
         assert torch.equal(pipe("a star", **quick, **neutral).images, plain), neutral
     for other in (

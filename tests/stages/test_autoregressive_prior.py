@@ -22,6 +22,7 @@ from unclip.stages.autoregressive_prior import (
     AutoregressivePriorSettings,
     AutoregressivePriorStage,
     draw,
+    lowest_bucket,
     nucleus,
 )
 from unclip.stages.catalogue import STAGES
@@ -209,6 +210,12 @@ def test_top_p_keeps_the_fewest_that_suffice() -> None:
     assert torch.equal(nucleus(p, 1.0), p)
     places = (torch.arange(100) + 0.5) / 100
     assert set(draw(p.log().expand(100, -1), places, top_p=0.6).tolist()) == {1, 3}
+
+
+def test_the_dot_product_is_asked_for_from_a_quantile_on() -> None:
+    found = [lowest_bucket(q, 64) for q in (0, 0.5, 0.7, 0.85, 0.95, 1)]
+    assert found == [0, 32, 45, 55, 61, 63]
+    assert [lowest_bucket(0.5, buckets) for buckets in (2, 3, 5)] == [1, 2, 3]  # the top half
 
 
 def test_what_makes_no_sense_is_refused(

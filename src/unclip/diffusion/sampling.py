@@ -35,7 +35,8 @@ class Sampling(Checked):
         spacing: of the timesteps, a row of `SPACINGS`; None is the one that suits the sampler.
         threshold: percentile of dynamic thresholding, see `prediction.dynamic_threshold`; None
             clips x_0 plainly, if the process says so.
-        temperature, top_p: of priors that draw codes, see `stages/autoregressive_prior.py`.
+        temperature, top_p, dot_quantile: of priors that draw codes, see
+            `stages/autoregressive_prior.py`.
     """
 
     steps: Steps = 25
@@ -48,6 +49,7 @@ class Sampling(Checked):
     threshold: Percentile | None = None
     temperature: Temperature = 1.0
     top_p: Nucleus = 1.0
+    dot_quantile: Probability = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -185,6 +185,11 @@ class Settings(Knobs):
         "Probability of the fewest codes that an autoregressive prior draws from", "prior",
         row="top_p", preset=True, left_out="the preset's, else 1",
     )  # fmt: skip
+    prior_dot_quantile: Probability | None = knob(
+        "Quantile of the training's z_i · z_t, from which on an autoregressive prior draws the one "
+        "that it asks for", "prior", row="dot_quantile", preset=True,
+        left_out="the preset's, else 0.5: the top half",
+    )  # fmt: skip
     resamples: Resamples | None = knob(
         "Times that inpainting goes through the decoder's steps (RePaint's r)", INPAINTING,
         left_out="1 for a decoder with mask channels, else 5",
