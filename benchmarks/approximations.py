@@ -37,9 +37,10 @@ from unclip.data.world.world import World
 from unclip.device.precision import name_of
 from unclip.diffusion.registry import SAMPLERS
 from unclip.diffusion.sampling import Sampling
+from unclip.evaluation.intervals import Rate
 from unclip.evaluation.judge.network import Detections, Judge, judge_images, load_judge
-from unclip.evaluation.metrics.composition import Composition, Rate, held_out, score
-from unclip.evaluation.metrics.fid import frechet_distance
+from unclip.evaluation.metrics.composition import Composition, held_out, score
+from unclip.evaluation.metrics.frechet import frechet_distance
 from unclip.interfaces.cli.evaluations.shared import WORLD, generator
 from unclip.networks.pca import Moments
 from unclip.pipeline.pipeline import Pipeline

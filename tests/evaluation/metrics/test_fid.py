@@ -10,10 +10,10 @@ from unclip.data.registry import open_source
 from unclip.evaluation.metrics.fid import (
     evaluate_fid,
     fid,
-    frechet_distance,
     image_moments,
     real_images,
 )
+from unclip.evaluation.metrics.frechet import frechet_distance
 from unclip.networks.pca import Moments
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.storage.folder import ModelFolder

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unclip.data.registry import open_source
 from unclip.data.world.scene import WorldConfig
-from unclip.evaluation.metrics.composition import Rate
+from unclip.evaluation.intervals import Rate
 from unclip.evaluation.metrics.retrieval import (
     class_embeddings,
     classify,

@@ -8,10 +8,10 @@ import torch
 
 from tests.conftest import captioned_folder
 from tests.interfaces.cli.test_cli import Capture, refused
+from unclip.evaluation.intervals import Rate
 from unclip.evaluation.judge.network import Judge, JudgeConfig
 from unclip.evaluation.judge.training import JudgeStage
 from unclip.evaluation.metrics import composition
-from unclip.evaluation.metrics.composition import Rate
 from unclip.interfaces.cli import main
 from unclip.storage.folder import ModelFolder
 

@@ -4,7 +4,6 @@ The judge's findings are held against ground truth, object by object and scene b
 itself is measured on real images of the same kind of scenes, and distrusted where it errs.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -17,6 +16,7 @@ from unclip.checks import many, seed_after
 from unclip.data.world.scene import GRID, Object, Scene, WorldConfig
 from unclip.data.world.shapes import ink_rows
 from unclip.data.world.world import World
+from unclip.evaluation.intervals import Rate
 from unclip.evaluation.judge.network import COLOURS_OF, Detection, Detections, Judge, judge_images
 from unclip.pixels import to_signed
 
@@ -24,48 +24,8 @@ TRUSTWORTHY: Final = 0.97  # least accuracy of the judge on real images
 CHECKED: Final = ("object", "colour", "background", "relation")
 _REAL: Final = 1000  # real scenes that the judge is checked on
 _SLACK: Final = 3 / GRID  # of "inside" and "on", as a fraction of the side
-_Z: Final = 1.959964  # two-sided 95 % of the normal distribution
 Generate = Callable[[list[str], int], Tensor]
 Matches = list[Detection | None]  # for each of a scene's objects, what was found of it
-
-
-@dataclass(frozen=True)
-class Rate:
-    """`right` of `total` cases."""
-
-    right: int
-    total: int
-
-    @property
-    def accuracy(self) -> float:
-        """The fraction that is right; NaN where there was no case."""
-        return self.right / self.total if self.total else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of Wilson (1927); (0, 1) where there was no case."""
-        if not self.total:
-            return 0.0, 1.0
-        n, p, z2 = self.total, self.accuracy, _Z * _Z
-        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = _Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return max(0.0, middle - half), min(1.0, middle + half)
-
-    def to_dict(self) -> dict[str, Any]:
-        accuracy = self.accuracy if self.total else None
-        return {
-            "accuracy": accuracy,
-            "right": self.right,
-            "total": self.total,
-            "interval": list(self.interval),
-        }
-
-    def __str__(self) -> str:
-        if not self.total:
-            return "no case"
-        low, high = self.interval
-        cases = "1 case" if self.total == 1 else f"{self.total} cases"
-        return f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}, {cases})"
 
 
 class Rated:

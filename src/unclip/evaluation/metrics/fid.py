@@ -20,6 +20,7 @@ from torch import Tensor
 from unclip.checks import seed_after
 from unclip.data.sources import Source, Stream, first_captions, length, read
 from unclip.evaluation.metrics.composition import Generate
+from unclip.evaluation.metrics.frechet import frechet_distance
 from unclip.networks.pca import Moments
 from unclip.pixels import to_signed
 from unclip.stages.conditioning import FrozenCLIP
@@ -43,39 +44,6 @@ class Fid:
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
-
-
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½), between Gaussians  (Heusel et al., eq. 6).
-
-    The trace of the root is the sum of the singular values of Σ_a^½ Σ_b^½, which loses no digits
-    where a covariance is singular: neither a ridge nor complex numbers are needed.
-
-    Raises:
-        ValueError: the widths differ, there are fewer than two rows, or values are not finite.
-    """
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(
-            f"embeddings of width {len(a.mean)} and {len(b.mean)} cannot be compared; take one CLIP"
-        )
-    if min(a.count, b.count) < 2:
-        raise ValueError("a Fréchet distance needs two images or more on either side")
-    roots = []
-    for covariance in (a.covariance, b.covariance):
-        if not covariance.isfinite().all():
-            raise ValueError("there are embeddings with values that are not finite")
-        roots.append(matrix_root(covariance))
-    traces = a.covariance.trace() + b.covariance.trace()
-    shared = torch.linalg.svdvals(roots[0] @ roots[1]).sum()
-    distance = (a.mean - b.mean).square().sum() + traces - 2 * shared
-    return max(0.0, float(distance))
-
-
-def matrix_root(matrix: Tensor) -> Tensor:
-    """The positive root (D, D) of a symmetric matrix (D, D) without negative eigenvalues."""
-    values, vectors = torch.linalg.eigh(matrix)
-    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    return root
 
 
 def image_moments(clip: FrozenCLIP, batches: Iterable[Tensor]) -> Moments:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unclip.data.sources import Source, Stream, length, read
 from unclip.data.world.scene import COLOURS, SHAPES, Scene, WorldConfig
-from unclip.evaluation.metrics.composition import Rate, held_out
+from unclip.evaluation.intervals import Rate
+from unclip.evaluation.metrics.composition import held_out
 from unclip.pixels import to_signed
 from unclip.stages.conditioning import FrozenCLIP
 

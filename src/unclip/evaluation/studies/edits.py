@@ -19,9 +19,9 @@ from unclip.data.world.grammar import Grammar
 from unclip.data.world.scene import COLOURS, Background, Scene, WorldConfig
 from unclip.data.world.scenery import PAINTED, visible_colours
 from unclip.data.world.world import World
+from unclip.evaluation.intervals import Rate
 from unclip.evaluation.judge.network import Detections, Judge, judge_images
 from unclip.evaluation.metrics.composition import (
-    Rate,
     background_right,
     check_judge,
     held_out,

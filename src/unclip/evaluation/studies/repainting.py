@@ -18,9 +18,9 @@ from torch import Tensor
 from unclip.checks import seed_after
 from unclip.data.world.scene import GRID, Object, Scene, WorldConfig
 from unclip.data.world.world import World
+from unclip.evaluation.intervals import Rate
 from unclip.evaluation.judge.network import Detections, Judge, judge_images
 from unclip.evaluation.metrics.composition import (
-    Rate,
     Rated,
     background_right,
     check_judge,

@@ -1,0 +1,1 @@
+"""Networks that make features of images, which metrics compare."""

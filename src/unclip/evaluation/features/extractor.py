@@ -1,0 +1,186 @@
+"""What makes features of images, by name or by path.
+
+A number that compares features says nothing without the extractor: its name, and a hash of its
+weights and of how images are prepared for it, belong to every result. Images of any size are
+brought to the extractor's by the project's own preprocessing (`networks/preprocessing.py`): floats,
+antialiased, the shorter side first and then the middle.
+
+Shapes: N images, H × W pixels, D width of features.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from unclip.checks import of_kind, shown
+from unclip.config import to_mapping
+from unclip.device.precision import device_named
+from unclip.files import MAX_CONFIG, as_path, read_json
+from unclip.lazy import imported
+from unclip.networks.preprocessing import ImageProcessorConfig, preprocess
+from unclip.storage.folder import check_links
+from unclip.storage.weights import fingerprint_of
+
+if TYPE_CHECKING:
+    from unclip.pipeline.pipeline import Pipeline
+
+NAMES: Final = {
+    "clip": "the model's own CLIP",
+}
+"""Extractors that have a name; all others are folders."""
+FOLDERS: dict[str, Any] = {
+    "clip": "unclip.evaluation.features.clip:open_clip",
+}
+"""`model_type` of a folder's config.json → (folder, its config) → `Parts`."""
+
+
+class Extractor(Protocol):
+    """What makes features.
+
+    Attributes:
+        name: as results say it.
+        hash: 16 hexadecimal digits for weights and preprocessing.
+        size: pixels a side that the network sees.
+        dimensions: D.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def dimensions(self) -> int: ...
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] → features (N, D), fp32, on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an extractor is made of.
+
+    Attributes:
+        network: preprocessed images (N, 3, n, n) → features (N, D).
+        processor: how they are preprocessed.
+        dimensions: D.
+        layer: which of the network's outputs it is, in a few words.
+        print: of the weights, where it is known already.
+    """
+
+    network: nn.Module
+    processor: ImageProcessorConfig
+    dimensions: int
+    layer: str
+    print: str = ""
+
+
+class NetworkExtractor:
+    """An `Extractor` of a network and the preprocessing of its images."""
+
+    def __init__(self, name: str, parts: Parts, device: torch.device) -> None:
+        self.name = name
+        self.dimensions = parts.dimensions
+        self.layer = parts.layer
+        self.network = parts.network.requires_grad_(False).eval().to(device)
+        self.device = device
+        self._processor = parts.processor
+        said = [parts.print or fingerprint_of([parts.network.state_dict()]), parts.layer]
+        said.append(json.dumps(to_mapping(parts.processor), sort_keys=True))
+        self.hash = sha256("\n".join(said).encode()).hexdigest()[:16]
+
+    @property
+    def size(self) -> int:
+        crop = self._processor.crop_size
+        assert isinstance(crop, Mapping)
+        return int(crop["height"])
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        of_kind(images, Tensor, "images", "a tensor")
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} and {images.dtype} have no features; give "
+                "floats (N, 3, H, W) in [-1, 1]"
+            )
+        features: Tensor = self.network(preprocess(images.to(self.device), self._processor))
+        return features.float().cpu()
+
+
+def open_extractor(
+    name: str | Path,
+    pipeline: "Pipeline | None" = None,
+    device: str | torch.device = "auto",
+) -> Extractor:
+    """An extractor by name, or that of a folder.
+
+    Args:
+        name: one of `NAMES`; or a folder with config.json and safetensors weights (a CLIP, a ViT,
+            a DINOv2, an Inception), or a model folder, whose CLIP is taken.
+        pipeline: whose CLIP "clip" is; that of the bundled model if left out.
+        device: where it computes; a pipeline's CLIP computes where the pipeline does.
+
+    Raises:
+        ValueError: there is no such extractor, or its folder holds another kind of network, or not
+            all of it.
+    """
+    where = device_named(device)
+    if name == "clip":
+        from unclip.evaluation.features.clip import of_model, of_pipeline
+        from unclip.storage.folder import bundled
+
+        if pipeline is not None:
+            return NetworkExtractor("clip", of_pipeline(pipeline), pipeline.device)
+        return NetworkExtractor("clip", of_model(bundled("model")), where)
+    return _from_folder(as_path(name, "the extractor"), where)
+
+
+def _from_folder(folder: Path, device: torch.device) -> NetworkExtractor:
+    if not folder.is_dir():
+        raise ValueError(
+            f"there is no extractor {shown(str(folder))}: give one of {', '.join(NAMES)}, or a "
+            "folder with config.json and safetensors weights"
+        )
+    name = folder.resolve().name
+    if (folder / "model_index.json").is_file():
+        from unclip.evaluation.features.clip import of_model
+
+        return NetworkExtractor(name, of_model(folder), device)
+    check_links(folder, *folder.glob("*"))
+    config = read_json(folder / "config.json", MAX_CONFIG)
+    kind = config.get("model_type")
+    if kind not in FOLDERS:
+        raise ValueError(
+            f"{folder}: its config.json says model_type {shown(kind)}, and extractors are "
+            f"{', '.join(FOLDERS)}"
+        )
+    opened: Callable[[Path, dict[str, Any]], Parts] = imported(FOLDERS[kind])
+    return NetworkExtractor(name, opened(folder, config), device)
+
+
+def processor_of(folder: Path, otherwise: ImageProcessorConfig) -> ImageProcessorConfig:
+    """The folder's preprocessor_config.json, as far as it has one."""
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        return otherwise
+    return ImageProcessorConfig.from_json(read_json(file, MAX_CONFIG), str(file))
+
+
+def features_of(extractor: Extractor, batches: Iterable[Tensor]) -> Tensor:
+    """Features (N, D) of batches of images (n, 3, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: there is no image.
+    """
+    found = [extractor(images) for images in batches]
+    if not found:
+        raise ValueError("there are no images to take features of")
+    return torch.cat(found)
