@@ -86,8 +86,10 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     told: list[int] = []
 
     def work(rank: int) -> None:
-        progress = told.append if not rank else lambda count: None
-        Generated(tmp_path, {}).make(IMAGES, counted(calls[rank]), 8, progress, Share(rank, 2))
+        made = Generated(tmp_path, {})
+        made.make(IMAGES, counted(calls[rank]), 8, share=Share(rank, 2))
+        if not rank:
+            made.wait(IMAGES, told.append)
 
     first = threading.Thread(target=work, args=(0,))
     first.start()

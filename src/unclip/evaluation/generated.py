@@ -123,7 +123,7 @@ class Generated:
     ) -> None:
         """Make what is not there yet; each batch is on the disk before the next one is begun.
 
-        Of several processes each makes its share, and the first waits for the others.
+        Of several processes each makes its share; see `wait`.
 
         Args:
             draw: is asked for at most `batch_size` images at a time.
@@ -147,8 +147,21 @@ class Generated:
                 info = {"prompt": one.caption, "seed": one.seed, **(notes or {})}
                 save_png(to_pil(pixels.cpu()), self.file(one), info)
             progress(len(part))
-        if share.first:
-            self._wait(every, share, progress)
+
+    def wait(
+        self, images: Sequence[Wanted], progress: Callable[[int], Any] = lambda count: None
+    ) -> None:
+        """Until all are there: for the process that measures what others make too.
+
+        Args:
+            progress: is told how many more there are, those of before at once.
+        """
+        left = list(dict.fromkeys(images))
+        while left:
+            before, left = len(left), self.missing(left)
+            progress(before - len(left))
+            if left:
+                time.sleep(_EVERY)
 
     def read(self, images: Sequence[Wanted], batch_size: int = 64) -> Iterator[Tensor]:
         """Batches (N, 3, H, W) in [-1, 1], in the order that is asked for.
@@ -184,16 +197,6 @@ class Generated:
             raise ValueError(f"cannot write {where}: {error.strerror}") from None
         if not (self.folder / ABOUT).exists():
             write_json(self.folder / ABOUT, self.made_with)
-
-    def _wait(self, images: Sequence[Wanted], share: Share, progress: Callable[[int], Any]) -> None:
-        """Until the other processes' images are there too."""
-        others = [one for k, one in enumerate(images) if k % share.processes != share.rank]
-        while others:
-            left = self.missing(others)
-            progress(len(others) - len(left))
-            others = left
-            if others:
-                time.sleep(_EVERY)
 
 
 def made_with(

@@ -10,6 +10,7 @@ EVALUATIONS = {
     "clip": ("captions and images that are told apart: retrieval, classes, preferences", "clip"),
     "composition": ("how often images for held-out captions are right", "composition"),
     "fid": ("how far generated images are from real ones", "fid"),
+    "diversity": ("how many kinds of images are made, and how many look real", "diversity"),
     "edits": ("what edits, variations and blends change and keep", "edits"),
     "inpainting": ("whether a hidden object is repainted, and the border", "inpainting"),
 }

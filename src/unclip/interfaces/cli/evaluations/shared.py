@@ -137,12 +137,15 @@ class Measured:
         return {"split": self.split, "images": used, **({"of": self.of} if self.of else {})}
 
 
-def open_measured(options: OnData, size: int, model: "ModelFolder", *stages: str) -> Measured:
+def open_measured(
+    options: OnData, size: int, model: "ModelFolder", *stages: str, draw: int = 0
+) -> Measured:
     """Held-out scenes of the built-in world (of 32 pixels or more), or a folder's images, at `size`
     pixels: what training held out unless a split is asked for, all where that is too little.
 
     Args:
         stages: whose training counts, all if none is named.
+        draw: seed of the images' order, and of the choice of captions.
 
     Raises:
         ValueError: see `open_source`; or a split is wanted that training did not make.
@@ -162,7 +165,7 @@ def open_measured(options: OnData, size: int, model: "ModelFolder", *stages: str
         side = max(size, format_.smallest)
         return open_named(
             data, size=side, split=split, held_out=fraction, options=more,
-            template=options.template,
+            template=options.template, **({"seed": draw % 2**64} if draw else {}),
         )  # fmt: skip
 
     if format_.holds_out == "itself":
@@ -189,7 +192,7 @@ def open_measured(options: OnData, size: int, model: "ModelFolder", *stages: str
     if split == "held-out":
         why = f"the model's training on this folder did not see them (data.held_out {fraction:g})"
     of = of if of < ENDLESS else 0
-    return Measured(shuffled(source), split, printable(data), of, why)
+    return Measured(shuffled(source, draw), split, printable(data), of, why)
 
 
 def generator(
@@ -219,7 +222,7 @@ def origin(options: Any) -> dict[str, Any]:
     asked = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in to_mapping(options).items()
-        if key not in ("output", "device", "world")
+        if key not in ("output", "report", "images", "device", "world")
     }
     asked["world"] = to_mapping(options.world) | {"split": "held-out"}
     return {"unclip": __version__, **asked}

@@ -1,0 +1,278 @@
+"""What evaluations of generated images share: flags, what they open, and what they leave behind.
+
+The order is always the same: everything is checked and opened, images are made (or found), features
+taken (or found), numbers computed, and told. Processes of torchrun share the making; the first of
+them measures.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from unclip.interfaces.cli.evaluations.shared import (
+    Measured,
+    Measuring,
+    Split,
+    check_output,
+    open_folder,
+    open_measured,
+    origin,
+    print_table,
+)
+from unclip.interfaces.cli.numbers import Count
+from unclip.interfaces.cli.options import PromptOptions
+from unclip.interfaces.cli.outputs import check_file, check_folder, write_file, written_by
+from unclip.interfaces.cli.streams import progress_bar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unclip.evaluation.features.extractor import Extractor
+    from unclip.evaluation.generated import Draw, Generated, Share, Wanted
+    from unclip.evaluation.report import Conditions, Report, Sheet
+    from unclip.evaluation.sets import Sets
+    from unclip.evaluation.studies.quality import Seen
+    from unclip.pipeline.pipeline import Pipeline
+    from unclip.pipeline.settings import Settings
+    from unclip.storage.folder import ModelFolder
+
+WORLD_DATA = "emoji:shapes"
+COCO_IMAGES, COCO_SIZE = 30_000, 256
+SHOWN = 24
+"""Pairs of pictures in a report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Measuring, PromptOptions):
+    """Flags of what is measured on images that are generated for captions of any data."""
+
+    otherwise: ClassVar[int] = 1000
+    """Images, where nobody says how many."""
+
+    data: str = WORLD_DATA
+    """Data of captioned images: a folder, KIND:PLACE (wds, hf, coco, mix), or the built-in world
+    (its held-out scenes)."""
+    split: Split | None = None
+    """Part of the data's images; if left out, what training held out, or all if too few."""
+    coco: tuple[Path, Path] | None = None
+    """COCO's protocol: its file of captions and its folder of images. 30,000 captions are drawn by
+    --seed, and images held against all real ones, at 256 pixels."""
+    template: str = ""
+    """Caption of images that only a class is known of, such as "a photo of a {}"."""
+    n: Annotated[Count | None, tyro.conf.arg(aliases=["-n"])] = None
+    """Images generated, for as many captions; if left out, as many as the help of the command says,
+    or as there are. Only numbers of as many images can be compared."""
+    against: Literal["others", "same", "all"] | None = None
+    """Real images that generated ones are held against: those of as many other captions, of the
+    same captions, or all of the split; others if left out, and all for --coco."""
+    features: tuple[str, ...] = ("clip",)
+    """Networks whose features are compared: clip (the model's own), efficientnet-lite0, or folders
+    of a CLIP, ViT, DINOv2 or Inception."""
+    clip: Path | None = None
+    """Model folder whose CLIP is meant by clip, to compare models; the model's own if left out."""
+    images: Path = Path("out") / "generated"
+    """Folder that generated images are kept in, and taken from where they are there."""
+    report: Path | None = None
+    """Name of an .html file for numbers, plots and pictures."""
+
+    @property
+    def named(self) -> str:
+        """Of the data."""
+        if self.coco is None:
+            return self.data
+        if self.data != WORLD_DATA:
+            raise ValueError("--coco and --data both say what the data is: give one of them")
+        return f"coco:{self.coco[0]}:{self.coco[1]}"
+
+    def check(self) -> None:
+        """Refuse, before any work, files that could not be written."""
+        check_output(self.output)
+        if self.report is not None:
+            from unclip.evaluation.plots import check_plots
+
+            check_file(self.report, ".html")
+            check_plots()
+        check_folder(self.images)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is open while an evaluation runs."""
+
+    options: Sampled
+    settings: "Settings"
+    pipe: "Pipeline"
+    model: "ModelFolder"
+    measured: Measured
+    sets: "Sets"
+    share: "Share"
+    extractors: "Sequence[Extractor]"
+
+    @classmethod
+    def open(cls, options: Sampled, *stages: str) -> "Session":
+        """Everything that the flags name.
+
+        Args:
+            stages: whose training counts for what was held out, all if none is named.
+
+        Raises:
+            ValueError: what is missing, or does not fit.
+        """
+        from unclip.evaluation.features.extractor import open_extractor
+        from unclip.evaluation.generated import Share
+        from unclip.evaluation.sets import Sets
+
+        options.check()
+        share = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        if options.device == "cuda" and share.processes > 1:
+            options = replace(options, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        settings, pipe = options.settings(), options.open()
+        model = open_folder(options.model, (), options.revision, options.variant)
+        extractors = []
+        for name in dict.fromkeys(options.features):
+            other = options.clip if name == "clip" and options.clip is not None else name
+            extractors.append(open_extractor(other, pipe, pipe.device))
+        size = settings.size or pipe.sizes[-1]
+        pipe.evaluations(settings)  # refuses what the model does not have
+        on = replace(options, data=options.named)
+        if options.coco is None:
+            measured = open_measured(on, size, model, *stages)
+        else:
+            on = replace(on, split=options.split or "all")
+            measured = open_measured(on, COCO_SIZE, model, *stages, draw=options.seed)
+        by_coco = options.coco is not None
+        sets = Sets.choose(
+            measured.source, options.n, COCO_IMAGES if by_coco else options.otherwise,
+            options.against or ("all" if by_coco else "others"),
+        )  # fmt: skip
+        if share.first:
+            measured.say(len(set(sets.own) | set(sets.reference)))
+        return cls(options, settings, pipe, model, measured, sets, share, extractors)
+
+    # ---- images -----------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> "list[Wanted]":
+        """An image for each caption."""
+        from unclip.evaluation.generated import wanted
+
+        return wanted(self.sets.captions, self.options.seed)
+
+    def made(self, settings: "Settings | None" = None) -> "Generated":
+        """The images of the captions, made where they are not there: by all processes, and waited
+        for by the first."""
+        from unclip.evaluation.generated import Generated, from_captions, made_with
+
+        settings = settings or self.settings
+        made = Generated(self.options.images, made_with(self.pipe, self.model, settings))
+        steps = self.pipe.evaluations(settings)
+        self.make(made, self.wanted, steps, lambda bar: from_captions(self.pipe, settings, bar))
+        return made
+
+    def make(self, made: "Generated", images: "Sequence[Wanted]", steps: int, draw: Any) -> None:
+        """Make what is not there yet.
+
+        Args:
+            steps: of sampling, for an image.
+            draw: what is told of steps → what draws images and tells them.
+        """
+        mine = list(dict.fromkeys(images))[self.share.rank :: self.share.processes]
+        there, todo = len(set(images)) - len(made.missing(images)), len(made.missing(mine))
+        if there and self.share.first:
+            print(f"{there:,} of {len(set(images)):,} images are there: {made.folder}",
+                  file=sys.stderr)  # fmt: skip
+        notes = {**written_by(self.options.model, self.pipe), "settings": self.settings.changed()}
+        with progress_bar(steps * todo) as bar:
+            drawn: Draw = draw(bar.update)
+            made.make(images, drawn, self.options.batch_size, share=self.share, notes=notes)
+        if self.share.first and self.share.processes > 1:
+            with progress_bar(len(set(images))) as bar:
+                made.wait(images, bar.update)
+
+    def features(self, extractor: "Extractor", batches: "Iterator[Tensor]", count: int) -> "Tensor":
+        """Features (N, D) of `count` images, computed or kept from before."""
+        from unclip.evaluation.features.kept import kept_features
+
+        with progress_bar(count) as bar:
+            return kept_features(extractor, batches, self.options.images / "features", bar.update)
+
+    def seen(self, made: "Generated", extractor: "Extractor") -> "Seen":
+        """Features of the generated images, and of the real ones that they are held against."""
+        from unclip.evaluation.studies.quality import Seen
+
+        sets, wanted = self.sets, self.wanted
+        of_made = self.features(extractor, made.read(wanted), len(wanted))
+        others = self.features(extractor, sets.images(sets.reference), len(sets.reference))
+        own = None
+        if sets.against == "others":
+            own = self.features(extractor, sets.images(sets.own), len(sets.own))
+        return Seen(extractor, of_made, others, own)
+
+    # ---- what is told -----------------------------------------------------------------------
+
+    @property
+    def conditions(self) -> "Conditions":
+        """What numbers of the captions' images are measured under."""
+        from unclip.data.registry import format_of
+        from unclip.evaluation.report import Conditions, crop_of, filter_of
+
+        drawn = format_of(self.options.named).ground_truth
+        size = int(next(self.sets.images(range(1)))[0].shape[-1])
+        return Conditions(
+            self.sets.count, self.sets.said, len(self.sets.reference),
+            f"{self.measured.split} of {self.measured.name}",
+            filter_of(self.measured.source.check()), crop_of(size, drawn),
+            self.settings.size or self.pipe.sizes[-1],
+        )  # fmt: skip
+
+    def begin(self, title: str) -> "Report":
+        """A report of what is open."""
+        from unclip.device.precision import name_of
+        from unclip.evaluation.generated import fingerprint
+        from unclip.evaluation.report import Report
+
+        used = len(set(self.sets.own) | set(self.sets.reference))
+        about = {
+            **origin(self.options),
+            **self.measured.facts(used),
+            "precision": name_of(self.pipe.dtype),
+            "size": self.settings.size or self.pipe.sizes[-1],
+            "model_fingerprint": fingerprint(self.model),
+        }
+        return Report(f"{title}: {self.pipe.name}", about, notes=self.sets.notes())
+
+    def sheet(self, made: "Generated") -> "Sheet":
+        """Real images beside those that were made for their captions."""
+        from unclip.evaluation.report import Sheet
+        from unclip.pixels import to_uint8
+
+        shown = self.wanted[:SHOWN]
+        real = [one for batch in self.sets.images(range(len(shown))) for one in to_uint8(batch)]
+        rows = [(one.caption, [real[k], made.pixels(one)]) for k, one in enumerate(shown)]
+        return Sheet("Captions, their real images, and generated ones", ("real", "generated"), rows)
+
+
+def finish(report: "Report", options: Sampled, more: Mapping[str, Any] | None = None) -> None:
+    """Print the numbers and what limits them; write the files that were named.
+
+    Args:
+        more: for the JSON file, beside the report.
+    """
+    print_table(report.rows())
+    for note in dict.fromkeys([*report.notes, *(one.found.note for one in report.numbers)]):
+        if note:
+            print(f"note: {note}", file=sys.stderr)
+    if options.output is not None:
+        from unclip.files import write_json
+
+        content = {**report.to_dict(), **(more or {})}
+        print(f"written to {write_file(options.output, lambda path: write_json(path, content))}")
+    if options.report is not None:
+        from unclip.evaluation.html import write_html
+
+        print(f"written to {write_file(options.report, lambda path: write_html(report, path))}")
