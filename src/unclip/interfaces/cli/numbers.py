@@ -105,6 +105,7 @@ Steps = Annotated[int, whole(1, 10_000)]
 Pixels = Annotated[int, whole(1, 2**15)]
 BatchSize = Annotated[int, whole(1, 10_000)]
 Fraction = Annotated[float, real(0, 1)]
+Port = Annotated[int, whole(1, 65535)]
 
 
 def flag_type(hint: Any, choices: Collection[str] = ()) -> Any:

@@ -12,6 +12,7 @@ EVALUATIONS = {
     "fid": ("how far generated images are from real ones", "fid"),
     "diversity": ("how many kinds of images are made, and how many look real", "diversity"),
     "edits": ("what edits, variations and blends change and keep", "edits"),
+    "pairs": ("which model's images people prefer, asked blind on a page of this machine", "pairs"),
     "inpainting": ("whether a hidden object is repainted, and the border", "inpainting"),
 }
 

@@ -1,0 +1,1 @@
+"""What people prefer, asked blind: questions, their answers, and what follows from them."""

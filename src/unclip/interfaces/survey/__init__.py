@@ -1,0 +1,1 @@
+"""A page on this machine that asks people which images they prefer."""
