@@ -48,7 +48,9 @@ def main() -> None:
         for questions in (10, 30, 100):
             for spread in (0.5, 1.0):
                 hits = [
-                    hit for seed in range(surveys) for hit in covered(models, questions, spread, seed)
+                    hit
+                    for seed in range(surveys)
+                    for hit in covered(models, questions, spread, seed)
                 ]
                 low, high = wilson(sum(hits), len(hits))
                 print(
