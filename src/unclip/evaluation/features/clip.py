@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from unclip.evaluation.features.extractor import Parts, processor_of
+from unclip.evaluation.features.extractor import Parts
+from unclip.evaluation.features.preprocessors import processor_of
 from unclip.networks.preprocessing import ImageProcessorConfig
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.encoders import CLIP

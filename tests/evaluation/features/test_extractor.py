@@ -1,0 +1,85 @@
+"""Extractors by name and by path, and what is none."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from unclip import Pipeline
+from unclip.evaluation.features.extractor import features_of, open_extractor
+from unclip.files import write_json, write_safetensors
+from unclip.stages.conditioning import FrozenCLIP
+from unclip.stages.encoders import CLIP
+from unclip.storage.folder import ModelFolder
+
+IMAGES = torch.rand(3, 3, 24, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def whole_clip(model: Path, folder: Path) -> Path:
+    """A model folder's CLIP as transformers would publish it."""
+    clip = FrozenCLIP.load(ModelFolder(model))
+    assert clip.image_encoder is not None
+    joined = CLIP.joined(clip.text_encoder, clip.image_encoder)
+    folder.mkdir()
+    write_safetensors(folder / "model.safetensors", joined.state_dict())
+    text, image = (json.loads((model / name / "config.json").read_text())
+                   for name in ("text_encoder", "image_encoder"))  # fmt: skip
+    write_json(
+        folder / "config.json",
+        {"model_type": "clip", "text_config": text, "vision_config": image,
+         "projection_dim": clip.width},
+    )  # fmt: skip
+    return folder
+
+
+def test_clip_is_the_models_own_by_every_way_to_it(tiny_model: Path, tmp_path: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu")
+    own = open_extractor("clip", pipe)
+    folder = open_extractor(tiny_model, device="cpu")
+    whole = open_extractor(whole_clip(tiny_model, tmp_path / "clip"), device="cpu")
+    expected = pipe.clip.image(IMAGES)
+    for extractor in (own, folder, whole):
+        torch.testing.assert_close(extractor(IMAGES), expected)
+        assert (extractor.size, extractor.dimensions) == (32, pipe.clip.width)
+    assert own.hash == folder.hash
+    assert (own.name, folder.name, whole.name) == ("clip", "tiny", "clip")
+
+
+def test_the_hash_says_weights_and_preprocessing(tiny_model: Path, tmp_path: Path) -> None:
+    first = open_extractor(tiny_model, device="cpu")
+    assert len(first.hash) == 16
+    copy = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+    assert open_extractor(copy, device="cpu").hash == first.hash
+    file = copy / "feature_extractor" / "preprocessor_config.json"
+    write_json(file, {**json.loads(file.read_text()), "image_mean": [0.5, 0.5, 0.5]})
+    assert open_extractor(copy, device="cpu").hash != first.hash
+
+
+def test_features_of_batches(tiny_model: Path) -> None:
+    extractor = open_extractor(tiny_model, device="cpu")
+    found = features_of(extractor, [IMAGES[:2], IMAGES[2:]])
+    torch.testing.assert_close(found, extractor(IMAGES))
+    assert found.dtype == torch.float32
+    with pytest.raises(ValueError, match="no images"):
+        features_of(extractor, [])
+    with pytest.raises(ValueError, match=r"give floats \(N, 3, H, W\)"):
+        extractor(IMAGES.byte())
+
+
+def test_what_is_no_extractor(tmp_path: Path, tiny_copy: Path) -> None:
+    with pytest.raises(ValueError, match="no extractor 'inception': give one of clip, efficient"):
+        open_extractor("inception")
+    with pytest.raises(ValueError, match=r"cannot read .*config\.json"):
+        open_extractor(tmp_path)
+    write_json(tmp_path / "config.json", {"model_type": "bert"})
+    with pytest.raises(ValueError, match="model_type 'bert', and extractors are clip, vit"):
+        open_extractor(tmp_path)
+    write_json(tmp_path / "config.json", {"model_type": "vit", "hidden_size": 16,
+                                          "num_attention_heads": 2})  # fmt: skip
+    with pytest.raises(ValueError, match="no safetensors weights"):
+        open_extractor(tmp_path)
+    ModelFolder(tiny_copy).remove("image_encoder")
+    with pytest.raises(ValueError, match="no image_encoder"):
+        open_extractor(tiny_copy)
