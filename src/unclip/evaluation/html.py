@@ -28,7 +28,11 @@ td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .note { color: #8a4b00; } .quiet { color: #666; font-size: .9em; }
 .scroll { overflow-x: auto; }
 img { display: block; image-rendering: pixelated; } svg { max-width: 100%; height: auto; }
-.sheet td { border: 0; padding: 2px; } .sheet td.caption { max-width: 18em; padding-right: 1em; }
+.sheet { display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-end; }
+.card { max-width: 100%; } .card > div { display: flex; gap: 3px; flex-wrap: wrap; }
+.card p { margin: 0 0 .3em; font-size: .85em; max-width: 20em; }
+.plots { display: flex; flex-wrap: wrap; } .plot { flex: 1 1 30em; max-width: 42em; }
+figure { margin: 0; } figcaption { font-size: .75em; color: #666; }
 pre { white-space: pre-wrap; font-size: .85em; color: #444; }
 """
 _SHOWN: Final = 128  # pixels that a small picture is shown at, at least
@@ -48,7 +52,7 @@ def page(report: Report) -> str:
     """The report as an HTML document."""
     title = _text(report.title)
     parts = [f"<h1>{title}</h1>", _summary(report), _notes(report)]
-    parts += [f"<h2>{_text(plot.title)}</h2><div>{svg(plot)}</div>" for plot in report.plots]
+    parts += [_plots(report)]
     parts += [_sheet(sheet) for sheet in report.sheets]
     parts += [_conditions(report.numbers), _about(report.about)]
     return (
@@ -85,14 +89,20 @@ def _notes(report: Report) -> str:
     return f"<h2>What limits these numbers</h2><ul>{''.join(lines)}</ul>" if lines else ""
 
 
+def _plots(report: Report) -> str:
+    drawn = "".join(f'<div class="plot">{svg(plot)}</div>' for plot in report.plots)
+    return f'<h2>Plots</h2><div class="plots">{drawn}</div>' if drawn else ""
+
+
 def _sheet(sheet: Sheet) -> str:
-    head = "".join(f"<th>{_text(name)}</th>" for name in ("", *sheet.columns))
     rows = []
     for caption, images in sheet.rows:
-        cells = "".join(f"<td>{_image(image)}</td>" for image in images)
-        rows.append(f'<tr><td class="caption">{_text(caption)}</td>{cells}</tr>')
-    table = f'<table class="sheet"><tr>{head}</tr>{"".join(rows)}</table>'
-    return f'<h2>{_text(sheet.title)}</h2><div class="scroll">{table}</div>'
+        shown = "".join(
+            f"<figure>{_image(image)}<figcaption>{_text(name)}</figcaption></figure>"
+            for name, image in zip(sheet.columns, images, strict=True)
+        )
+        rows.append(f'<div class="card"><p>{_text(caption)}</p><div>{shown}</div></div>')
+    return f'<h2>{_text(sheet.title)}</h2><div class="sheet">{"".join(rows)}</div>'
 
 
 def _image(image: Tensor) -> str:
@@ -127,7 +137,8 @@ def _about(about: dict[str, Any]) -> str:
     if not about:
         return ""
     text = json.dumps(about, indent=1, ensure_ascii=False, default=str)
-    return f"<h2>Flags and versions</h2><pre>{_text(text, lines=True)}</pre>"
+    shown = f"<pre>{_text(text, lines=True)}</pre>"
+    return f"<details><summary>Flags and versions</summary>{shown}</details>"
 
 
 def _text(value: Any, lines: bool = False) -> str:

@@ -190,11 +190,12 @@ class Report:
         rows: list[tuple[str, ...]] = [("metric", "of", "value (95 % interval)", "better", "by")]
         for one in self.numbers:
             by = one.under.extractor or "pixels"
-            rows.append((one.metric, one.of, _shown(one.found), one.better or "-", by))
+            rows.append((one.metric, one.of, shown(one.found), one.better or "-", by))
         return rows
 
 
-def _shown(found: Estimate) -> str:
+def shown(found: Estimate) -> str:
+    """The number and its interval, where there is one."""
     if found.low != found.low:
         return f"{found.value:.4g} (no interval)"
     return str(found)

@@ -44,9 +44,17 @@ class Sets:
 
     @classmethod
     def choose(
-        cls, source: Source | Stream, asked: int | None, otherwise: int, against: Against
+        cls,
+        source: Source | Stream,
+        asked: int | None,
+        otherwise: int,
+        against: Against,
+        captioned: bool = True,
     ) -> "Sets":
         """As many as are asked for; where nobody asks, `otherwise`, or as many as there are.
+
+        Args:
+            captioned: whether captions are of use.
 
         Raises:
             ValueError: there are too few, or none has a caption.
@@ -68,7 +76,7 @@ class Sets:
                 "captions, but" if against == "others" else f"{count} captions were asked for, but"
             )  # fmt: skip
             raise ValueError(f"{why} the data has only {there}: ask for {most} or fewer")
-        if not any(caption.strip() for caption in first_captions(source, count)):
+        if captioned and not any(caption.strip() for caption in first_captions(source, count)):
             raise ValueError("the data has no captions to make images for")
         return cls(source, count, against)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import captioned_folder
 from tests.interfaces.cli.test_cli import Capture, refused
@@ -109,6 +110,104 @@ def test_fid(tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture)
     assert json.loads(report.read_text())["data"] == str(captioned)
 
 
+def test_images_are_made_once_for_all_metrics(
+    tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Nothing asks for a number of images that the data does not have."""
+    words = [
+        "--model",
+        str(tiny_model),
+        "--data",
+        str(captioned),
+        "--size",
+        "16",
+        "--steps",
+        "fast",
+    ]
+    assert main(["evaluate", "fid", *words]) == 0
+    told = capsys.readouterr().err
+    assert "12 images are all that the split has" in told
+    assert "12 images are not more than the 64 dimensions" in told
+    page = tmp_path / "diversity.html"
+    assert main(["evaluate", "diversity", *words, "--report", str(page)]) == 0
+    said = capsys.readouterr()
+    assert "12 of 12 images are there" in said.err
+    assert "recall (k = 5)" in said.out
+    assert page.read_text().count("data:image/png;base64,") == 24
+    assert main(["evaluate", "clip", *words, "--generated", "-n", "20"]) == 0
+    said = capsys.readouterr()
+    assert "12 of 20 images are there" in said.err  # which the first two began with
+    assert "CLIP score" in said.out
+
+
+def test_guidance(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    report = tmp_path / "guidance.json"
+    words = [
+        "evaluate", "guidance", "--model", str(tiny_model), "-n", "8", "--size", "16", "--steps",
+        "fast", "--scales", "1", "3", "-o", str(report), "--report", str(tmp_path / "g.html"),
+    ]  # fmt: skip
+    assert main(words) == 0
+    assert "scale 3" in capsys.readouterr().out
+    numbers = json.loads(report.read_text())["numbers"]
+    assert {one["of"] for one in numbers} == {"scale 1", "scale 3"}
+    assert {"FID", "CLIP score"} <= {one["metric"] for one in numbers}
+    for one in numbers:
+        under = one["under"]
+        assert {"images", "reference", "split", "filter", "crop", "colours"} <= under.keys()
+        assert under["extractor"] == "clip"
+        assert len(under["extractor_hash"]) == 16
+        assert len(one["interval"]) == 2
+
+
+def test_reconstruction_and_upsampling(
+    tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    common = ["--model", str(tiny_model), "--data", str(captioned), "-n", "5", "--steps", "fast"]
+    words = ["evaluate", "reconstruction", *common, "--size", "16", "--invert-steps", "2"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "from z_i and its own x_T" in said.out
+    assert "nearest of 5 is the image" in said.out
+    words = ["evaluate", "upsampling", *common, "--degradation", "bsr"]
+    assert main([*words, "--report", str(tmp_path / "large.html")]) == 0
+    assert "PSNR, gained" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "5 of 5 images are there" in capsys.readouterr().err
+
+
+def test_the_protocol_of_coco(
+    tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Captions by the seed, all real images, their middle at 256 pixels."""
+    names = sorted(path.name for path in captioned.glob("*.png"))
+    for name in names:
+        with Image.open(captioned / name) as image:
+            image.resize((300, 260)).save(captioned / name)
+    captions = [(captioned / name).with_suffix(".txt").read_text() for name in names]
+    listed = {
+        "images": [{"id": k, "file_name": name} for k, name in enumerate(names)],
+        "annotations": [{"image_id": k, "caption": caption} for k, caption in enumerate(captions)],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(listed))
+    words = [
+        "evaluate", "fid", "--model", str(tiny_model), "--coco", str(tmp_path / "captions.json"),
+        str(captioned), "--size", "16", "--steps", "fast", "-o",
+    ]  # fmt: skip
+    assert main([*words, str(tmp_path / "all.json")]) == 0
+    under = json.loads((tmp_path / "all.json").read_text())["numbers"][0]["under"]
+    assert (under["images"], under["references"]) == (24, 24)
+    assert under["reference"] == "all real images of the split"
+    assert "256 px" in under["crop"]
+    capsys.readouterr()
+    for seed in ("1", "1", "2"):
+        assert main([*words, str(tmp_path / f"{seed}.json"), "-n", "3", "--seed", seed]) == 0
+    told = capsys.readouterr().err
+    assert "3 of 3 images are there" in told
+    first, second = (json.loads((tmp_path / f"{k}.json").read_text())["fid"] for k in "12")
+    assert first != second
+    assert "both say what the data is" in refused([*words, "x.json", "--data", "mine"], capsys)
+
+
 def test_edits(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -> None:
     report = tmp_path / "report.json"
     words = [
@@ -150,6 +249,15 @@ def test_inpainting(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Captu
         ("composition --judge {judge} -n 0", "-n/--n: the value is 0"),
         ("composition --judge {judge} --size 48", "16, 32 pixels"),
         ("fid -n 1", "n is 1"),
+        ("fid --features nothing", "there is no extractor 'nothing'"),
+        ("fid --features {tmp}", "config.json"),
+        ("fid --against all", "has no end"),
+        ("fid --report page.txt", "does not end in .html"),
+        ("fid --coco none.json {tmp}", "none.json"),
+        ("guidance --guidance 3", "--scales changes"),
+        ("diversity -n 4 --k 4 --steps fast --size 16", "is not below the 4 images"),
+        ("upsampling --size 16", "no upsampler"),
+        ("reconstruction --invert-steps 0", "--invert-steps"),
         ("fid --data none", "does not exist"),
         ("fid --size 48", "16, 32 pixels"),
         ("composition --judge {judge} --world.max-objects 9", "max_objects is 9"),

@@ -12,6 +12,9 @@ from unclip.interfaces.cli.commands.train import SPECS
 COMMANDS = [
     *(f"train {name}" for name in ("all", *SPECS)),
     "evaluate clip",
+    "evaluate fid",
+    "evaluate guidance",
+    "evaluate reconstruction",
     "borrow",
     "tune",
     "embed",

@@ -6,8 +6,9 @@ Shapes: N images, C channels, H × W pixels, all in [-1, 1].
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +19,16 @@ from unclip.data.world.scene import WorldConfig
 from unclip.data.world.world import World
 from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
+from unclip.evaluation.generated import Draw, Wanted
+from unclip.evaluation.intervals import mean
+from unclip.evaluation.report import Conditions, Report
 from unclip.networks.upsampler import upsample_bicubic
-from unclip.pixels import to_signed
+from unclip.pixels import to_signed, to_uint8
 from unclip.stages.upsampler import UpsamplerStage
 
 _RANGE = 2.0  # between the darkest and the brightest value
+_MOST = 100.0  # dB that images which agree count as
+_LOWER = ("edge error",)  # of `MEASURES`, those that are better when they are lower
 _WINDOW, _SIGMA = 11, 1.5  # of SSIM
 
 
@@ -141,6 +147,79 @@ def measure(
         callback(images)
     means = [{name: total / count for name, total in row.items()} for row in sums.values()]
     return Row(small, upsampler.size, degradation, means[0], means[1], seconds / count)
+
+
+def small_of(truth: Tensor, size: int, degradation: str = "none") -> Tensor:
+    """Images (N, 3, H, H) in [-1, 1] made small (N, 3, size, size).
+
+    Args:
+        degradation: "none" (averaged down) or "bsr", image k's by the seed k.
+    """
+    if degradation == "none":
+        return F.interpolate(truth, size=(size, size), mode="area")
+    factor = truth.shape[-1] // size
+    drawn = [
+        bsr(image, factor, torch.Generator().manual_seed(k))
+        for k, image in enumerate(to_uint8(truth))
+    ]
+    return to_signed(torch.stack(drawn))
+
+
+def enlarging(
+    upsampler: UpsamplerStage,
+    small: Mapping[str, Tensor],
+    sampling: Sampling,
+    progress: Callable[[int], Any],
+) -> Draw:
+    """Draws enlarged images.
+
+    Args:
+        small: what is wanted of an image (`Wanted.of`) → the small one (3, h, h) in [-1, 1].
+        progress: is told of each sampling step how many images it was of.
+    """
+    device = next(upsampler.network.parameters()).device
+
+    def draw(images: Sequence[Wanted]) -> Tensor:
+        x = torch.stack([small[one.of] for one in images]).to(device)
+        noise = noise_from([torch.Generator().manual_seed(one.seed) for one in images])
+        return upsampler.sample(x, sampling, noise, lambda *step: progress(len(images))).clamp(
+            -1, 1
+        )
+
+    return draw
+
+
+def held_against(
+    made: Tensor, bicubic: Tensor, truth: Tensor, under: Conditions, name: str, report: Report
+) -> None:
+    """`MEASURES` of enlarged images (N, 3, H, H) and of bicubic ones, into the report, and what the
+    upsampler gains: the mean of the differences, image by image.
+
+    Args:
+        name: of the enlargement.
+    """
+    sides = {f"{name}, upsampler": made, f"{name}, bicubic": bicubic}
+    values = {of: _measured(images, truth) for of, images in sides.items()}
+    for of, numbers in values.items():
+        for measure, each in numbers.items():
+            better: Literal["lower", "higher"] = "lower" if measure in _LOWER else "higher"
+            report.add(under, of, {measure: mean(each)}, better)
+    ours, theirs = values.values()
+    gains = {f"{measure}, gained": mean(ours[measure] - theirs[measure]) for measure in ours}
+    report.add(under, f"{name}, upsampler against bicubic", gains)
+
+
+def _measured(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """`MEASURES` of those images that have each: small ones no SSIM, flat ones no edges."""
+    found = {}
+    for measure, function in MEASURES.items():
+        if measure == "SSIM" and truth.shape[-1] < _WINDOW:
+            continue
+        each = function(images, truth).clamp(max=_MOST)
+        kept = truth.flatten(1).std(dim=1) > 0 if measure in _LOWER else torch.ones(len(each)) > 0
+        if kept.any():
+            found[measure] = each[kept]
+    return found
 
 
 def _scenes(config: WorldConfig, count: int) -> Iterator[Tensor]:

@@ -1,61 +1,90 @@
 """`unclip evaluate clip`: retrieval, zero-shot classes, and what captions are told apart."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from unclip.data.world.scene import WorldConfig
+from unclip.interfaces.cli.evaluations.sampled import CLIP, Sampled, Session, finish
 from unclip.interfaces.cli.evaluations.shared import (
-    WORLD,
-    Split,
-    check_output,
-    check_world,
+    Measured,
     open_folder,
     open_measured,
     origin,
-    tell,
+    print_table,
 )
 from unclip.interfaces.cli.numbers import Pixels, Pool
 from unclip.interfaces.cli.options import parse
 
+if TYPE_CHECKING:
+    from unclip.evaluation.metrics.retrieval import Retrieval
+    from unclip.evaluation.report import Report
+    from unclip.stages.conditioning import FrozenCLIP
+
 PAIRS = 4  # sets of pairs that retrieval is averaged over, where the data has so many
 
 
-@dataclass(frozen=True)
-class Clip:
+@dataclass(frozen=True, kw_only=True)
+class Clip(Sampled):
     """Find the right caption among n, and the right image: recall, zero-shot classes, and whether
-    captions with the colours swapped or the relation inverted are told from the true one."""
+    captions with the colours swapped or the relation inverted are told from the true one. With
+    --generated, of images that the model makes, beside real ones."""
 
-    model: str | None = None
-    """Model folder, or hf:owner/model on the Hugging Face Hub; the bundled model if left out."""
-    data: str = "emoji:shapes"
-    """Data: the built-in world (its held-out scenes), or a folder of captioned images."""
-    split: Split | None = None
-    """Part of the folder's images; if left out, what training held out, or all if too few."""
-    template: str = ""
-    """Caption of images that only a class is known of, such as "a photo of a {}"."""
-    n: Annotated[Pool, tyro.conf.arg(aliases=["-n"])] = 256
-    """Candidates that each query is held against; all pairs, where there are fewer."""
+    otherwise: ClassVar[int] = 256
+    by_coco: ClassVar[int | None] = None
+
+    n: Annotated[Pool | None, tyro.conf.arg(aliases=["-n"])] = None
+    """Candidates that each query is held against; 256 if left out, or all pairs where there are
+    fewer."""
     size: Pixels | None = None
-    """Pixels of the images' side; the decoder's if left out, or CLIP's own."""
-    world: WorldConfig = field(default_factory=lambda: WORLD)
-    """Scenes of the built-in world."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Name of a .json file for the numbers."""
-    device: str = "auto"
-    """Device that computes: auto, cpu, cuda or cuda:N; auto is a GPU if there is one."""
-
-    def __post_init__(self) -> None:
-        check_world(self.world)
+    """Pixels of the images' side; the decoder's if left out, or CLIP's own. Of generated images,
+    one of the model's sizes."""
+    generated: bool = False
+    """Images generated for the captions, and how well they suit them, beside the real ones."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip evaluate clip` say, and give the exit code."""
     options = parse(Clip, "evaluate clip", arguments)
-    check_output(options.output)
+    return _of_generated(options) if options.generated else _of_clip(options)
+
+
+def _of_generated(options: Clip) -> int:
+    """How well generated images, and real ones, suit their captions."""
+    session = Session.open(replace(options, against="same", features=(CLIP,)))
+    from unclip.evaluation.studies.agreement import agreement
+    from unclip.evaluation.studies.quality import GENERATED, REAL, by_number
+
+    made, sets = session.made(), session.sets
+    if not session.share.first:
+        return 0
+    report, under = session.begin("Agreement with captions"), session.conditions
+    extractor, z_t = session.extractors[CLIP], session.texts(CLIP)
+    assert z_t is not None
+    sides = {
+        GENERATED: made.read(session.wanted),
+        REAL: sets.images(sets.own),
+    }
+    found = {}
+    for of, batches in sides.items():
+        z_i = session.features(extractor, batches, sets.count)
+        found[of] = agreement(z_i, z_t, sets.captions, under.by(extractor), of, report)
+    rates = {of: {k: v for k, v in one.items() if "among" in k} for of, one in found.items()}
+    report.plots.append(by_number("Retrieval", "fraction found", rates))
+    if options.clip is None:
+        report.notes.append(
+            "the CLIP that judges is the one that the model was made with, which its images suit "
+            "too well; --clip names another model's"
+        )
+    report.sheets.append(session.sheet(made))
+    finish(report, session.options)
+    return 0
+
+
+def _of_clip(options: Clip) -> int:
+    """How well the model's CLIP tells real images and captions apart."""
+    options.check()
     from unclip.data.sources import length
     from unclip.data.world.source import WorldSource
     from unclip.device.precision import device_named
@@ -72,11 +101,13 @@ def run(arguments: Sequence[str]) -> int:
     if clip.image_encoder is None:
         raise ValueError(f"{folder.path} has no image_encoder, so there is nothing to retrieve")
     size = options.size or _native_size(folder, clip.image_encoder.config.image_size)
-    measured = open_measured(options, size, folder, "clip")
+    on = replace(options, data=options.named)
+    measured = open_measured(on, size, folder, "clip", draw=options.seed if options.coco else 0)
     source = measured.source
-    n = min(options.n, length(source))
-    if n < options.n:
-        print(f"{n} pairs are all there are: each is held against these, not {options.n}")
+    asked = options.otherwise if options.n is None else options.n
+    n = min(asked, length(source))
+    if n < asked:
+        print(f"{n} pairs are all there are: each is held against these, not {asked}")
     pools = max(1, min(PAIRS, length(source) // max(1, n)))
     measured.say(n * pools)
     found = clip_retrieval(clip, source, n, pools)
@@ -108,8 +139,44 @@ def run(arguments: Sequence[str]) -> int:
                 ("relation", "its relation inverted"),
             )
         ]
-    tell(rows, report, options.output)
+    print_table(rows)
+    written = _reported(report, found, measured, clip, n * pools, size, options)
+    finish(written, options, table=False)
     return 0
+
+
+def _reported(
+    about: dict[str, Any], found: "Retrieval", measured: Measured, clip: "FrozenCLIP", images: int,
+    size: int, options: Clip,
+) -> "Report":  # fmt: skip
+    """The same as a report."""
+    from unclip.data.registry import format_of
+    from unclip.evaluation.report import Conditions, Report, crop_of, estimate_of, filter_of
+    from unclip.evaluation.studies.quality import by_number
+
+    crop = crop_of(size, format_of(options.named).ground_truth)
+    under = Conditions(
+        images, "captions and images of the same pairs", found.among,
+        f"{measured.split} of {measured.name}", filter_of(measured.source.check()), crop,
+        extractor=CLIP, extractor_hash=clip.print,
+    )  # fmt: skip
+    report = Report("CLIP", about)
+    numbers = {}
+    for of, rates in (
+        ("text → image", found.text_to_image),
+        ("image → text", found.image_to_text),
+    ):
+        numbers[of] = {
+            f"among {found.among}, first {k}": estimate_of(rate) for k, rate in rates.items()
+        }
+        report.add(under, of, numbers[of], "higher")
+    report.plots.append(by_number("Retrieval", "fraction found", numbers))
+    if found.among < options.otherwise:
+        report.notes.append(
+            f"among {found.among} more is found than among {options.otherwise}: compare at equal "
+            "numbers only"
+        )
+    return report
 
 
 def _native_size(folder: Any, otherwise: int) -> int:

@@ -25,13 +25,18 @@ def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip evaluate diversity` say, and give the exit code."""
     options = parse(Diversity, "evaluate diversity", arguments)
     session = Session.open(options)
+    fewest = min(session.sets.count, len(session.sets.reference))
+    if options.k is not None and options.k >= fewest:
+        raise ValueError(
+            f"the neighbour {options.k} (--k) is not below the {fewest} images that there are"
+        )
     from unclip.evaluation.studies.quality import by_number, neighbours
 
     made = session.made()
     if not session.share.first:
         return 0
     report, under = session.begin("Precision and diversity"), session.conditions
-    for extractor in session.extractors:
+    for extractor in session.extractors.values():
         seen = session.seen(made, extractor)
         found = neighbours(seen, under, report, options.k)
         report.plots.append(by_number(f"Neighbours ({extractor.name})", "fraction", found))

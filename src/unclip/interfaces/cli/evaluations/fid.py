@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     report, under = session.begin("Distance to real images"), session.conditions
     kept = {}
-    for extractor in session.extractors:
+    for extractor in session.extractors.values():
         found = distances(session.seen(made, extractor), under, report)
         of = {"generated": found[GENERATED]["FID"].value}
         of |= {"real": found[REAL]["FID"].value} if REAL in found else {}

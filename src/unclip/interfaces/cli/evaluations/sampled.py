@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from unclip.evaluation.features.extractor import Extractor
     from unclip.evaluation.generated import Draw, Generated, Share, Wanted
     from unclip.evaluation.report import Conditions, Report, Sheet
-    from unclip.evaluation.sets import Sets
+    from unclip.evaluation.sets import Against, Sets
     from unclip.evaluation.studies.quality import Seen
     from unclip.pipeline.pipeline import Pipeline
     from unclip.pipeline.settings import Settings
@@ -43,16 +43,23 @@ if TYPE_CHECKING:
 
 WORLD_DATA = "emoji:shapes"
 COCO_IMAGES, COCO_SIZE = 30_000, 256
+CLIP = "clip"
 SHOWN = 24
 """Pairs of pictures in a report."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampled(Measuring, PromptOptions):
-    """Flags of what is measured on images that are generated for captions of any data."""
+class OnImages(Measuring, PromptOptions):
+    """Flags of what is measured with images of any data."""
 
     otherwise: ClassVar[int] = 1000
     """Images, where nobody says how many."""
+    by_coco: ClassVar[int | None] = None
+    """The same of COCO's protocol, where that has a number."""
+    start: ClassVar[Literal["prior", "decoder"]] = "decoder"
+    """The first stage that is sampled."""
+    captioned: ClassVar[bool] = False
+    """Whether images are made for captions."""
 
     data: str = WORLD_DATA
     """Data of captioned images: a folder, KIND:PLACE (wds, hf, coco, mix), or the built-in world
@@ -60,17 +67,14 @@ class Sampled(Measuring, PromptOptions):
     split: Split | None = None
     """Part of the data's images; if left out, what training held out, or all if too few."""
     coco: tuple[Path, Path] | None = None
-    """COCO's protocol: its file of captions and its folder of images. 30,000 captions are drawn by
-    --seed, and images held against all real ones, at 256 pixels."""
+    """COCO's file of captions and its folder of images, by its protocol: captions drawn by --seed,
+    30,000 where images are generated for them and held against all real ones at 256 pixels."""
     template: str = ""
     """Caption of images that only a class is known of, such as "a photo of a {}"."""
     n: Annotated[Count | None, tyro.conf.arg(aliases=["-n"])] = None
     """Images generated, for as many captions; if left out, as many as the help of the command says,
     or as there are. Only numbers of as many images can be compared."""
-    against: Literal["others", "same", "all"] | None = None
-    """Real images that generated ones are held against: those of as many other captions, of the
-    same captions, or all of the split; others if left out, and all for --coco."""
-    features: tuple[str, ...] = ("clip",)
+    features: tuple[str, ...] = (CLIP,)
     """Networks whose features are compared: clip (the model's own), efficientnet-lite0, or folders
     of a CLIP, ViT, DINOv2 or Inception."""
     clip: Path | None = None
@@ -79,6 +83,11 @@ class Sampled(Measuring, PromptOptions):
     """Folder that generated images are kept in, and taken from where they are there."""
     report: Path | None = None
     """Name of an .html file for numbers, plots and pictures."""
+
+    @property
+    def held_against(self) -> "Against":
+        """See `Sets`."""
+        return "same"
 
     @property
     def named(self) -> str:
@@ -100,21 +109,38 @@ class Sampled(Measuring, PromptOptions):
         check_folder(self.images)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampled(OnImages):
+    """Flags of what is measured on images that are generated for captions."""
+
+    by_coco: ClassVar[int | None] = COCO_IMAGES
+    start: ClassVar[Literal["prior", "decoder"]] = "prior"
+    captioned: ClassVar[bool] = True
+
+    against: Literal["others", "same", "all"] | None = None
+    """Real images that generated ones are held against: those of as many other captions, of the
+    same captions, or all of the split; others if left out, and all for --coco."""
+
+    @property
+    def held_against(self) -> "Against":
+        return self.against or ("others" if self.coco is None else "all")
+
+
 @dataclass(frozen=True)
 class Session:
     """What is open while an evaluation runs."""
 
-    options: Sampled
+    options: OnImages
     settings: "Settings"
     pipe: "Pipeline"
     model: "ModelFolder"
     measured: Measured
     sets: "Sets"
     share: "Share"
-    extractors: "Sequence[Extractor]"
+    extractors: "Mapping[str, Extractor]"
 
     @classmethod
-    def open(cls, options: Sampled, *stages: str) -> "Session":
+    def open(cls, options: OnImages, *stages: str) -> "Session":
         """Everything that the flags name.
 
         Args:
@@ -133,23 +159,23 @@ class Session:
             options = replace(options, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         settings, pipe = options.settings(), options.open()
         model = open_folder(options.model, (), options.revision, options.variant)
-        extractors = []
-        for name in dict.fromkeys(options.features):
-            other = options.clip if name == "clip" and options.clip is not None else name
-            extractors.append(open_extractor(other, pipe, pipe.device))
+        extractors = {}
+        for name in options.features:
+            other = options.clip if name == CLIP and options.clip is not None else name
+            extractors[name] = open_extractor(other, pipe, pipe.device)
         size = settings.size or pipe.sizes[-1]
-        pipe.evaluations(settings)  # refuses what the model does not have
+        pipe.evaluations(settings, options.start)  # refuses what the model does not have
         on = replace(options, data=options.named)
         if options.coco is None:
             measured = open_measured(on, size, model, *stages)
         else:
             on = replace(on, split=options.split or "all")
-            measured = open_measured(on, COCO_SIZE, model, *stages, draw=options.seed)
-        by_coco = options.coco is not None
+            size = COCO_SIZE if options.by_coco else size
+            measured = open_measured(on, size, model, *stages, draw=options.seed)
+        count = options.otherwise if options.coco is None else options.by_coco or options.otherwise
         sets = Sets.choose(
-            measured.source, options.n, COCO_IMAGES if by_coco else options.otherwise,
-            options.against or ("all" if by_coco else "others"),
-        )  # fmt: skip
+            measured.source, options.n, count, options.held_against, options.captioned
+        )
         if share.first:
             measured.say(len(set(sets.own) | set(sets.reference)))
         return cls(options, settings, pipe, model, measured, sets, share, extractors)
@@ -201,6 +227,18 @@ class Session:
         with progress_bar(count) as bar:
             return kept_features(extractor, batches, self.options.images / "features", bar.update)
 
+    def real(self) -> "list[Tensor]":
+        """The first images themselves (3, H, H) uint8, in memory."""
+        from unclip.pixels import to_uint8
+
+        return [one for batch in self.sets.images(self.sets.own) for one in to_uint8(batch)]
+
+    def all_of(self, made: "Generated", images: "Sequence[Wanted]") -> "Tensor":
+        """Made images (N, 3, H, W) in [-1, 1], in memory."""
+        import torch
+
+        return torch.cat(list(made.read(images)))
+
     def seen(self, made: "Generated", extractor: "Extractor") -> "Seen":
         """Features of the generated images, and of the real ones that they are held against."""
         from unclip.evaluation.studies.quality import Seen
@@ -212,6 +250,20 @@ class Session:
         if sets.against == "others":
             own = self.features(extractor, sets.images(sets.own), len(sets.own))
         return Seen(extractor, of_made, others, own)
+
+    def texts(self, name: str) -> "Tensor | None":
+        """z_t of the captions (N, D) by the CLIP whose features those of this name are; None where
+        they are of no CLIP that has a text tower here."""
+        from unclip.evaluation.metrics.retrieval import embed_captions
+        from unclip.stages.conditioning import FrozenCLIP
+        from unclip.storage.folder import ModelFolder
+
+        if name != CLIP:
+            return None
+        clip, other = self.pipe.clip, self.options.clip
+        if other is not None:
+            clip = FrozenCLIP.load(ModelFolder(other)).to(self.pipe.device)
+        return embed_captions(clip, self.sets.captions).cpu()
 
     # ---- what is told -----------------------------------------------------------------------
 
@@ -244,7 +296,8 @@ class Session:
             "size": self.settings.size or self.pipe.sizes[-1],
             "model_fingerprint": fingerprint(self.model),
         }
-        return Report(f"{title}: {self.pipe.name}", about, notes=self.sets.notes())
+        notes = self.sets.notes() if self.options.captioned else []
+        return Report(f"{title}: {self.pipe.name}", about, notes=notes)
 
     def sheet(self, made: "Generated") -> "Sheet":
         """Real images beside those that were made for their captions."""
@@ -257,13 +310,17 @@ class Session:
         return Sheet("Captions, their real images, and generated ones", ("real", "generated"), rows)
 
 
-def finish(report: "Report", options: Sampled, more: Mapping[str, Any] | None = None) -> None:
+def finish(
+    report: "Report", options: OnImages, more: Mapping[str, Any] | None = None, table: bool = True
+) -> None:
     """Print the numbers and what limits them; write the files that were named.
 
     Args:
         more: for the JSON file, beside the report.
+        table: whether the numbers are yet to be printed.
     """
-    print_table(report.rows())
+    if table:
+        print_table(report.rows())
     for note in dict.fromkeys([*report.notes, *(one.found.note for one in report.numbers)]):
         if note:
             print(f"note: {note}", file=sys.stderr)

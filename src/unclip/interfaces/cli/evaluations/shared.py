@@ -220,12 +220,19 @@ def generator(
 def origin(options: Any) -> dict[str, Any]:
     """What the numbers were measured with."""
     asked = {
-        key: str(value) if isinstance(value, Path) else value
+        key: _plain(value)
         for key, value in to_mapping(options).items()
         if key not in ("output", "report", "images", "device", "world")
     }
     asked["world"] = to_mapping(options.world) | {"split": "held-out"}
     return {"unclip": __version__, **asked}
+
+
+def _plain(value: Any) -> Any:
+    """Of paths, which JSON does not know, the names."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def check_output(output: Path | None) -> None:
