@@ -1,15 +1,16 @@
-"""Tables of captions: JSON Lines, CSV and Parquet, read a row at a time.
+"""Tables of captions or ratings: JSON Lines, CSV and Parquet, read a row at a time.
 
-A row names a file and holds its caption or captions. Tables come from other people's programs: what
-is not as described is a sentence with the table's name and the line.
+A row names a file and holds its caption or captions, or a number. Tables come from other people's
+programs: what is not as described is a sentence with the table's name and the line.
 """
 
 import csv
 import io
 import itertools
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ from unclip.files import open_regular, read_bytes
 
 _FILE_KEYS = ("file_name", "file", "filename", "image", "path")
 CAPTION_KEYS = ("text", "caption", "captions")
-_KEYS = (*_FILE_KEYS, *CAPTION_KEYS)
 _MAX_LINE = 2**20  # bytes
 _MARKS_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16, Windows' "Unicode" text
 
@@ -39,11 +39,48 @@ def read_table(root: Path, table: str) -> Iterator[tuple[str, Row]]:
     Raises:
         ValueError: a table that cannot be read, is not as described, or names a file outside.
     """
-    path = root / table
-    where = printable(str(path))
-    read = _READERS[os.path.splitext(table)[1].lower()]
-    for row in read(path, where):
-        yield inside(PurePosixPath(table).parent, row.file, f"{where}, line {row.line}"), row
+    where = printable(str(root / table))
+    for line, lines, cells in _rows(root / table, where, CAPTION_KEYS):
+        place = f"{where}, line {line}"
+        row = Row(line, lines, _file(cells, place), captions_of(cells, place))
+        yield inside(PurePosixPath(table).parent, row.file, place), row
+
+
+def read_numbers(root: Path, table: str, keys: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """(path within `root`, number) of each row of the table, whose own path is within `root` too.
+
+    Args:
+        keys: names that the number's column may have, in lower case; the first that is there.
+
+    Raises:
+        ValueError: as for `read_table`; or a row without a finite number.
+    """
+    where = printable(str(root / table))
+    for line, _, cells in _rows(root / table, where, keys):
+        place = f"{where}, line {line}"
+        value = next((cells[key] for key in keys if cells.get(key) not in (None, "")), None)
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{place} has no number; it needs one of {', '.join(keys)}")
+        yield inside(PurePosixPath(table).parent, _file(cells, place), place), number
+
+
+Cells = Mapping[str, Any]  # of a row, by the columns' names in lower case
+
+
+def _rows(path: Path, where: str, keys: Sequence[str]) -> Iterator[tuple[int, int, Cells]]:
+    """The line that each row begins at, how many lines it takes, and its cells.
+
+    Args:
+        keys: columns that are wanted beside the file's; Parquet reads no others.
+    """
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise ValueError(f"{where} is no table; give one of {', '.join(_READERS)}")
+    yield from read(path, where, keys)
 
 
 def decoded(raw: bytes) -> str:
@@ -60,7 +97,7 @@ def inside(folder: PurePosixPath | str, file: str, where: str) -> str:
     return path
 
 
-def _read_jsonl(path: Path, where: str) -> Iterator[Row]:
+def _read_jsonl(path: Path, where: str, keys: Sequence[str]) -> Iterator[tuple[int, int, Cells]]:
     for number, line in enumerate(_text_lines(path, where), start=1):
         if not line.strip():
             continue
@@ -71,10 +108,10 @@ def _read_jsonl(path: Path, where: str) -> Iterator[Row]:
             raise ValueError(f"{place} is not JSON ({error})") from None
         if not isinstance(row, dict):
             raise ValueError(f"{place} is not a JSON object like {{'file_name': .., 'text': ..}}")
-        yield Row(number, 1, *_file_and_captions(lowered(row), place))
+        yield number, 1, lowered(row)
 
 
-def _read_csv(path: Path, where: str) -> Iterator[Row]:
+def _read_csv(path: Path, where: str, keys: Sequence[str]) -> Iterator[tuple[int, int, Cells]]:
     """The first line names the columns."""
     lines = _text_lines(path, where)
     header = next(lines, "")
@@ -92,8 +129,7 @@ def _read_csv(path: Path, where: str) -> Iterator[Row]:
             elif len(cells) > len(columns):
                 raise ValueError(f"{place} has more columns than line 1; put captions in quotes")
             elif any(cells):
-                row = dict(itertools.zip_longest(columns, cells))
-                yield Row(first, line - first, *_file_and_captions(row, place))
+                yield first, line - first, dict(itertools.zip_longest(columns, cells))
     except csv.Error as error:
         raise ValueError(
             f"{where}, line {line} is not CSV ({printable(str(error))}): close the quotes "
@@ -101,15 +137,16 @@ def _read_csv(path: Path, where: str) -> Iterator[Row]:
         ) from None
 
 
-def _read_parquet(path: Path, where: str) -> Iterator[Row]:
+def _read_parquet(path: Path, where: str, keys: Sequence[str]) -> Iterator[tuple[int, int, Cells]]:
     """Rows are counted from 1, as lines are."""
     parquet = needed("pyarrow.parquet", where)
     try:
         with parquet.ParquetFile(path) as table:
-            names = [name for name in table.schema_arrow.names if name.strip().lower() in _KEYS]
+            wanted = {*_FILE_KEYS, *keys}
+            names = [name for name in table.schema_arrow.names if name.strip().lower() in wanted]
             rows = (row for part in table.iter_batches(columns=names) for row in part.to_pylist())
             for number, row in enumerate(rows, start=1):
-                yield Row(number, 1, *_file_and_captions(lowered(row), f"{where}, line {number}"))
+                yield number, 1, lowered(row)
     except (OSError, needed("pyarrow", where).ArrowException) as error:
         said = printable(str(error).split("\n")[0][:200])
         raise ValueError(f"{where} is no whole Parquet file: {said}") from None
@@ -163,11 +200,11 @@ def _text_lines(path: Path, where: str) -> Iterator[str]:
         raise ValueError(f"{where} cannot be read: {error.strerror}") from None
 
 
-def _file_and_captions(row: Mapping[str, Any], where: str) -> tuple[str, list[str]]:
+def _file(row: Cells, where: str) -> str:
     file = next((row[key] for key in _FILE_KEYS if row.get(key)), None)
     if not isinstance(file, str):
         raise ValueError(f"{where} names no file; it needs one of {', '.join(_FILE_KEYS)}")
-    return file, captions_of(row, where)
+    return file
 
 
 def lowered(row: Mapping[Any, Any]) -> dict[str, Any]:
