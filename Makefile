@@ -14,7 +14,7 @@ TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
 .PHONY: demo pictures knobs test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
-  bench bench-data bench-embeddings bench-processes bench-approximations plots $(COMPARED) gpu clean
+  bench bench-data bench-embeddings bench-processes bench-approximations plots paper $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -94,6 +94,12 @@ bench-embeddings: $(DEV)
 # Samplers and approximations of the bundled model: quality and cost (docs/sampling.md).
 bench-approximations: $(DEV)
 	$(BIN)/python benchmarks/approximations.py -n $(SCENES)
+
+# The paper's tables on the built-in world, docs/paper_tables.md: N images a row, models in MODELS.
+paper: N = 1000
+paper: $(DEV)
+	$(BIN)/python benchmarks/paper.py -n $(N) $(if $(MODELS),--models $(MODELS))
+	$(BIN)/python benchmarks/paper_tables.py
 
 # Plots for docs/ of what was measured here last.
 plots: $(DEV)
