@@ -18,8 +18,7 @@ from unclip.evaluation.paper import (
 )
 from unclip.evaluation.paper.catalogue import STUDIES
 from unclip.evaluation.paper.lab import Ask, Lab, Seen
-from unclip.evaluation.paper.study import Study, number, plain, run
-from unclip.evaluation.paper.taste import Probe, rating
+from unclip.evaluation.paper.study import Study, plain, run
 
 ORDER = "adcbghefi"
 
@@ -133,13 +132,3 @@ def test_wordings_change_the_words_alone(lab: Lab) -> None:
     assert f"oval that is {thing.colour}" in worded["noun before adjective"]
     assert sorted(worded["a misspelt shape"]) == sorted(caption)
     assert worded["without a …"] == f"{caption}, without a {robustness.unwanted(scene)}"
-
-
-def test_the_probe_learns_what_raters_say(lab: Lab) -> None:
-    """A rating that is linear in the embeddings is found again; the scene's own is a number."""
-    z_i = torch.nn.functional.normalize(torch.randn(400, 16), dim=1)
-    probe = Probe.fitted(z_i, 3 + 2 * z_i[:, 0])
-    assert probe.r2 > 0.95
-    assert probe(5 * z_i).sub(3 + 2 * z_i[:, 0]).abs().max() < 0.3
-    assert all(2 < rating(scene) < 11 for scene in lab.scenes())
-    assert number({"setting": {}, "values": plain({"r2": probe.r2})}, "r2") == probe.r2

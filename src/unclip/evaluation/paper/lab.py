@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.config import to_mapping
@@ -24,15 +23,16 @@ from unclip.data.world.scene import Scene, WorldConfig
 from unclip.diffusion.prediction import Noise
 from unclip.diffusion.samplers import noise_from
 from unclip.evaluation.features.extractor import Extractor
-from unclip.evaluation.intervals import mean
 from unclip.evaluation.judge.network import Detections, Judge, judge_images
+from unclip.evaluation.metrics.aesthetic import Fit, fit
 from unclip.evaluation.metrics.composition import held_out, score
 from unclip.evaluation.metrics.frechet import fid
 from unclip.evaluation.metrics.mmd import cmmd, kid
 from unclip.evaluation.metrics.neighbours import prdc
+from unclip.evaluation.metrics.spread import clip_score
 from unclip.evaluation.paper.models import BUNDLED, Models
 from unclip.evaluation.paper.painting import Painters
-from unclip.evaluation.paper.taste import Probe, rating
+from unclip.evaluation.studies.taste import taste
 from unclip.pipeline.knobs import concerning
 from unclip.pipeline.sampling import stage_name, steps_of, upsamplers_to
 from unclip.pipeline.settings import Settings
@@ -299,9 +299,9 @@ class Lab:
         return {name: rates[name] for name in RATES}
 
     def clip_score(self, seen: Seen, captions: tuple[str, ...]) -> Any:
-        """The mean cosine of images' z_i and captions' z_t, by the model's own CLIP."""
+        """By the model's own CLIP."""
         z_t = self.text_embeddings(captions)
-        return mean(F.cosine_similarity(seen.features["clip"], z_t))
+        return clip_score(seen.features["clip"], z_t)
 
     def distances(self, seen: Seen) -> dict[str, "Future[dict[str, Any]]"]:
         """FID, KID, CMMD, precision, recall, density and coverage against the real reference, by
@@ -321,15 +321,13 @@ class Lab:
         }
 
     @cached_property
-    def probe(self) -> Probe:
-        """Of the aesthetic score, fitted to real scenes that are measured on nowhere."""
-        scenes, pixels = self.paint(self.config, range(2 * self.n, 2 * self.n + 4 * self.n))
-        ratings = torch.tensor([rating(scene) for scene in scenes])
-        return Probe.fitted(self.image_embeddings(pixels), ratings)
-
-    def aesthetic(self, seen: Seen) -> Any:
-        """The mean aesthetic score, by the probe."""
-        return mean(self.probe(seen.features["clip"]))
+    def probe(self) -> Fit:
+        """Of the aesthetic score: of the taste that stands in for raters', on scenes 2 n … 6 n."""
+        scenes, pixels = self.paint(self.config, range(2 * self.n, 6 * self.n))
+        clip = next(one for one in self.extractors if one.name == "clip")
+        rows = self._rows(len(pixels))
+        z_i = torch.cat([clip(to_signed(pixels[one].to(self.device))) for one in rows])
+        return fit(z_i, torch.tensor([taste(scene) for scene in scenes]), clip.hash)
 
     def later(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         """What a function of features gives, in another thread."""
