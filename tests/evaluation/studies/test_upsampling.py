@@ -9,7 +9,18 @@ import torch
 
 from unclip import Pipeline, Settings
 from unclip.data.world.scene import WorldConfig
-from unclip.evaluation.studies.upsampling import edge_error, measure, psnr, ssim, table
+from unclip.evaluation.report import Conditions, Report
+from unclip.evaluation.studies.upsampling import (
+    edge_error,
+    held_against,
+    measure,
+    psnr,
+    small_of,
+    ssim,
+    table,
+)
+from unclip.networks.upsampler import upsample_bicubic
+from unclip.pixels import to_signed
 
 
 def images(seed: int, count: int = 2, size: int = 24) -> torch.Tensor:
@@ -78,3 +89,22 @@ def test_the_table(tiny_model: Path) -> None:
     assert len(lines) == 4
     assert lines[2].startswith("| 16 → 32 | averaged down | ")
     assert {line.count("|") for line in lines} == {7}
+
+
+def test_the_truth_gains_over_bicubic_image_by_image() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = to_signed(torch.randint(256, (5, 3, 32, 32), generator=generator, dtype=torch.uint8))
+    truth[0] = 0.25  # flat: it has no edges that could be wrong
+    small = small_of(truth, 16)
+    assert small.shape == (5, 3, 16, 16)
+    assert torch.allclose(small[1, 0, 0, 0], truth[1, 0, :2, :2].mean())
+    bicubic = upsample_bicubic(small, (32, 32))
+    report = Report("")
+    held_against(truth, bicubic, truth, Conditions(5, "", 5, "", "", ""), "16 → 32 px", report)
+    found = {(one.metric, one.of): one.found.value for one in report.numbers}
+    assert found["PSNR", "16 → 32 px, upsampler"] == 100
+    assert found["PSNR, gained", "16 → 32 px, upsampler against bicubic"] > 0
+    assert found["edge error, gained", "16 → 32 px, upsampler against bicubic"] < 0
+    degraded = small_of(truth, 16, "bsr")
+    assert degraded.shape == (5, 3, 16, 16)
+    assert torch.equal(degraded, small_of(truth, 16, "bsr"))

@@ -159,6 +159,30 @@ def test_guidance(tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
         assert len(one["interval"]) == 2
 
 
+def test_a_probe_rates_images_and_several_of_a_caption_are_held_apart(
+    tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (captioned / "ratings.csv").write_text(
+        "file,rating\n" + "".join(f"{path.name},{k % 7}\n"
+                                  for k, path in enumerate(sorted(captioned.glob("*.png"))))
+    )  # fmt: skip
+    common = ["--model", str(tiny_model), "--data", str(captioned), "-n", "4"]
+    common += ["--size", "16", "--steps", "fast"]
+    probe = tmp_path / "probe.safetensors"
+    words = ["evaluate", "aesthetic", *common, "--save", str(probe), "--probe"]
+    assert main([*words, str(captioned / "ratings.csv")]) == 0
+    said = capsys.readouterr()
+    assert "on 5 held-out images, 19 fitted to" in said.err
+    assert said.out.count("aesthetic score") == 2
+    words = ["evaluate", "guidance", *common, "--scales", "1", "2", "--probe", str(probe)]
+    assert main(words) == 0
+    assert "aesthetic score" in capsys.readouterr().out
+    assert main(["evaluate", "diversity", *common, "--per-caption", "2"]) == 0
+    said = capsys.readouterr()
+    assert "2 images of a caption" in said.out
+    assert "4 of 8 images are there" in said.err
+
+
 def test_reconstruction_and_upsampling(
     tiny_model: Path, captioned: Path, tmp_path: Path, capsys: Capture
 ) -> None:

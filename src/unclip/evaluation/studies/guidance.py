@@ -13,28 +13,34 @@ from typing import Final
 from torch import Tensor
 
 from unclip.evaluation.intervals import Estimate
+from unclip.evaluation.metrics.aesthetic import Probe
 from unclip.evaluation.metrics.retrieval import KS
 from unclip.evaluation.report import Conditions, Plot, Report, Series
 from unclip.evaluation.studies.agreement import agreement
 from unclip.evaluation.studies.quality import GENERATED, Seen, distances, neighbours
 
-SCALES: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+AESTHETIC: Final = "aesthetic score"
 
 
 def by_scale(
     scale: float, seen: Seen, z_t: Tensor | None, captions: Sequence[str], under: Conditions,
-    report: Report,
+    report: Report, probe: Probe | None = None,
 ) -> dict[str, Estimate]:  # fmt: skip
     """All numbers at one scale, into the report.
 
     Args:
         z_t: of the captions (N, D), where the features are embeddings of the same CLIP.
+        probe: of aesthetic scores, where there is one.
     """
     one = Report("")
     numbers = {**distances(seen, under, one)[GENERATED]}
     numbers |= neighbours(seen, under, one)[GENERATED]
     if z_t is not None:
         numbers |= agreement(seen.made, z_t, captions, under.by(seen.extractor), GENERATED, one)
+    if probe is not None:
+        rated = {AESTHETIC: probe.score(seen.made)}
+        one.add(under.by(seen.extractor), GENERATED, rated, "higher")
+        numbers |= rated
     for number in one.numbers:
         if number.of == GENERATED:
             report.add(

@@ -15,9 +15,12 @@ from unclip.evaluation.intervals import Estimate
 from unclip.evaluation.metrics.frechet import SHARES, Extrapolation, extrapolated, fid
 from unclip.evaluation.metrics.mmd import cmmd, kid
 from unclip.evaluation.metrics.neighbours import K, prdc
+from unclip.evaluation.metrics.spread import diversity
 from unclip.evaluation.report import Conditions, Plot, Report, Series
 
 GENERATED, REAL = "generated images", "real images of the same captions"
+OTHERS = "real images that they are held against"
+APART = "mean distance of two images (1 - cosine)"
 _KID_UNIT: Final = 1000.0  # as papers print it
 CMMD_OF: Final = "z_i"
 """The layer of extractors whose features CMMD has a meaning for: CLIP's embeddings."""
@@ -96,6 +99,15 @@ def neighbours(
         one = prdc(seen.others, features, k).estimates()
         found[of] = {f"{name} (k = {k})": estimate for name, estimate in one.items()}
         report.add(under, of, found[of], "higher")
+    return found
+
+
+def spread(seen: Seen, under: Conditions, report: Report) -> dict[str, Estimate]:
+    """The mean distance of two images, into the report: of generated ones, and of real ones."""
+    under = under.by(seen.extractor)
+    found = {GENERATED: diversity(seen.made), OTHERS: diversity(seen.others)}
+    for of, one in found.items():
+        report.add(under, of, {APART: one})
     return found
 
 

@@ -11,6 +11,7 @@ EVALUATIONS = {
     "composition": ("how often images for held-out captions are right", "composition"),
     "fid": ("how far generated images are from real ones", "fid"),
     "diversity": ("how many kinds of images are made, and how many look real", "diversity"),
+    "aesthetic": ("how generated images would be rated, by a probe of ratings", "aesthetic"),
     "reconstruction": ("how much of an image its embedding keeps", "reconstruction"),
     "upsampling": ("images made small and enlarged again, held against the truth", "upsampling"),
     "guidance": ("what a higher guidance scale gains and loses", "guidance"),

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from unclip.interfaces.cli.evaluations.sampled import Sampled, Session, finish
+from unclip.interfaces.cli.evaluations.aesthetic import probe_of
+from unclip.interfaces.cli.evaluations.sampled import CLIP, Sampled, Session, finish
 from unclip.interfaces.cli.evaluations.shared import print_table
 from unclip.interfaces.cli.numbers import real
 from unclip.interfaces.cli.options import parse
@@ -24,11 +25,15 @@ class Guidance(Sampled):
     """Guidance scales that are tried; 1 is no guidance."""
     of: Literal["decoder", "prior"] = "decoder"
     """Stage whose scale is changed."""
+    probe: str | None = None
+    """Probe of aesthetic scores, see unclip evaluate aesthetic; none if left out."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip evaluate guidance` say, and give the exit code."""
     options = parse(Guidance, "evaluate guidance", arguments)
+    if options.probe is not None and CLIP not in options.features:
+        raise ValueError("a probe rates CLIP's embeddings: give --features clip with --probe")
     knob = KNOBS[options.of]
     if getattr(options.settings(), knob) is not None:
         raise ValueError(f"the {options.of}'s guidance is what --scales changes: leave it out")
@@ -42,11 +47,20 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     report, under = session.begin(f"Guidance of the {options.of}"), session.conditions
     captions = session.sets.captions
+    probe = None
+    if options.probe is not None:
+        probe = probe_of(options.probe, session, session.extractors[CLIP], report)
     for name, extractor in session.extractors.items():
         z_t = session.texts(name)
         found = {
             scale: by_scale(
-                scale, session.seen(made[scale], extractor), z_t, captions, under, report
+                scale,
+                session.seen(made[scale], extractor),
+                z_t,
+                captions,
+                under,
+                report,
+                probe if name == CLIP else None,
             )
             for scale in scales
         }

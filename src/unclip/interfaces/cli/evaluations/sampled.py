@@ -189,15 +189,29 @@ class Session:
 
         return wanted(self.sets.captions, self.options.seed)
 
-    def made(self, settings: "Settings | None" = None) -> "Generated":
+    def several(self, count: int) -> "list[Wanted]":
+        """`count` images for each caption: first one for each, then another for each, …"""
+        from unclip.evaluation.generated import wanted
+
+        return wanted(self.sets.captions * count, self.options.seed)
+
+    def made(
+        self, settings: "Settings | None" = None, images: "Sequence[Wanted] | None" = None
+    ) -> "Generated":
         """The images of the captions, made where they are not there: by all processes, and waited
-        for by the first."""
+        for by the first.
+
+        Args:
+            settings: others than the flags say.
+            images: others than one for each caption.
+        """
         from unclip.evaluation.generated import Generated, from_captions, made_with
 
         settings = settings or self.settings
         made = Generated(self.options.images, made_with(self.pipe, self.model, settings))
         steps = self.pipe.evaluations(settings)
-        self.make(made, self.wanted, steps, lambda bar: from_captions(self.pipe, settings, bar))
+        images = self.wanted if images is None else images
+        self.make(made, images, steps, lambda bar: from_captions(self.pipe, settings, bar))
         return made
 
     def make(self, made: "Generated", images: "Sequence[Wanted]", steps: int, draw: Any) -> None:
