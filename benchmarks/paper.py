@@ -9,6 +9,7 @@ tables are written into docs/paper_tables.md by benchmarks/paper_tables.py.
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -38,12 +39,11 @@ def main() -> int:
             if options.dry_run:
                 plan(lab, letters)
                 return 0
+            end = began + 60 * options.minutes if options.minutes else math.inf
             for letter in letters:
-                if options.minutes and time.perf_counter() - began > 60 * options.minutes:
-                    print(f"({letter}) is left out: {options.minutes:g} minutes are over")
-                    continue
                 start = time.perf_counter()
-                run(STUDIES[letter], lab, options.out, lambda line: print(line, flush=True))
+                run(STUDIES[letter], lab, options.out, lambda line: print(line, flush=True),
+                    lambda: time.perf_counter() > end)  # fmt: skip
                 print(f"({letter}) took {time.perf_counter() - start:.1f} s", flush=True)
     except ValueError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=max(1, min(16, (os.cpu_count() or 1) - 1)),
                         help="that draw scenes")  # fmt: skip
-    parser.add_argument("--minutes", type=float, help="after which no further study is begun")
+    parser.add_argument("--minutes", type=float, help="after which no further row is begun")
     parser.add_argument("--dry-run", action="store_true", help="count images and evaluations")
     return parser.parse_args()
 

@@ -99,7 +99,7 @@ def section(study: Study, rows: Sequence[Row], picture: str) -> str:
     settings = list(rows[0]["setting"]) if rows else []
     lines = [
         f"## ({study.letter}) {study.title}\n",
-        f"**{study.verdict(rows)}**\n",
+        f"**What was found.** {study.verdict(rows)}\n",
         f"{study.question}\n",
         f"*The paper:* {study.paper}\n",
         *([f"![{study.title}](images/{picture})\n"] if picture else []),

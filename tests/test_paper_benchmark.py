@@ -37,6 +37,9 @@ def test_results_become_a_page(
     assert "| (f) PCA probing | 11 | 176 |" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
     assert ran("paper", monkeypatch, *common, "-n", 16) == 0
+    capsys.readouterr()
+    assert ran("paper", monkeypatch, *common, "-n", 16) == 0
+    assert "components 64" not in capsys.readouterr().out  # it is there already
     rows = json.loads((tmp_path / "out" / "f-components.json").read_text())["rows"]
     assert rows[-1]["setting"] == {"components": 64}
     assert ran("paper", monkeypatch, *common, "-n", 17) == 2

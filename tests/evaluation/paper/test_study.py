@@ -31,7 +31,7 @@ class Counted:
 
     def __init__(self, n: int = 100) -> None:
         self.n, self.measured = n, list[int]()
-        self.stop_at = -1
+        self.stop_at = self.refused = -1
 
     def facts(self) -> Mapping[str, Any]:
         return {"n": self.n, "date": str(len(self.measured))}
@@ -39,6 +39,8 @@ class Counted:
     def measure(self, scale: int) -> Mapping[str, Any]:
         if scale == self.stop_at:
             raise KeyboardInterrupt
+        if scale == self.refused:
+            raise ValueError(f"no {scale}")
         self.measured.append(scale)
         later: Future[Rate] = Future()
         later.set_result(Rate(scale, 10))
@@ -70,6 +72,18 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     assert rows[0]["values"]["exact"]["value"] == 0.3
     assert ran(counted, tmp_path)
     assert counted.measured == [3, 1, 2]
+
+
+def test_what_cannot_be_measured_is_left_out(tmp_path: Path) -> None:
+    counted, lines = Counted(), list[str]()
+    counted.refused = 1
+    rows = run(counted.study, cast(Lab, counted), tmp_path, lines.append)
+    assert [row["setting"]["guidance"] for row in rows] == [3, 2]
+    assert lines[1] == "guidance 1 is left out: no 1"
+    counted.refused = -1
+    rows = run(counted.study, cast(Lab, counted), tmp_path, lines.append, lambda: True)
+    assert len(rows) == 2
+    assert len(ran(counted, tmp_path)) == 3
 
 
 def test_another_runs_file_is_refused(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ ETAS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 BETWEEN: Final = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 TOWARDS: Final = (0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 STEPS: Final = 50
-_INVERSION: Final = 5  # evaluations a step of an inversion, about
+_INVERSION: Final = 12  # evaluations a step of an inversion, at most
 _VARIATION, _BLEND, _DIFF = "variation, η", "interpolation, θ", "text diff, θ"
 
 

@@ -5,12 +5,16 @@ makes and measures them. Rows that are in the study's file are not made again, s
 was killed goes on; a file of another run is refused.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import torch
 
 from unclip.checks import printable
 from unclip.evaluation.intervals import Estimate, Rate
@@ -42,6 +46,9 @@ class Cell:
     asks: Sequence["Ask"] = ()
     others: int = 0
 
+    def __str__(self) -> str:
+        return ", ".join(f"{key} {value}" for key, value in self.setting.items())
+
 
 @dataclass(frozen=True)
 class Study:
@@ -71,60 +78,93 @@ class Study:
         return f"{self.letter}-{self.name}.json"
 
 
-def run(study: Study, lab: "Lab", folder: Path, say: Callable[[str], Any] = print) -> list[Row]:
+def run(
+    study: Study,
+    lab: "Lab",
+    folder: Path,
+    say: Callable[[str], Any] = print,
+    enough: Callable[[], bool] = lambda: False,
+) -> list[Row]:
     """Measure what is missing of a study, and write it to its file in `folder`; its rows.
+
+    A row that cannot be measured is said and left out; the next run tries it again.
+
+    Args:
+        say: is told of each row.
+        enough: asked before each row whether to stop there.
 
     Raises:
         ValueError: the file holds rows of another run, or is none of a study's.
     """
-    file = folder / study.file
-    about = {"study": study.name, "letter": study.letter, "made_with": lab.facts()}
-    there = _there(file, about)
     cells = study.cells(lab)
-    order = [dict(cell.setting) for cell in cells]
+    about = {"study": study.name, "letter": study.letter, "made_with": lab.facts()}
+    table = _Table(folder / study.file, about, [dict(cell.setting) for cell in cells])
     waiting: list[tuple[Cell, Values]] = []
-
-    def write() -> None:
-        rows = sorted(
-            there,
-            key=lambda row: order.index(row["setting"]) if row["setting"] in order else len(order),
-        )
-        write_json(file, {**about, "rows": rows})
 
     def collect(wait: bool) -> None:
         for one in [*waiting]:
             if wait or all(value.done() for value in _futures(one[1])):
                 waiting.remove(one)
-                there.append({"setting": dict(one[0].setting), "values": plain(one[1])})
-                write()
+                with _left_out(one[0], say):
+                    table.add(one[0], plain(one[1]))
 
     for cell in cells:
-        if any(row["setting"] == dict(cell.setting) for row in there):
+        if table.has(cell) or enough():
             continue
         began = time.perf_counter()
-        waiting.append((cell, cell.measure()))
-        said = ", ".join(f"{key} {value}" for key, value in cell.setting.items())
-        say(f"({study.letter}) {said}: {time.perf_counter() - began:.1f} s")
+        with _left_out(cell, say):
+            waiting.append((cell, cell.measure()))
+            say(f"({study.letter}) {cell}: {time.perf_counter() - began:.1f} s")
         collect(wait=False)
     collect(wait=True)
-    write()
-    return there
+    return table.rows
 
 
-def _there(file: Path, about: Mapping[str, Any]) -> list[Row]:
-    """The rows that a file has already."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return []
-    found = read_json(file)
-    for key, value in (about["made_with"] | {"study": about["study"]}).items():
-        noted = found.get("made_with", {}).get(key) if key != "study" else found.get(key)
-        if key not in _FREE and noted != value:
-            raise ValueError(
-                f"{printable(str(file))} is of another run, whose {key} is not this one's: name "
-                "another folder, or remove the file"
-            )
-    return list(found["rows"])
+@contextmanager
+def _left_out(cell: Cell, say: Callable[[str], Any]) -> Iterator[None]:
+    """Say what keeps a row from being measured, and go on."""
+    try:
+        yield
+    except (ValueError, torch.OutOfMemoryError) as error:
+        say(f"{cell} is left out: {printable(str(error))}")
+
+
+class _Table:
+    """A study's file.
+
+    Raises:
+        ValueError: it holds rows of another run, or is none of a study's.
+    """
+
+    def __init__(self, file: Path, about: Mapping[str, Any], order: Sequence[Any]) -> None:
+        self.file, self.order = file, order
+        self.about = json.loads(json.dumps(about))  # as a file gives it back
+        self.rows: list[Row] = []
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return
+        found = read_json(file)
+        facts, ours = found.get("made_with", {}), self.about["made_with"]
+        for key in ("study", *(key for key in ours if key not in _FREE)):
+            noted, wanted = ((found.get(key), self.about[key]) if key == "study" else
+                             (facts.get(key), ours[key]))  # fmt: skip
+            if noted != wanted:
+                raise ValueError(
+                    f"{printable(str(file))} is of another run, whose {key} is not this one's: "
+                    "name another folder, or remove the file"
+                )
+        self.rows = list(found["rows"])
+
+    def has(self, cell: Cell) -> bool:
+        return any(row["setting"] == dict(cell.setting) for row in self.rows)
+
+    def add(self, cell: Cell, values: Mapping[str, Any]) -> None:
+        """A row, written at once."""
+        self.rows.append({"setting": dict(cell.setting), "values": values})
+        known = [row for row in self.rows if row["setting"] in self.order]
+        others = [row for row in self.rows if row["setting"] not in self.order]
+        self.rows = sorted(known, key=lambda row: self.order.index(row["setting"])) + others
+        write_json(self.file, {**self.about, "rows": self.rows})
 
 
 def plain(values: Values) -> dict[str, Any]:
