@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unclip import Pipeline
-from unclip.evaluation.features.extractor import features_of, open_extractor
+from unclip.evaluation.features.extractor import Extractor, features_of, open_extractor
 from unclip.files import write_json, write_safetensors
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.encoders import CLIP
@@ -57,6 +57,16 @@ def test_the_hash_says_weights_and_preprocessing(tiny_model: Path, tmp_path: Pat
     assert open_extractor(copy, device="cpu").hash != first.hash
 
 
+def test_precision_is_part_of_the_hash_and_offloading_is_not(tiny_model: Path) -> None:
+    def opened(dtype: str, offload: bool = False) -> Extractor:
+        pipe = Pipeline.from_pretrained(tiny_model, dtype=dtype, device="cpu", offload=offload)
+        return open_extractor("clip", pipe)
+
+    exact, rounded, offloaded = opened("fp32"), opened("bf16"), opened("fp32", True)
+    assert exact.hash == offloaded.hash != rounded.hash
+    assert torch.equal(exact(IMAGES), offloaded(IMAGES))
+
+
 def test_features_of_batches(tiny_model: Path) -> None:
     extractor = open_extractor(tiny_model, device="cpu")
     found = features_of(extractor, [IMAGES[:2], IMAGES[2:]])
@@ -73,9 +83,10 @@ def test_what_is_no_extractor(tmp_path: Path, tiny_copy: Path) -> None:
         open_extractor("inception")
     with pytest.raises(ValueError, match=r"cannot read .*config\.json"):
         open_extractor(tmp_path)
-    write_json(tmp_path / "config.json", {"model_type": "bert"})
-    with pytest.raises(ValueError, match="model_type 'bert', and extractors are clip, vit"):
-        open_extractor(tmp_path)
+    for kind in ("bert", ["vit"], None):
+        write_json(tmp_path / "config.json", {"model_type": kind})
+        with pytest.raises(ValueError, match=r"says model_type .*, and extractors are clip, vit"):
+            open_extractor(tmp_path)
     write_json(tmp_path / "config.json", {"model_type": "vit", "hidden_size": 16,
                                           "num_attention_heads": 2})  # fmt: skip
     with pytest.raises(ValueError, match="no safetensors weights"):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import torch
 from torch import Tensor, nn
 
+from unclip.acceleration.offload import is_offloaded
 from unclip.checks import of_kind, shown
 from unclip.config import to_mapping
 from unclip.device.precision import device_named
@@ -51,7 +52,7 @@ class Extractor(Protocol):
 
     Attributes:
         name: as results say it.
-        hash: 16 hexadecimal digits for weights and preprocessing.
+        hash: 16 hexadecimal digits for weights, their precision, preprocessing and layer.
         size: pixels a side that the network sees.
         dimensions: D.
     """
@@ -79,14 +80,12 @@ class Parts:
         processor: how they are preprocessed.
         dimensions: D.
         layer: which of the network's outputs it is, in a few words.
-        print: of the weights, where it is known already.
     """
 
     network: nn.Module
     processor: ImageProcessorConfig
     dimensions: int
     layer: str
-    print: str = ""
 
 
 class NetworkExtractor:
@@ -96,10 +95,15 @@ class NetworkExtractor:
         self.name = name
         self.dimensions = parts.dimensions
         self.layer = parts.layer
-        self.network = parts.network.requires_grad_(False).eval().to(device)
+        self.network = parts.network.requires_grad_(False).eval()
         self.device = device
         self._processor = parts.processor
-        said = [parts.print or fingerprint_of([parts.network.state_dict()]), parts.layer]
+        if is_offloaded(self.network):
+            self(torch.zeros(1, 3, self.size, self.size))  # reads its weights
+        else:
+            self.network.to(device)
+        kinds = sorted({str(one.dtype) for one in self.network.parameters()})
+        said = [fingerprint_of([self.network.state_dict()]), parts.layer, *kinds]
         said.append(json.dumps(to_mapping(parts.processor), sort_keys=True))
         self.hash = sha256("\n".join(said).encode()).hexdigest()[:16]
 
@@ -167,7 +171,7 @@ def _from_folder(folder: Path, device: torch.device) -> NetworkExtractor:
     check_links(folder, *folder.glob("*"))
     config = read_json(folder / "config.json", MAX_CONFIG)
     kind = config.get("model_type")
-    if kind not in FOLDERS:
+    if not isinstance(kind, str) or kind not in FOLDERS:
         raise ValueError(
             f"{folder}: its config.json says model_type {shown(kind)}, and extractors are "
             f"{', '.join(FOLDERS)}"
