@@ -11,7 +11,8 @@ import pytest
 from unclip.interfaces.survey.server import SurveyServer
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, _NAMES)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium (Debian's package)")
 
 
