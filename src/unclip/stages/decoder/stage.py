@@ -145,6 +145,26 @@ class DecoderStage:
         return self.process.loss(output, x0, noise, t)
 
     @torch.no_grad()
+    def errors(self, batch: Batch, t: int, noise: Tensor) -> Tensor:
+        """The squared error (N,) of each image at one timestep, with its own z_i and caption.
+
+        Args:
+            noise: (C, h, w), the same for all images.
+        """
+        x0 = self.space.encode(batch["images"]).contiguous(memory_format=torch.channels_last)
+        text = text_condition(self.clip, batch, batch["captions"])
+        condition = self._condition(self.embeddings(batch), text, None)
+        times = torch.full((len(x0),), t, device=x0.device)
+        noise = noise.to(x0.device).expand_as(x0)
+        x_t = self.process.schedule.q_sample(x0, times, noise)
+        beside = self._beside(None, x0.device)
+        if beside is not None:
+            x_t = torch.cat([x_t, beside.expand(len(x0), -1, -1, -1)], dim=1)
+        output = self.network.decoder(x_t, times, **condition)
+        predicted, _ = self.process.split(output.float(), x0.shape[1])
+        return self.process.errors(predicted, x0, noise, times)[0]
+
+    @torch.no_grad()
     def sample(
         self,
         z_i: Tensor,
