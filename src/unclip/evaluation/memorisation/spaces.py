@@ -32,7 +32,7 @@ _BEST: Final = 4  # training images whose crops are refined
 _STEPS: Final = (0.04, 0.08, 0.08)  # of side and place, first
 _ROUNDS, _FINER = 6, 1.5  # how often steps are taken, and how much smaller they become
 _CHUNK: Final = 2048  # images of a bank that are compared at once
-_ROWS: Final = 8192  # crops that are compared at once
+_ROWS: Final = 1024  # crops that are compared at once
 
 Batches = Iterable[Tensor]
 """Images (n, 3, H, H) in [-1, 1]."""
@@ -173,7 +173,7 @@ class Pixels:
                 mirrored = (forms[rows] % 2)[:, None, None, None] == 1
                 wanted = torch.where(mirrored, images[1, rows], images[0, rows])
                 crops = self._places[forms[rows] // 2]
-                best[rows, column] = _refined(wanted, bank.small, numbers[rows], crops)
+                best[rows, column] = _refined(wanted, bank.small[numbers[rows]], crops)
         best = best.masked_fill(found.distances.isinf(), torch.inf)
         closest = best.min(dim=1, keepdim=True)
         return closest.values[:, 0], found.numbers.gather(1, closest.indices)[:, 0]
@@ -187,9 +187,8 @@ class Pixels:
         """Chunks (F, n, D) of a bank, at the coarse size."""
         for first in range(0, len(small), _CHUNK):
             part = small[first : first + _CHUNK]
-            numbers = torch.arange(len(part))
             yield torch.stack(
-                [_cut(part, numbers, place.expand(len(part), 3), COARSE) for place in self._places]
+                [_cut(part, place.expand(len(part), 3), COARSE) for place in self._places]
             ).flatten(2)
 
 
@@ -245,11 +244,11 @@ def _places() -> list[tuple[float, float, float]]:
     return [(1.0, 0.0, 0.0), *crops]
 
 
-def _cut(small: Tensor, numbers: Tensor, crops: Tensor, size: int) -> Tensor:
-    """Crops (N, 3, size, size) of the images of these numbers (N,).
+def _cut(small: Tensor, crops: Tensor, size: int) -> Tensor:
+    """Crops (N, 3, size, size) of as many images.
 
     Args:
-        small: (M, 3, 2 · FINE, 2 · FINE).
+        small: (N, 3, 2 · FINE, 2 · FINE).
         crops: (N, 3) of side and centre, see `_places`.
     """
     points = 2 * FINE
@@ -258,17 +257,17 @@ def _cut(small: Tensor, numbers: Tensor, crops: Tensor, size: int) -> Tensor:
     grid = torch.stack(
         [x[:, None, :].expand(-1, points, -1), y[:, :, None].expand(-1, -1, points)], dim=-1
     )
-    found = F.grid_sample(small[numbers], grid, align_corners=False, padding_mode="border")
+    found = F.grid_sample(small, grid, align_corners=False, padding_mode="border")
     pooled: Tensor = F.avg_pool2d(found, points // size)
     return pooled
 
 
-def _refined(wanted: Tensor, small: Tensor, numbers: Tensor, crops: Tensor) -> Tensor:
+def _refined(wanted: Tensor, small: Tensor, crops: Tensor) -> Tensor:
     """Distances (N,) to the crops that suit best, from those (N, 3) on: each of side and place is
     moved by a step where that is closer, and the steps become smaller."""
 
     def apart(crops: Tensor) -> Tensor:
-        found: Tensor = (_cut(small, numbers, crops, FINE) - wanted).flatten(1).norm(dim=1)
+        found: Tensor = (_cut(small, crops, FINE) - wanted).flatten(1).norm(dim=1)
         return found
 
     best, steps = apart(crops), torch.tensor(_STEPS)

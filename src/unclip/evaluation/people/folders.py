@@ -64,10 +64,16 @@ def read_folders(folders: list[Path]) -> list[Shown]:
                 "with themselves"
             )
     names = _names(folders)
-    return [Shown(name, _pictures(place)) for name, place in zip(names, folders, strict=True)]
+    return [Shown(name, pictures_in(place)) for name, place in zip(names, folders, strict=True)]
 
 
-def _pictures(folder: Path) -> tuple[Picture, ...]:
+def pictures_in(folder: Path) -> tuple[Picture, ...]:
+    """The images of a folder, in the order of their names; those that cannot be read and sheets of
+    several are left out, with a notice.
+
+    Raises:
+        ValueError: it is no folder, or holds no image.
+    """
     where = printable(str(folder))
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"

@@ -56,7 +56,7 @@ class Unseen:
         Raises:
             ValueError: the folder does not say it; and see `open_source`.
         """
-        name, options = _named(model, data)
+        name, options = named(model, data)
         kind = format_of(name)
         fraction = fraction_of(model) if kind.holds_out == "fraction" else 0.0
 
@@ -127,8 +127,15 @@ class Unseen:
         return [sample["caption"] for sample in samples], images
 
 
-def _named(model: ModelFolder, given: str | None) -> tuple[str, Mapping[str, Any]]:
-    """Name and options of the data."""
+def named(model: ModelFolder, given: str | None) -> tuple[str, Mapping[str, Any]]:
+    """Name and options of the data that a model was trained on.
+
+    Args:
+        given: its name, if it is known.
+
+    Raises:
+        ValueError: neither that, nor a note in the folder.
+    """
     noted = data_of(model, ("decoder", *STAGES))
     if noted is not None and (given is None or parse(given)[0] == parse(noted[0])[0]):
         return given or noted[0], noted[1]

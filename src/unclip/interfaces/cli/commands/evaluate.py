@@ -16,6 +16,10 @@ EVALUATIONS = {
     "upsampling": ("images made small and enlarged again, held against the truth", "upsampling"),
     "guidance": ("what a higher guidance scale gains and loses", "guidance"),
     "edits": ("what edits, variations and blends change and keep", "edits"),
+    "memorisation": (
+        "whether training images are given out, in copies or by losses",
+        "memorisation",
+    ),
     "pairs": ("which model's images people prefer, asked blind on a page of this machine", "pairs"),
     "inpainting": ("whether a hidden object is repainted, and the border", "inpainting"),
 }
@@ -25,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip evaluate` say, and give the exit code."""
     words = list(arguments)
     if not words or words[0] in ("-h", "--help"):
-        rows = "\n".join(f"  {name:<12} {what}" for name, (what, _) in EVALUATIONS.items())
+        rows = "\n".join(f"  {name:<14} {what}" for name, (what, _) in EVALUATIONS.items())
         print(f"usage: unclip evaluate {'|'.join(EVALUATIONS)} [--model DIR] …\n\n{rows}")
         return 0 if words else 2
     name = words.pop(0)

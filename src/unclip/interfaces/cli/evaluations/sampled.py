@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import tyro
 
@@ -324,8 +324,17 @@ class Session:
         return Sheet("Captions, their real images, and generated ones", ("real", "generated"), rows)
 
 
+class Told(Protocol):
+    """Flags of what leaves numbers behind."""
+
+    @property
+    def output(self) -> Path | None: ...
+    @property
+    def report(self) -> Path | None: ...
+
+
 def finish(
-    report: "Report", options: OnImages, more: Mapping[str, Any] | None = None, table: bool = True
+    report: "Report", options: Told, more: Mapping[str, Any] | None = None, table: bool = True
 ) -> None:
     """Print the numbers and what limits them; write the files that were named.
 
