@@ -62,8 +62,8 @@ class Block(nn.Module):
         self._bn2 = Norm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu6(convolved(x, self._expand_conv, self._bn0)) if self.widens else x
-        h = F.relu6(_same(h, self._depthwise_conv, self._bn1))
+        h = _relu6(convolved(x, self._expand_conv, self._bn0)) if self.widens else x
+        h = _relu6(_same(h, self._depthwise_conv, self._bn1))
         h = convolved(h, self._project_conv, self._bn2)
         return x + h if self.same else h
 
@@ -85,10 +85,14 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
-        x = F.relu6(_same(x, self._conv_stem, self._bn0))
+        x = _relu6(_same(x, self._conv_stem, self._bn0))
         for block in self._blocks:
             x = block(x)
-        return F.relu6(convolved(x, self._conv_head, self._bn1)).mean(dim=(2, 3))
+        return _relu6(convolved(x, self._conv_head, self._bn1)).mean(dim=(2, 3))
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return F.relu6(x, inplace=True)  # new memory for each would take a third of the time
 
 
 def _same(x: Tensor, conv: nn.Conv2d, norm: Norm) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unclip.checks import whole_number
-from unclip.evaluation.intervals import Estimate, wilson
+from unclip.evaluation.intervals import Estimate, Z, student, wilson
 from unclip.evaluation.metrics.matrices import ROWS, compared
 
 K: Final = 5
@@ -80,7 +80,7 @@ def _estimate(values: list[float], cases: int) -> Estimate:
     groups, middle = len(without), sum(without) / len(without)
     variance = (groups - 1) / groups * sum((x - middle) ** 2 for x in without)
     if not cases:
-        return Estimate.of(whole, math.sqrt(variance), least=0.0)
+        return Estimate.of(whole, math.sqrt(variance) * student(groups - 1) / Z, least=0.0)
     alike = min(cases, whole * (1 - whole) / variance) if variance else cases
     return Estimate(whole, *wilson(whole * alike, alike))
 
