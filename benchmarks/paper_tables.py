@@ -25,7 +25,7 @@ _INTRODUCTION = """# The paper's tables, on the built-in world
 What the paper measures on MS-COCO and by people's eyes is measured here on scenes of the built-in
 world that training holds out, where a judge knows the truth. Each table says what it asks, what
 the paper says, and where the world agrees with it. Numbers have 95 % intervals in brackets:
-Wilson's for rates, the jackknife's for distances ([evaluation.md](evaluation.md)). "clip" are the
+Wilson's for rates, the jackknife's for distances (`evaluation/intervals.py`). "clip" are the
 embeddings of the model's own CLIP, which unCLIP's decoder draws for, so that they favour it over
 GLIDE; "judge" are features of the judge, which knows no CLIP. FID and its like are lower where
 better, and to the same real images in all rows of a run; they are not to be compared with figures
@@ -48,6 +48,7 @@ captions alone.
 _PERCENT = ("object", "colour", "background", "relation", "binding", "exact", "right", "all",
             "kept", "changed", "success", "real ones", "other backgrounds", "first", "second",
             "neither", "is there", "explained")  # fmt: skip
+_AXES = {"value": "η or θ"}
 _COLOURS = ("#3182bd", "#e6550d", "#31a354", "#756bb1", "#636363", "#d6a50b")
 
 
@@ -56,15 +57,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
-    found = {study: json.loads(file.read_text()) for study in STUDIES.values()
-             if (file := options.results / study.file).is_file()}  # fmt: skip
-    if not found:
-        parser.error(f"{options.results} holds no results: run benchmarks/paper.py first")
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
+    found = {study.letter: json.loads(file.read_text()) for study in STUDIES.values()
+             if (file := options.results / study.file).is_file()}  # fmt: skip
     parts = [_INTRODUCTION, _made_with(list(found.values()))]
-    for study in sorted(found, key=lambda one: one.letter):
-        rows = found[study]["rows"]
+    for letter, study in sorted(STUDIES.items()):
+        rows = found[letter]["rows"] if letter in found else []
         parts.append(section(study, rows, plot(study, rows, images)))
     (options.docs / PAGE).write_text("\n".join(parts))
     print(options.docs / PAGE)
@@ -72,6 +71,8 @@ def main() -> None:
 
 def _made_with(results: Sequence[dict[str, Any]]) -> str:
     """What all of them were measured with, in a paragraph."""
+    if not results:
+        return "Nothing is measured yet.\n"
     told = []
     for made in dict.fromkeys(json.dumps(one["made_with"], sort_keys=True) for one in results):
         facts = json.loads(made)
@@ -99,13 +100,15 @@ def section(study: Study, rows: Sequence[Row], picture: str) -> str:
     settings = list(rows[0]["setting"]) if rows else []
     lines = [
         f"## ({study.letter}) {study.title}\n",
-        f"**What was found.** {study.verdict(rows)}\n",
-        f"{study.question}\n",
-        f"*The paper:* {study.paper}\n",
+        *([f"**What was found.** {study.verdict(rows)}\n"] if rows else []),
+        f"**What is measured.** {study.question}\n",
+        f"**What the paper says.** {study.paper}\n",
         *([f"![{study.title}](images/{picture})\n"] if picture else []),
-        "| " + " | ".join([*settings, *columns]) + " |",
-        "|" + "---|" * len(settings) + "---:|" * len(columns),
     ]
+    if not rows:
+        return "\n".join([*lines, "Not measured yet.\n"])
+    lines.append("| " + " | ".join([*settings, *columns]) + " |")
+    lines.append("|" + "---|" * len(settings) + "---:|" * len(columns))
     for row in rows:
         shown = ["–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
                  for value in row["setting"].values()]  # fmt: skip
@@ -142,10 +145,14 @@ def plot(study: Study, rows: Sequence[Row], folder: Path) -> str:
             _curve(
                 axis, some, x or along, y, str(group or study.title), _COLOURS[k % len(_COLOURS)]
             )
-        axis.set(xlabel=x or along, ylabel=y)
+        axis.set(xlabel=x or _AXES.get(along, along), ylabel=y)
         axis.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=8)
+    named: dict[str, Any] = {}
+    for axis in axes[0]:
+        named |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        list(named.values()), list(named), loc="lower center", ncols=4, frameon=False, fontsize=8
+    )
     figure.tight_layout(rect=(0, 0.12, 1, 1))
     name = f"paper-{study.name}.png"
     figure.savefig(folder / name, dpi=110)

@@ -50,3 +50,12 @@ def test_results_become_a_page(
     assert "![PCA probing](images/paper-components.png)" in page
     assert page.count("\n| 64 | 100.0 % |") == 1
     assert (tmp_path / "docs" / "images" / "paper-components.png").stat().st_size > 5000
+
+
+def test_the_page_is_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/paper_tables.md is what `make paper` writes of benchmarks/results/paper."""
+    pytest.importorskip("matplotlib")
+    ran("paper_tables", monkeypatch, "--docs", tmp_path)
+    page = (tmp_path / "paper_tables.md").read_text()
+    assert page == (BENCHMARKS.parent / "docs" / "paper_tables.md").read_text()
+    assert page.count("\n## (") == 9

@@ -23,8 +23,10 @@ class _Trunk(nn.Module):
         judge = self.judge
         images = images.contiguous(memory_format=torch.channels_last)
         middle = judge.middle(judge.to_middle(judge.fine(judge.stem(images))))
-        coarse: Tensor = judge.coarse(judge.to_coarse(middle))
-        return coarse.mean(dim=(2, 3))
+        coarse = judge.coarse(judge.to_coarse(middle))
+        norm, activation = judge.patches[0], judge.patches[1]
+        features: Tensor = activation(norm(coarse))
+        return features.mean(dim=(2, 3))
 
 
 def of_judge(judge: Judge) -> Parts:
@@ -32,4 +34,4 @@ def of_judge(judge: Judge) -> Parts:
     processor = ImageProcessorConfig(
         size=SIDE, crop_size=SIDE, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5)
     )
-    return Parts(_Trunk(judge), processor, judge.config.widths[-1], "coarse, mean")
+    return Parts(_Trunk(judge), processor, judge.config.widths[-1], "coarse, normed, mean")
