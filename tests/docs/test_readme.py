@@ -34,6 +34,7 @@ SMALLER = {
     "evaluate edits": "-n 2 --trust --theta 0.3 --invert-steps 2 --steps fast",
     "evaluate inpainting": "-n 2 --trust --steps fast --resamples 1",
     "evaluate fid": "-n 2 --steps fast",
+    "evaluate diversity": "-n 2 --steps fast",
     "tune": "-n 4 --budget 5s",
     "data emoji": "--rows 1 --columns 2",
     "generate": "--prior-steps 2 --decoder-steps 2 --super-res-steps 1",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import tyro
 
+from unclip.checks import many, printable
 from unclip.interfaces.cli.evaluations.shared import (
     Measured,
     Measuring,
@@ -223,9 +224,9 @@ class Session:
         """
         mine = list(dict.fromkeys(images))[self.share.rank :: self.share.processes]
         there, todo = len(set(images)) - len(made.missing(images)), len(made.missing(mine))
-        if there and self.share.first:
-            print(f"{there:,} of {len(set(images)):,} images are there: {made.folder}",
-                  file=sys.stderr)  # fmt: skip
+        if self.share.first:
+            kept = f"{there:,} of {many(len(set(images)), 'images')} are there"
+            print(f"{kept}; they are kept in {printable(str(made.folder))}", file=sys.stderr)
         notes = {**written_by(self.options.model, self.pipe), "settings": self.settings.changed()}
         with progress_bar(steps * todo) as bar:
             drawn: Draw = draw(bar.update)
