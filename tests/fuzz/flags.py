@@ -28,7 +28,17 @@ from unclip.interfaces.cli.commands import (
     world,
 )
 from unclip.interfaces.cli.commands.train import SPECS, _options
-from unclip.interfaces.cli.evaluations import clip, edits, fid, inpainting
+from unclip.interfaces.cli.evaluations import (
+    aesthetic,
+    clip,
+    diversity,
+    edits,
+    fid,
+    guidance,
+    inpainting,
+    reconstruction,
+    upsampling,
+)
 from unclip.pipeline.knobs import concerning, flag_of
 from unclip.pipeline.settings import Settings
 from unclip.stages.catalogue import STAGES
@@ -36,6 +46,7 @@ from unclip.stages.catalogue import STAGES
 _IMAGES = (*QUICK, "-o", "o.png")
 _PRIOR = ("--prior-steps", "1")
 _MEASURED = ("-n", "2", "--trust", "--batch-size", "2", *QUICK)
+_DRAWN = ("-n", "2", "--data", "images", "--batch-size", "2", *QUICK)
 _COMMANDS: dict[tuple[str, ...], tuple[Any, tuple[str, ...]]] = {
     ("generate", "a star"): (generate.Generate, (*_IMAGES, *_PRIOR)),
     ("vary", "good.png"): (vary.Vary, _IMAGES),
@@ -63,6 +74,16 @@ _COMMANDS: dict[tuple[str, ...], tuple[Any, tuple[str, ...]]] = {
     ("evaluate", "clip"): (clip.Clip, ("-n", "4", "--data", "images", "--size", "16")),
     ("evaluate", "fid"): (
         fid.Fid, ("-n", "2", "--data", "images", "--batch-size", "2", *QUICK, *_PRIOR),
+    ),
+    ("evaluate", "diversity"): (diversity.Diversity, (*_DRAWN, *_PRIOR)),
+    ("evaluate", "guidance"): (guidance.Guidance, (*_DRAWN, *_PRIOR, "--scales", "1", "2")),
+    ("evaluate", "aesthetic"): (aesthetic.Aesthetic, (*_DRAWN, *_PRIOR, "--probe", "two.npy")),
+    ("evaluate", "reconstruction"): (
+        reconstruction.Reconstruction, (*_DRAWN, "--invert-steps", "2"),
+    ),
+    ("evaluate", "upsampling"): (
+        upsampling.Upsampling,
+        ("-n", "2", "--data", "images", "--precision", "fp32", "--super-res-steps", "1"),
     ),
     ("evaluate", "edits"): (
         edits.Edits, (*_MEASURED, "--invert-steps", "1", "--theta", "0.5"),
