@@ -12,7 +12,6 @@ from unclip.interfaces.cli.outputs import check_file, write_file
 if TYPE_CHECKING:
     from unclip.evaluation.features.extractor import Extractor
     from unclip.evaluation.metrics.aesthetic import Probe
-    from unclip.evaluation.report import Report
 
 TASTE = "taste"
 
@@ -40,12 +39,13 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.evaluation.studies.guidance import AESTHETIC
     from unclip.evaluation.studies.quality import GENERATED, REAL
 
+    extractor = session.extractors[CLIP]
+    probe, worth = probe_of(options.probe, session, extractor)
     made, sets = session.made(), session.sets
     if not session.share.first:
         return 0
     report, under = session.begin("Aesthetic score"), session.conditions
-    extractor = session.extractors[CLIP]
-    probe = probe_of(options.probe, session, extractor, report)
+    report.notes.append(worth)
     if options.save is not None:
         print(f"written to {write_file(options.save, probe.save)}")
     sides = {GENERATED: made.read(session.wanted), REAL: sets.images(sets.own)}
@@ -57,8 +57,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def probe_of(name: str, session: Session, extractor: "Extractor", report: "Report") -> "Probe":
-    """The probe that a flag names; what it is worth is noted in the report.
+def probe_of(name: str, session: Session, extractor: "Extractor") -> "tuple[Probe, str]":
+    """The probe that a flag names, before images are made, and what it is worth in a sentence.
 
     Raises:
         ValueError: there is none, it belongs to another CLIP, or cannot be fitted.
@@ -73,8 +73,7 @@ def probe_of(name: str, session: Session, extractor: "Extractor", report: "Repor
         probe = Probe.open(Path(name))
         probe.check_fits(extractor)
         worth = (probe.facts or {}).get("r2", "unknown")
-        report.notes.append(f"the probe is {name}; its R² on held-out images: {worth}")
-        return probe
+        return probe, f"the probe is {name}; its R² on held-out images: {worth}"
     if name == TASTE:
         fitted = world_fit(extractor, session.options.world)
         what = "a function of the built-in world's scenes that stands in for raters"
@@ -83,8 +82,7 @@ def probe_of(name: str, session: Session, extractor: "Extractor", report: "Repor
         features = session.features(extractor, read_images(rated.files), len(rated.files))
         fitted = fit(features, torch.tensor(rated.ratings), extractor.hash)
         what = f"the ratings of {name}"
-    report.notes.append(
+    return fitted.probe, (
         f"the probe was fitted to {what}: R² {fitted.r2} on {fitted.held_out:,} held-out images, "
         f"{fitted.fitted:,} fitted to"
     )
-    return fitted.probe

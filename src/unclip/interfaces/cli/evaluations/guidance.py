@@ -41,15 +41,16 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.evaluation.report import Sheet
     from unclip.evaluation.studies.guidance import by_scale, plots, table, tradeoff
 
+    probe, worth = None, ""
+    if options.probe is not None:
+        probe, worth = probe_of(options.probe, session, session.extractors[CLIP])
     scales = sorted(set(options.scales))
     made = {scale: session.made(session.settings.with_values({knob: scale})) for scale in scales}
     if not session.share.first:
         return 0
     report, under = session.begin(f"Guidance of the {options.of}"), session.conditions
+    report.notes += [worth] if worth else []
     captions = session.sets.captions
-    probe = None
-    if options.probe is not None:
-        probe = probe_of(options.probe, session, session.extractors[CLIP], report)
     for name, extractor in session.extractors.items():
         z_t = session.texts(name)
         found = {

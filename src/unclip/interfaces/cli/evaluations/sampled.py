@@ -8,7 +8,7 @@ them measures.
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
@@ -139,6 +139,8 @@ class Session:
     sets: "Sets"
     share: "Share"
     extractors: "Mapping[str, Extractor]"
+    told: list[str] = field(default_factory=list)
+    """What has been said already; nothing is before all is checked."""
 
     @classmethod
     def open(cls, options: OnImages, *stages: str) -> "Session":
@@ -177,11 +179,14 @@ class Session:
         sets = Sets.choose(
             measured.source, options.n, count, options.held_against, options.captioned
         )
-        if share.first:
-            measured.say(len(set(sets.own) | set(sets.reference)))
         return cls(options, settings, pipe, model, measured, sets, share, extractors)
 
     # ---- images -----------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Samples of the data."""
+        return len(set(self.sets.own) | set(self.sets.reference))
 
     @property
     def wanted(self) -> "list[Wanted]":
@@ -225,6 +230,9 @@ class Session:
         mine = list(dict.fromkeys(images))[self.share.rank :: self.share.processes]
         there, todo = len(set(images)) - len(made.missing(images)), len(made.missing(mine))
         if self.share.first:
+            if not self.told:
+                self.measured.say(self.used)
+                self.told.append(self.measured.name)
             kept = f"{there:,} of {many(len(set(images)), 'images')} are there"
             print(f"{kept}; they are kept in {printable(str(made.folder))}", file=sys.stderr)
         notes = {**written_by(self.options.model, self.pipe), "settings": self.settings.changed()}
@@ -303,10 +311,9 @@ class Session:
         from unclip.evaluation.generated import fingerprint
         from unclip.evaluation.report import Report
 
-        used = len(set(self.sets.own) | set(self.sets.reference))
         about = {
             **origin(self.options),
-            **self.measured.facts(used),
+            **self.measured.facts(self.used),
             "precision": name_of(self.pipe.dtype),
             "size": self.settings.size or self.pipe.sizes[-1],
             "model_fingerprint": fingerprint(self.model),
