@@ -155,12 +155,20 @@ DAMAGES = {one.__name__: one for one in (blur, jpeg, colour, swap, drop, collaps
 # ---- measuring --------------------------------------------------------------------------------
 
 
-def features(extractor: Extractor, pixels: Pixels) -> Tensor:
-    def batches() -> Iterator[Tensor]:
-        for first in range(0, len(pixels), BATCH):
-            yield to_signed(torch.from_numpy(pixels[first : first + BATCH]).permute(0, 3, 1, 2))
+def features(extractor: Extractor, pixels: Pixels, known: dict[bytes, Tensor]) -> Tensor:
+    """Features (N, D); those of images that were in another set are taken from `known`."""
+    keys = [one.tobytes() for one in pixels]
+    new = {key: one for key, one in zip(keys, pixels, strict=True) if key not in known}
 
-    return features_of(extractor, batches())
+    def batches() -> Iterator[Tensor]:
+        images = list(new.values())
+        for first in range(0, len(images), BATCH):
+            part = torch.from_numpy(np.stack(images[first : first + BATCH]))
+            yield to_signed(part.permute(0, 3, 1, 2))
+
+    if new:
+        known.update(zip(new, features_of(extractor, batches()), strict=True))
+    return torch.stack([known[key] for key in keys])
 
 
 def measure(made: Tensor, real: Tensor, z_t: Tensor | None) -> dict[str, Estimate]:
@@ -223,7 +231,8 @@ def ladder(
     clean = scenes.render(scenes.scenes)
     n = len(clean)
     others = scenes.render([scenes.world.scene(n + index) for index in range(n)])
-    real = {one.name: features(one, others) for one in extractors}
+    known: dict[str, dict[bytes, Tensor]] = {one.name: {} for one in extractors}
+    real = {one.name: features(one, others, known[one.name]) for one in extractors}
     found: dict[str, dict[str, dict[str, Estimate]]] = {one.name: {} for one in extractors}
     for damage, step in [("none", 0)] + [(d, k) for d in damages for k in range(STEPS)]:
         pixels = DAMAGES[damage](scenes, clean, step) if damage != "none" else clean
@@ -231,7 +240,8 @@ def ladder(
         z_t = embed_captions(clip, scenes.captions(damage, step))
         for one in extractors:
             own = z_t if one.name == "clip" else None
-            found[one.name][name] = measure(features(one, pixels), real[one.name], own)
+            made = features(one, pixels, known[one.name])
+            found[one.name][name] = measure(made, real[one.name], own)
         print(name, file=sys.stderr, flush=True)
     return found
 

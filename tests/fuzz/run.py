@@ -28,6 +28,7 @@ from tests.fuzz import (
     flags,
     images,
     latents,
+    measures,
     models,
     recipes,
     shards,
@@ -44,6 +45,7 @@ CLASSES: dict[str, Maker] = {
     "shards": shards.make,
     "embeddings": embeddings.make,
     "latents": latents.make,
+    "measures": measures.make,
     "flags": flags.make,
     "arguments": arguments.make,
 }
