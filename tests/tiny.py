@@ -83,14 +83,14 @@ def tiny_model_folder(path: Path) -> Path:
     return path
 
 
-def with_autoregressive_prior(path: Path) -> Path:
+def with_autoregressive_prior(path: Path, seed: int = 0) -> Path:
     """Give a tiny model folder an autoregressive prior as well; the path again."""
     folder = ModelFolder(path)
     images = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     settings = AutoregressivePriorSettings(
         1, 2, 16, reconstruction_error=0.3, buckets=8, statistics=16
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     batch = {"images": images, "captions": [f"a red circle {i}" for i in range(16)]}
     stage = AutoregressivePriorStage.build(settings, FrozenCLIP.load(folder), [batch])
     _awaken(stage.network)

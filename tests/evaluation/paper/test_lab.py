@@ -1,5 +1,6 @@
 """Images of the paper's tables: made once, each in its own way; what is counted."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pytest
 import torch
 
 from tests.evaluation.paper.conftest import make_lab
+from tests.tiny import with_autoregressive_prior
 from unclip.evaluation.judge.network import Judge
 from unclip.evaluation.paper.lab import Ask, Lab
 from unclip.evaluation.paper.models import GLIDE, TEXT_EMBEDDING, Models
+from unclip.files import read_safetensors
+from unclip.storage.folder import ModelFolder
 
 
 def ask(lab: Lab, **values: object) -> Ask:
@@ -81,6 +85,28 @@ def test_scenes_are_the_same_from_several_processes(models: Models, judge: Judge
         ours, theirs = (lab.paint(lab.config, range(130)) for lab in (one, two))
         assert ours[0] == theirs[0]
         assert torch.equal(ours[1], theirs[1])
+
+
+def test_an_autoregressive_prior_comes_from_its_own_folder(
+    models: Models, models_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("bundled", "ar-prior"):
+        shutil.copytree(models_folder / "bundled", tmp_path / name)
+    with_autoregressive_prior(tmp_path / "ar-prior", seed=1)
+    found = Models(tmp_path, "cpu", "fp32")
+    assert found.fingerprints["ar-prior"]
+    assert list(found.bundled.priors) == list(models.bundled.priors)
+    ours, theirs = (
+        next(one.bundled.priors["autoregressive"].network.parameters()) for one in (found, models)
+    )
+    assert not torch.equal(ours, theirs)
+    other = ModelFolder(tmp_path / "ar-prior")
+    weights = read_safetensors(tmp_path / "ar-prior" / "text_encoder" / "model.safetensors")
+    entry = ("transformers", "CLIPTextModelWithProjection")
+    config = {"config.json": other.config("text_encoder")}
+    other.save("text_encoder", entry, config, {k: v + 1 for k, v in weights.items()})
+    with pytest.raises(ValueError, match="trained with another CLIP"):
+        Models(tmp_path, "cpu", "fp32")
 
 
 def test_what_makes_no_sense_is_refused(

@@ -70,13 +70,18 @@ def verdict(rows: Sequence[Row]) -> str:
         f"the dot product does best from the {where:.0%} quantile on, the paper's from 50 % "
         f"({max(ends) - min(ends):.1%} between the best and the worst)"
     )
-    ours = number(diffusion[0], "exact") >= number(best(codes, "exact"), "exact")
-    return "; ".join(told) + (
-        ". That is the paper's order."
-        if ours
-        else ". That is not the paper's order: with few components of a small CLIP, codes one "
-        "after the other are an easy task, and both priors have the same training to spend on it."
-    )
+    top = best(codes, "exact")
+    order = number(diffusion[0], "exact") >= number(top, "exact")
+    if not apart(diffusion[0], top, "exact"):
+        end = "Between the two the world sees no difference, and the paper little"
+    elif order:
+        end = "That is the paper's order"
+    else:
+        end = (
+            "That is not the paper's order: with few components of a small CLIP, codes one after "
+            "the other are an easy task, and both priors have the same training to spend on it"
+        )
+    return f"{'; '.join(told)}. {end}."
 
 
 STUDY: Final = Study(
