@@ -33,7 +33,8 @@ def test_all_may_be_made_for_where_the_same_captions_count(ten: Source) -> None:
 
 def test_few_images_are_called_few(ten: Source) -> None:
     assert (
-        "5 images are all that the split has" in Sets.choose(ten, None, 1000, "others").notes()[0]
+        "5 images are all that the split allows"
+        in Sets.choose(ten, None, 1000, "others").notes()[0]
     )
     assert "3 images are few" in Sets.choose(ten, 3, 1000, "others").notes()[0]
     world = open_source("emoji:shapes", size=32, split="held-out")

@@ -116,7 +116,7 @@ class Sets:
         if self.count >= FEW:
             return []
         there = length(self.source)
-        few = "all that the split has" if self.count in (there, there // 2) else "few"
+        few = "all that the split allows" if self.count in (there, there // 2) else "few"
         return [
             f"{self.count:,} images are {few}: compare these numbers only with those of as many "
             "images. FID is too large with few, as is what real images get; precision, recall, "

@@ -126,7 +126,7 @@ def test_images_are_made_once_for_all_metrics(
     ]
     assert main(["evaluate", "fid", *words]) == 0
     told = capsys.readouterr().err
-    assert "12 images are all that the split has" in told
+    assert "12 images are all that the split allows" in told
     assert "12 images are not more than the 64 dimensions" in told
     page = tmp_path / "diversity.html"
     assert main(["evaluate", "diversity", *words, "--report", str(page)]) == 0
