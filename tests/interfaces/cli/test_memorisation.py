@@ -16,7 +16,7 @@ from unclip.interfaces.cli import main
 @pytest.fixture(autouse=True)
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "PLANTED", 60)
+    monkeypatch.setattr(data, "PLANTED", 40)
     captioned_folder(Path("train"), 40)
     captioned_folder(Path("all"), 60)
     Path("other").mkdir()

@@ -147,11 +147,11 @@ def images(source: Source | Stream, count: int) -> Iterator[Tensor]:
     return (batch["images"] for batch in batches(source, count))
 
 
-def planted(compared: Compared, kind: str, seed: int, total: int = PLANTED) -> Iterator[Tensor]:
-    """Batches of `total` copies of training images; where there are fewer, of the same ones again,
-    cropped and noised otherwise."""
+def planted(compared: Compared, kind: str, seed: int) -> Iterator[Tensor]:
+    """Batches of `PLANTED` copies of training images; where there are fewer, of the same ones
+    again, cropped and noised otherwise."""
     made, number = 0, 0
-    while made < total:
-        for batch in images(compared.train, min(compared.train_count, total - made)):
+    while made < PLANTED:
+        for batch in images(compared.train, min(compared.train_count, PLANTED - made)):
             yield plant(batch, kind, seed + _STEP * number)
             made, number = made + len(batch), number + 1
