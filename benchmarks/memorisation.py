@@ -3,7 +3,7 @@
     python benchmarks/memorisation.py
 
 A small decoder is trained from nothing for the bundled CLIP, prior and upsampler: on 16 scenes of
-the built-in world, which it learns by heart, and as long on 2,000, which it cannot. Each makes
+the built-in world, which it learns by heart, and as long on 1,000, which it cannot. Each makes
 images for captions of its training scenes, and is measured beside scenes that neither has seen.
 """
 
@@ -28,7 +28,7 @@ from unclip.stages.decoder import DecoderSettings, DecoderStage
 from unclip.storage.assets import bundled
 from unclip.storage.folder import ModelFolder
 
-UNSEEN, BATCH = 300, 16
+UNSEEN, BATCH = 150, 8
 WORLD = {
     "max_objects": 2,
     "sizes": ("medium", "large"),
@@ -54,10 +54,10 @@ def trained(model: Path, data: Path, steps: int) -> None:
     clip = FrozenCLIP.load(folder)
     torch.manual_seed(0)
     settings = DecoderSettings(
-        (32, 64), layers=1, head_width=32, groups=8, context_width=64, prediction_type="sample"
+        (16, 32), layers=1, head_width=16, groups=8, context_width=32, prediction_type="sample"
     )
     stage = DecoderStage.build(settings, clip, 32)
-    optimiser = torch.optim.AdamW(stage.network.parameters(), lr=2e-3)
+    optimiser = torch.optim.AdamW(stage.network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(0)
     source = open_source(str(data), size=32, split="all", crop="centre")
@@ -97,9 +97,9 @@ def measured(place: Path, count: int, options: argparse.Namespace) -> dict[str, 
 def main() -> None:
     """Print a table with a column for each number of training scenes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--steps", type=int, default=1000, help="of training")
-    parser.add_argument("--images", type=int, default=64, help="that are made and looked at")
-    parser.add_argument("--scenes", type=int, nargs="+", default=[16, 2000])
+    parser.add_argument("--steps", type=int, default=600, help="of training")
+    parser.add_argument("--images", type=int, default=48, help="that are made and looked at")
+    parser.add_argument("--scenes", type=int, nargs="+", default=[16, 1000])
     parser.add_argument("--out", type=Path, default=Path("out"), help="for sheets of pairs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

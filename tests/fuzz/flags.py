@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import typing
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.fuzz.case import QUICK, Case, Good
 from tests.fuzz.hostile import WORDS
 from tests.fuzz.recipes import good_recipe
 from unclip.config import dump_toml
+from unclip.evaluation.people.answers import Answers
 from unclip.interfaces.cli.commands import (
     blend,
     decode,
@@ -36,6 +38,8 @@ from unclip.interfaces.cli.evaluations import (
     fid,
     guidance,
     inpainting,
+    memorisation,
+    pairs,
     reconstruction,
     upsampling,
 )
@@ -91,6 +95,10 @@ _COMMANDS: dict[tuple[str, ...], tuple[Any, tuple[str, ...]]] = {
     ("evaluate", "inpainting"): (
         inpainting.Inpainting, (*_MEASURED, *_PRIOR, "--resamples", "1"),
     ),
+    ("evaluate", "memorisation"): (memorisation.Memorisation, (*_DRAWN, *_PRIOR)),
+    ("evaluate", "pairs", "images", "others"): (
+        pairs.Pairs, ("--summary", "--answers", "kept.sqlite"),
+    ),
     **{
         ("train", name): (_options(SPECS[name]), ("--dry-run", "--recipe", f"{name}.toml"))
         for name in STAGES
@@ -120,8 +128,12 @@ def make(random: Random, place: Path, good: Good) -> Case:
     start = random.choice(list(_COMMANDS))
     options, quick = _COMMANDS[start]
     words = [*start, *quick]
-    if start[0] not in ("info", "data", "tune"):
+    if start[0] not in ("info", "data", "tune") and start[1:2] != ("pairs",):
         words += ["--model", "model"]
+    if start[1:2] == ("pairs",):
+        shutil.copytree(place / "images", place / "others")
+        shutil.copy(place / "others" / "001.png", place / "others" / "000.png")
+        Answers(place / "kept.sqlite")
     if start[0] == "train" and start[1] in STAGES:
         Path(place, f"{start[1]}.toml").write_text(dump_toml(good_recipe(start[1])))
     spoilt = []

@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -89,12 +89,13 @@ class Answers:
         except OSError as error:
             raise ValueError(f"cannot write {file}: {error.strerror}") from None
         with self._opened() as database:
-            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if self._version(database) == _VERSION:
+                return
+            database.execute("BEGIN IMMEDIATE")  # another process may make it just now
+            version = self._version(database)
             foreign = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if version != _VERSION and (version or foreign):
+            if version not in (0, _VERSION) or (foreign and not version):
                 raise ValueError(f"{self._where} is another program's file; name another one")
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("BEGIN IMMEDIATE")
             for statement in _statements(_SCHEMA):
                 database.execute(statement)
             database.execute(
@@ -103,6 +104,10 @@ class Answers:
             )
             database.execute(f"PRAGMA user_version = {_VERSION}")
             database.execute("COMMIT")
+
+    @staticmethod
+    def _version(database: sqlite3.Connection) -> int:
+        return int(database.execute("PRAGMA user_version").fetchone()[0])
 
     @property
     def _where(self) -> str:
@@ -128,6 +133,8 @@ class Answers:
             *(seated.swapped, choice, preferred, seconds),
         )
         with self._opened() as database:
+            with suppress(sqlite3.OperationalError):  # somebody reads; the next answer will
+                database.execute("PRAGMA journal_mode = WAL")
             columns = ", ".join(("nonce", *COLUMNS))
             marks = ", ".join("?" * len(row))
             database.execute(f"INSERT OR IGNORE INTO answers ({columns}) VALUES ({marks})", row)
