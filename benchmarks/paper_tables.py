@@ -25,7 +25,7 @@ _INTRODUCTION = """# The paper's tables, on the built-in world
 What the paper measures on MS-COCO and by people's eyes is measured here on scenes of the built-in
 world that training holds out, where a judge knows the truth. Each table says what it asks, what
 the paper says, and where the world agrees with it. Numbers have 95 % intervals in brackets:
-Wilson's for rates, the jackknife's for distances (`evaluation/intervals.py`). "clip" are the
+Wilson's for rates, the jackknife's for distances ([evaluation.md](evaluation.md)). "clip" are the
 embeddings of the model's own CLIP, which unCLIP's decoder draws for, so that they favour it over
 GLIDE; "judge" are features of the judge, which knows no CLIP. FID and its like are lower where
 better, and to the same real images in all rows of a run; they are not to be compared with figures
@@ -40,7 +40,7 @@ each model; without it the bundled model is measured alone:
 | `bundled` | the bundled model, or another one like it |
 | `glide` | `unclip borrow clip`, then `unclip train decoder` with `recipes/bundled-glide.toml` |
 | `text-embedding` | the same with `recipes/bundled-text-embedding.toml` |
-| `ar-prior` | `unclip train ar-prior` with `recipes/bundled-ar-prior.toml`, as long as the prior |
+| `ar-prior` | the same with `unclip train ar-prior` and `recipes/bundled-ar-prior.toml` |
 
 All decoders share the upsampler of `bundled`. GLIDE here is the same U-Net, trained as long on
 captions alone.

@@ -91,6 +91,15 @@ def test_diversity_is_compared_at_the_same_fidelity() -> None:
     assert beyond != beyond
 
 
+def test_a_model_without_variety_has_none_to_lose() -> None:
+    rows = [
+        {"setting": {"model": model, "guidance": scale},
+         "values": plain({"exact": 0.5, "kept": 1.0, "judge diversity": variety})}
+        for model, variety in (("unCLIP", 0.2), ("GLIDE", 0.0)) for scale in (1.0, 6.0)
+    ]  # fmt: skip
+    assert "unCLIP loses 0% of its diversity and GLIDE 0%" in diversity.verdict(rows)
+
+
 def test_diversity_is_the_distance_within_a_caption() -> None:
     features = torch.tensor([[0.0], [3.0], [6.0], [10.0], [10.0], [10.0]])
     assert diversity.within(features, 3).tolist() == [4.0, 0.0]

@@ -133,10 +133,7 @@ def verdict(rows: Sequence[Row]) -> str:
             f"a diversity of {own:.3f} ({low:.3f} to {high:.3f}) in the judge's features, {word} "
             f"GLIDE's {value:.3f} at the same fidelity (between the measured scales)."
         )
-    lost = [
-        1 - number(side[-1], "judge diversity") / number(side[0], "judge diversity")
-        for side in (ours, theirs)
-    ]
+    lost = [_lost(side) for side in (ours, theirs)]
     scale = ours[-1]["setting"]["guidance"]
     told.append(
         f"From guidance 1 to {scale:g} unCLIP loses {lost[0]:.0%} of its diversity and GLIDE "
@@ -153,6 +150,12 @@ def verdict(rows: Sequence[Row]) -> str:
         "of them."
     )
     return " ".join(told)
+
+
+def _lost(curve: Sequence[Row]) -> float:
+    """The share of its diversity that a model loses from the first scale to the last."""
+    first, last = (number(row, "judge diversity") for row in (curve[0], curve[-1]))
+    return 1 - last / first if first else 0.0
 
 
 def at_equal(rows: Sequence[Row], row: Row, name: str) -> float:
