@@ -22,6 +22,13 @@ def test_names_mean_types() -> None:
         precision.dtype_named("fp64", CPU)
 
 
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "device_named", torch.device)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    found = [str(precision.device_of_process(name)) for name in ("cuda", "cuda:1", "cpu")]
+    assert found == ["cuda:3", "cuda:1", "cpu"]
+
+
 @pytest.fixture
 def anew() -> Iterator[None]:
     """What was chosen for the machine as it is is forgotten, before and after."""

@@ -37,7 +37,7 @@ def report() -> Report:
     made.add(UNDER, "generated", {"right": estimate_of(Rate(3, 4))}, "higher")
     curve = [Series("a", [1.0, 2.0], [Estimate(1, 0, 2), Estimate(2, math.nan, math.nan)])]
     made.plots += [
-        Plot("curve", "x", "y", [*curve, Series("b", [1.0], [Estimate(1, 0, 2)])]),
+        Plot("curve $\\frac{$ 図", "x", "y", [*curve, Series("b", [1.0], [Estimate(1, 0, 2)])]),
         Plot("named", "", "y", [Series("of", ["one", "two"], [Estimate(1, 0, 2)] * 2)]),
     ]
     grey = torch.full((3, 4, 4), 100, dtype=torch.uint8)

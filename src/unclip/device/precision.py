@@ -1,6 +1,7 @@
 """Where and in which precision to compute: of what the device has, what is faster."""
 
 import functools
+import os
 import time
 from collections.abc import Callable
 
@@ -33,6 +34,18 @@ def device_named(name: str | torch.device) -> torch.device:
     except Exception as error:  # every back end has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(".")
         raise ValueError(f"cannot compute on the device {shown(str(name))}: {reason}") from None
+    return device
+
+
+def device_of_process(name: str | torch.device) -> torch.device:
+    """`device_named`; of several GPUs, where none is named, that of this process of torchrun's.
+
+    Raises:
+        ValueError: see `device_named`.
+    """
+    device = device_named(name)
+    if device.type == "cuda" and device.index is None:
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     return device
 
 

@@ -1,5 +1,6 @@
 """Plots of reports as SVG, by matplotlib; nothing of its global state is used."""
 
+import warnings
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +10,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH, _LINE, _LEAST = 7.0, 0.34, 1.4  # inches
-_FONT: Final[Any] = {"svg.hashsalt": "unclip", "svg.fonttype": "none", "font.size": 9}
+_FONT: Final[Any] = {
+    "svg.hashsalt": "unclip",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.parse_math": False,
+}
 
 
 def check_plots() -> None:
@@ -33,7 +39,10 @@ def svg(plot: Plot) -> str:
     from matplotlib.figure import Figure
 
     named = _named(plot)
-    with matplotlib.rc_context(_FONT):
+    with matplotlib.rc_context(_FONT), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing", UserWarning
+        )  # the reader's font has it
         lines = sum(len(one.places) for one in plot.series)
         height = _LEAST + _LINE * lines if named else 3.6
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")

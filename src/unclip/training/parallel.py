@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip.batch import Batch
-from unclip.device.precision import device_named
+from unclip.device.precision import device_of_process
 from unclip.stages.base import Replicas, Stage
 
 _LOST = re.compile(r"Dist\w*Error|gloo.*(by peer|[Tt]imed out|Broken pipe)|NCCL", re.DOTALL)
@@ -232,9 +232,8 @@ def start_parallel(device: str = "auto", shard: bool = False) -> Parallel:
         shard: of several processes, each keeps a shard of the network and not all of it.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    place = device_named(device)
-    if place.type == "cuda" and place.index is None:
-        place = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    place = device_of_process(device)
+    if place.type == "cuda":
         torch.cuda.set_device(place)
     if world_size == 1:
         return Alone(place)

@@ -91,13 +91,11 @@ def _clip(options: "Embed") -> "FrozenCLIP":
     """
     import torch
 
-    from unclip.device.precision import device_named
+    from unclip.device.precision import device_of_process
     from unclip.interfaces.cli.evaluations.shared import open_folder
     from unclip.stages.conditioning import CLIP_COMPONENTS, FrozenCLIP
 
-    device = device_named(options.device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    device = device_of_process(options.device)
     folder = open_folder(options.model, CLIP_COMPONENTS, options.revision, options.variant)
     if not (folder.has("text_encoder") and folder.has("image_encoder")):
         raise ValueError(

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
@@ -152,14 +153,15 @@ class Session:
         Raises:
             ValueError: what is missing, or does not fit.
         """
+        from unclip.device.precision import device_of_process
         from unclip.evaluation.features.extractor import open_extractor
         from unclip.evaluation.generated import Share
         from unclip.evaluation.sets import Sets
 
         options.check()
         share = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-        if options.device == "cuda" and share.processes > 1:
-            options = replace(options, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        if share.processes > 1:
+            options = replace(options, device=str(device_of_process(options.device)))
         settings, pipe = options.settings(), options.open()
         model = open_folder(options.model, (), options.revision, options.variant)
         extractors = {}
@@ -188,7 +190,7 @@ class Session:
         """Samples of the data."""
         return len(set(self.sets.own) | set(self.sets.reference))
 
-    @property
+    @cached_property
     def wanted(self) -> "list[Wanted]":
         """An image for each caption."""
         from unclip.evaluation.generated import wanted
