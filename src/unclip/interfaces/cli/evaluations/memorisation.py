@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 Many = Annotated[int, whole(8, 10_000_000)]
 _SHOWN = 12  # pairs on a sheet
+_CAPTIONED = (
+    "images were made for captions of training images: features that see little beyond what a "
+    "caption says find them close to its image, copied or not; copies in pixels are the evidence"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +235,8 @@ class _Looking:
             "images": count,
             "model_fingerprint": fingerprint(self.model),
         }
-        return Report(f"Copies of training images: {self.pipe.name}", about)
+        notes = [_CAPTIONED] if self.options.images is None else []
+        return Report(f"Copies of training images: {self.pipe.name}", about, notes=notes)
 
     def sheet(self, made: "list[Tensor]", found: "Several[Copies]") -> "Sheet":
         """The images that are closest to training images, beside those, by each space."""
