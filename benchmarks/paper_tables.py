@@ -84,7 +84,7 @@ def _made_with(results: Sequence[dict[str, Any]]) -> str:
             f"n = {facts['n']:,}, {facts['size']} px, steps {facts['steps']}, "
             f"seed {facts['seed']}, batches of {facts['batch']}, {facts['precision']}, "
             f"torch {facts['torch']}, {where}, {facts['date'][:10]}, "
-            f"commit `{facts['commit']}`; reference: {facts['reference']}, "
+            f"commit {facts['commit'] or 'unknown'}; reference: {facts['reference']}, "
             "drawn by the world; colours in whole bytes, no filter, no crop; models by "
             f"fingerprint: {models}; extractors by hash: {extractors}."
         )

@@ -1,4 +1,4 @@
-"""(d) Diversity at equal fidelity: unCLIP against GLIDE (section 5.2 and 5.3, figures 9 and 10).
+"""(d) Diversity at equal fidelity: unCLIP against GLIDE (sections 5.2 and 5.3, figure 9).
 
 Several images of each caption. For unCLIP z_i is drawn once for each image and stays as the
 guidance of the decoder grows, as in the paper's figure 9; noise is the same at all scales and in

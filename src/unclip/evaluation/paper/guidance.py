@@ -1,4 +1,4 @@
-"""(c) Fidelity, variety and the aesthetic score against guidance (section 5.3, figures 8 to 10)."""
+"""(c) Fidelity, variety and the aesthetic score against guidance (sections 5.3 to 5.5)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -102,7 +102,7 @@ STUDY: Final = Study(
     "The aesthetic score is a linear probe of CLIP's embeddings, fitted to a stated taste in "
     "scenes in the place of raters (warm colours, large things, a calm middle, more than a flat "
     "background), whose R² on held-out scenes stands beside real images.",
-    "Section 5.3, figures 8 to 10: aesthetic quality rises with guidance in both; recall falls for "
+    "Sections 5.3 to 5.5: aesthetic quality rises with guidance in both; recall falls for "
     "GLIDE and does not for unCLIP; guiding the prior hurts the aesthetic score; unCLIP's FID is "
     "best at guidance 1.25.",
     ("exact", "clip score", "clip fid", "clip cmmd", "judge fid", "judge precision",

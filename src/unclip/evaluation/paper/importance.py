@@ -1,4 +1,4 @@
-"""(a) Importance of the prior (section 5.1, figure 7 and table 1's small models)."""
+"""(a) Importance of the prior (section 5.1, figure 8)."""
 
 from collections.abc import Sequence
 from functools import partial
