@@ -8,13 +8,16 @@ Shapes: N batch, C channels of the data, ... the remaining dimensions.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from unclip.checks import check_interval
-from unclip.config import Checked, Interval, Probability, Scale
+from unclip.config import Between, Checked, Interval, Probability, Scale
 from unclip.diffusion.prediction import at_least_float32, shared_timestep
+
+Scales = Annotated[tuple[Scale, ...], Between(1, 1000)]
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Guidance(Checked):
     """How strongly, and at which noise levels, the condition is exaggerated.
 
     Args:
-        scale: 1 is the conditional model itself, 0 the unconditional one, above 1 exaggerates.
+        scale: 1 is the conditional model itself, 0 the unconditional one, above 1 exaggerates;
+            of all samples, or of each, none of them or all being 1.
         interval: (lowest, highest) noise level σ = sqrt((1 - ᾱ) / ᾱ) at which to guide, both
             included; elsewhere the conditional model alone is used (Kynkäänniemi et al., arXiv
             2404.07724). σ, noise over signal, means the same in every schedule. None: all.
@@ -35,7 +39,7 @@ class Guidance(Checked):
         ValueError: a value is out of range.
     """
 
-    scale: Scale = 1.0
+    scale: Scale | Scales = 1.0
     interval: Interval | None = None
     rescale: Probability = 0.0
     distilled: bool = False
@@ -44,14 +48,28 @@ class Guidance(Checked):
         super().__post_init__()
         check_interval(self.interval, "interval")
 
+    @property
+    def one_scale(self) -> float:
+        """The scale, where it is one for all samples."""
+        assert isinstance(self.scale, float)
+        return self.scale
+
     def active(self, sigma: float) -> bool:
         """Whether noise level σ needs the unconditional branch at all: without, half the cost."""
         inside = self.interval is None or self.interval[0] <= sigma <= self.interval[1]
-        return inside and self.scale != 1
+        scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
+        return inside and any(scale != 1 for scale in scales)
 
     def __call__(self, cond: Tensor, uncond: Tensor, channels: int) -> Tensor:
-        """``guided`` with this scale and rescale."""
-        return guided(cond, uncond, self.scale, channels=channels, rescale=self.rescale)
+        """``guided`` with this scale and rescale; several rows of a sample follow each other."""
+        scale: float | Tensor
+        if isinstance(self.scale, tuple):
+            each = len(cond) // len(self.scale)
+            rows = torch.tensor(self.scale, dtype=torch.float32).repeat_interleave(each)
+            scale = rows.view(-1, *[1] * (cond.ndim - 1)).to(cond.device)
+        else:
+            scale = self.scale
+        return guided(cond, uncond, scale, channels=channels, rescale=self.rescale)
 
 
 def guided(

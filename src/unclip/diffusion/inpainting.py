@@ -32,7 +32,7 @@ class Known:
 
     Attributes:
         x0: (N or 1, ...) the data; what it holds where it is unknown is not read.
-        unknown: (1, ...) boolean, broadcast over ``x0``: True where there is something to paint.
+        unknown: (N or 1, ...) boolean, as ``x0``: True where there is something to paint.
     """
 
     x0: Tensor

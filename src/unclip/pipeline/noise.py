@@ -37,6 +37,11 @@ def noise_for(
         streams = [torch.Generator().manual_seed(seed % 2**64) for seed in seeds[rows]]
     else:
         streams = list(generator[rows])
+    return of_images(streams)
+
+
+def of_images(streams: Sequence[torch.Generator]) -> Noise:
+    """Noise of which each image draws from a stream of its own."""
 
     def noise(x: Tensor) -> Tensor:
         # The prior draws several candidates per image: rows of one image follow each other.

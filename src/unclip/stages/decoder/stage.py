@@ -242,7 +242,7 @@ class DecoderStage:
         plan, guidance = self.process.plan(sampling), sampling.guidance
         student: Student | None = None
         if guidance.distilled and plan.active:
-            student = self.check_distilled(guidance.scale)
+            student = self.check_distilled(guidance.one_scale)
         taught = student.takes(plan) if student else _never
 
         def branches(t: float) -> bool:
@@ -263,7 +263,9 @@ class DecoderStage:
         network = answers(self.network.decoder, own, given, len(z_i))
         if student is not None:
             others = [t for t in plan.timesteps if taught(t)]
-            network = handing_over(network, student.answers(others, guidance.scale, given), taught)
+            network = handing_over(
+                network, student.answers(others, guidance.one_scale, given), taught
+            )
         network = beside_known(network, self._beside(known, z_i.device))
         output = guide(network, guidance, branches, self.space.channels)
         return self.process.denoiser(output, sampling.threshold)
