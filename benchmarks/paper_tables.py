@@ -43,7 +43,8 @@ each model; without it the bundled model is measured alone:
 | `ar-prior` | the same with `unclip train ar-prior` and `recipes/bundled-ar-prior.toml` |
 
 All decoders share the upsampler of `bundled`. GLIDE here is the same U-Net, trained as long on
-captions alone.
+captions alone. What a table does not name is sampled as the folder of `bundled` says, in all
+models alike.
 """
 _PERCENT = ("object", "colour", "background", "relation", "binding", "exact", "right", "all",
             "kept", "changed", "success", "real ones", "other backgrounds", "first", "second",

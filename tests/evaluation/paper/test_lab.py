@@ -11,8 +11,9 @@ from tests.evaluation.paper.conftest import make_lab
 from tests.tiny import with_autoregressive_prior
 from unclip.evaluation.judge.network import Judge
 from unclip.evaluation.paper.lab import Ask, Lab
-from unclip.evaluation.paper.models import GLIDE, TEXT_EMBEDDING, Models
+from unclip.evaluation.paper.models import BUNDLED, GLIDE, TEXT_EMBEDDING, Models
 from unclip.files import read_safetensors
+from unclip.pipeline.settings import Settings
 from unclip.storage.folder import ModelFolder
 
 
@@ -40,6 +41,8 @@ def test_every_condition_makes_other_images_of_the_same_noise(lab: Lab) -> None:
         assert one.shape == (3, 3, 16, 16)
         assert not any(torch.equal(one, other) for other in made[:k])
     assert torch.equal(images(lab, ask(lab)), made[0])
+    glide, bundled = (lab.models.of(name) for name in (GLIDE, BUNDLED))
+    assert glide.sampling("decoder", Settings()) == bundled.sampling("decoder", Settings())
 
 
 def test_without_z_i_the_decoder_sees_the_caption_alone(lab: Lab) -> None:
@@ -93,9 +96,12 @@ def test_an_autoregressive_prior_comes_from_its_own_folder(
     for name in ("bundled", "ar-prior"):
         shutil.copytree(models_folder / "bundled", tmp_path / name)
     with_autoregressive_prior(tmp_path / "ar-prior", seed=1)
+    says = {"autoregressive_prior_guidance_scale": 2.5, "decoder_guidance_scale": 7.0}
+    ModelFolder(tmp_path / "ar-prior").update_index({"_defaults": says})
     found = Models(tmp_path, "cpu", "fp32")
     assert found.fingerprints["ar-prior"]
     assert list(found.bundled.priors) == list(models.bundled.priors)
+    assert found.bundled.defaults["autoregressive_prior_guidance_scale"] == 2.5
     ours, theirs = (
         next(one.bundled.priors["autoregressive"].network.parameters()) for one in (found, models)
     )

@@ -7,9 +7,10 @@
 | `text-embedding` | a decoder of z_t (`recipes/bundled-text-embedding.toml`) | its rows are left
 out | | `ar-prior` | an autoregressive prior for `bundled`'s CLIP | that of `bundled` |
 
-All decoders share the upsampler of `bundled`.
+All decoders share the upsampler of `bundled`, and are sampled as its folder says.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ import torch
 
 from unclip.checks import printable
 from unclip.evaluation.judge.network import Judge
+from unclip.pipeline.loading import read_defaults
 from unclip.pipeline.pipeline import Pipeline
 from unclip.stages.autoregressive_prior import COMPONENT as AR_PRIOR
 from unclip.stages.autoregressive_prior import AutoregressivePriorStage
@@ -58,6 +60,7 @@ class Models:
             if told != condition:
                 raise ValueError(f"{place}: its decoder's condition is {told}, not {condition}")
             self._pipes[name, False] = pipe
+            pipe.defaults = dict(self.bundled.defaults)
             self.fingerprints[name] = pipe.fingerprint
             if pipe.decoder.size != self.bundled.decoder.size:
                 raise ValueError(
@@ -98,13 +101,13 @@ class Models:
         prior = AutoregressivePriorStage.load(model, pipe.clip, _dtype_of(pipe))
         prior.network.requires_grad_(False).eval().to(pipe.device)
         pipe.priors[prior.KIND] = prior
+        own = read_defaults(model).items()
+        pipe.defaults |= {key: value for key, value in own if key.startswith(prior.KIND)}
         self.fingerprints["ar-prior"] = model.fingerprint(AR_PRIOR)
 
 
 def _captions_only(pipe: Pipeline) -> Pipeline:
     """The same model, whose decoder is given what it has learned for a z_i that is left out."""
-    from dataclasses import replace
-
     stage = pipe.decoder
     settings = replace(stage.settings, condition="caption")
     decoder = DecoderStage(stage.network, stage.clip, stage.process.config, settings)
