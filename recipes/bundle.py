@@ -63,9 +63,9 @@ Intervals are 95 % (Wilson).
 ## Limits
 
 Read the tables: what they say of shapes, relations and binding is what you will see. Single
-objects are nearly always right, two of them mostly; which of two has which colour is right about
-as often as not, and where each stands less often. The last two rows say how far CLIP's text tower
-knows what words are tied to, beyond the words; prior and decoder read their captions through it.
+objects, colours and backgrounds are nearly always right, two objects in their own colours mostly;
+where each of them stands is wrong more often. The last two rows say how far CLIP's text tower knows
+what words are tied to, beyond the words; prior and decoder read their captions through it.
 Small objects, more than two of them, textures, styles and emoji are outside its world altogether.
 """
 
