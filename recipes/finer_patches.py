@@ -2,8 +2,9 @@
 
 python recipes/finer_patches.py src/unclip/assets/model models/finer
 
-A patch's kernel becomes that of a quarter of it (areas averaged, the sum kept), so that flat patches
-give what they gave; positions between the old ones are interpolated. Nothing else is copied but CLIP.
+A patch's kernel becomes that of a quarter of it (areas averaged, the sum kept), so that flat
+patches give what they gave; positions between the old ones are interpolated. Nothing but CLIP is
+copied.
 """
 
 import argparse
