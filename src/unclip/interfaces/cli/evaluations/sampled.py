@@ -300,8 +300,9 @@ class Session:
 
         drawn = format_of(self.options.named).ground_truth
         size = int(next(self.sets.images(range(1)))[0].shape[-1])
+        against = self.sets.said if self.options.captioned else "the images themselves"
         return Conditions(
-            self.sets.count, self.sets.said, len(self.sets.reference),
+            self.sets.count, against, len(self.sets.reference),
             f"{self.measured.split} of {self.measured.name}",
             filter_of(self.measured.source.check()), crop_of(size, drawn),
             self.settings.size or self.pipe.sizes[-1],
