@@ -68,6 +68,9 @@ def arguments() -> argparse.Namespace:
         "--size", type=int, help="pixels of a side; the model's largest if left out"
     )
     parser.add_argument("--steps", default="default", help="preset of samplers and steps")
+    parser.add_argument(
+        "--decoder-steps", type=int, help="of the decoder; the preset's if left out"
+    )
     parser.add_argument("--batch", type=int, help="images at a time; 500 on a GPU, else 16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=max(1, min(16, (os.cpu_count() or 1) - 1)),
@@ -101,7 +104,8 @@ def lab_of(options: argparse.Namespace) -> "Lab":  # type: ignore[name-defined] 
     return Lab(
         models, judge, extractors, WORLD, options.n,
         options.batch or (500 if device.type == "cuda" else 16), options.seed, options.size,
-        options.steps, options.processes, threads=4 if (os.cpu_count() or 1) >= 8 else 1,
+        options.steps, options.decoder_steps, options.processes,
+        threads=4 if (os.cpu_count() or 1) >= 8 else 1,
         facts={"precision": str(models.bundled.dtype).removeprefix("torch."),
                "torch": torch.__version__, "machine": machine(device), "commit": commit(),
                "date": datetime.now(UTC).isoformat(timespec="seconds")},

@@ -105,6 +105,7 @@ class Lab:
         seed: of everything that is drawn.
         size: pixels of a side; the largest of the model if left out.
         steps: preset of samplers and steps.
+        decoder_steps: steps of the decoder, where they are not the preset's.
         processes, threads: that draw scenes, and compute metrics.
         facts: noted in every file.
     """
@@ -120,6 +121,7 @@ class Lab:
         seed: int = 0,
         size: int | None = None,
         steps: str = "default",
+        decoder_steps: int | None = None,
         processes: int = 1,
         threads: int = 1,
         facts: Mapping[str, Any] | None = None,
@@ -130,7 +132,7 @@ class Lab:
         self.config = held_out(world).config
         self.n, self.batch, self.seed = n, batch, seed
         self.size = size or models.bundled.sizes[-1]
-        self.steps = steps
+        self.steps, self.decoder_steps = steps, decoder_steps
         self._facts = dict(facts or {})
         self._painters = Painters(processes)
         self._threads = ThreadPoolExecutor(threads)
@@ -157,6 +159,7 @@ class Lab:
             "seed": self.seed,
             "size": self.size,
             "steps": self.steps,
+            "decoder_steps": self.decoder_steps,
             "batch": self.batch,
             "world": to_mapping(self.config),
             "reference": f"held-out scenes {self.n} to {2 * self.n}",
@@ -166,7 +169,8 @@ class Lab:
         }
 
     def settings(self, **values: Any) -> Settings:
-        """Settings of this lab's size and preset."""
+        """Settings of this lab's size, preset and steps."""
+        values = {"decoder_num_inference_steps": self.decoder_steps, **values}
         return Settings(size=self.size, steps=self.steps, **values)
 
     # ---- scenes ------------------------------------------------------------------------------
