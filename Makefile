@@ -14,7 +14,7 @@ TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
 .PHONY: demo pictures knobs test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
-  bench bench-data bench-embeddings bench-processes bench-approximations plots paper $(COMPARED) gpu clean
+  bench bench-serve fuzz-api bench-data bench-embeddings bench-processes bench-approximations plots paper $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -82,6 +82,14 @@ docs: $(DOCS)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py
+
+# What `unclip serve` costs and withstands, asked from this machine alone; about half an hour.
+bench-serve: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serving.py
+
+# Requests that schemathesis makes of the server's schema, some thousand.
+fuzz-api: $(DEV)
+	API_CASES=$(shell expr $(N) / 15) $(BIN)/pytest -q tests/interfaces/server/test_schema.py
 
 # How fast captioned images are read, against webdataset's reader (pip install webdataset).
 bench-data: $(DEV)

@@ -83,6 +83,29 @@ def open_image(
     return pixels
 
 
+def open_transparency(
+    source: str | PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> Image.Image:
+    """Where a picture is transparent: mode L, upright, 255 there (alpha below 128 of 255), else 0.
+
+    Raises:
+        ValueError: as `open_image`; nothing is transparent, or the picture has no transparency.
+    """
+    name = _name_of(source) if name is None else printable(name)
+    with _opened(source, name, max_pixels) as image:
+        with _named_errors(name):
+            image.load()
+        turn = _turn(image)
+        there = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+        if not there:
+            raise ValueError(f"{name} has no transparency; what is transparent in it is repainted")
+        alpha = image.convert("LA" if image.mode == "La" else "RGBA").getchannel("A")
+    mask = alpha.point([255] * 128 + [0] * 128)
+    if mask.getextrema() == (0, 0):
+        raise ValueError(f"{name} is transparent nowhere; what is transparent in it is repainted")
+    return mask if turn is None else mask.transpose(turn)
+
+
 def upright(image: Image.Image) -> Image.Image:
     """A Pillow image turned as its EXIF orientation asks, which it then no longer carries.
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "invert": ("find the latents of an image", "invert"),
     "embed": ("embed images and texts with CLIP", "embed"),
     "decode": ("make images for embeddings", "decode"),
+    "serve": ("serve images over HTTP, as OpenAI's client asks for them", "serve"),
     "train": ("train a stage into a model folder", "train"),
     "borrow": ("take stages over from another model, without training", "borrow"),
     "tune": ("find how a model is sampled best, and note it in its folder", "tune"),

@@ -1,0 +1,96 @@
+"""`unclip serve`: the images API, until a signal."""
+
+import ipaddress
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from unclip.interfaces.cli.numbers import BatchSize, whole
+from unclip.interfaces.cli.options import ModelOptions, parse
+
+_NEEDED = "unclip serve needs packages that are not there ({}): pip install 'unclip[serve]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(ModelOptions):
+    """Serve a model over HTTP: OpenAI's images API, and this model's own.
+
+    SIGTERM and Ctrl-C finish what runs, and refuse the rest.
+    """
+
+    host: str = "127.0.0.1"
+    """Address to listen at; any but this machine's own needs --api-key-file."""
+    port: Annotated[int, whole(0, 65535)] = 8000
+    """Port to listen at; 0 is a free one."""
+    api_key_file: Path | None = None
+    """File of keys, one a line, perhaps with a name before it; without it everyone is served."""
+    queue: Annotated[int, whole(1, 10_000)] = 64
+    """Requests that may wait."""
+    batch_size: BatchSize | None = None
+    """Images computed at once, of whichever requests; if left out, 16 on a GPU and 1 on a CPU,
+    where an image is then its seed's bit for bit."""
+    timeout: Annotated[int, whole(1, 86_400)] = 600
+    """Seconds until a request must be done."""
+    max_megabytes: Annotated[int, whole(1, 1024)] = 32
+    """Size of a request's body at most."""
+    max_megapixels: Annotated[int, whole(1, 178)] = 16
+    """Size of an image that is opened at most."""
+    name: str = ""
+    """Name of the model for clients; that of its folder if left out."""
+    log_prompts: bool = False
+    """Captions in the log."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip serve` say, and give the exit code."""
+    options = parse(Serve, "serve", arguments)
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ValueError(_NEEDED.format(error.name)) from None
+    import asyncio
+
+    from unclip.interfaces.server.bodies import Limits
+    from unclip.interfaces.server.desk import Desk
+    from unclip.interfaces.server.keys import Keys, read_keys
+    from unclip.interfaces.server.serving import Server, listening, log_to
+
+    keys = read_keys(options.api_key_file) if options.api_key_file else Keys()
+    own = _is_own(options.host)
+    if not (own or keys):
+        raise ValueError(
+            f"{options.host} is open to other machines: give --api-key-file, or --host 127.0.0.1"
+        )
+    sock = listening(options.host, options.port)
+    limits = Limits(
+        body=options.max_megabytes * 2**20, pixels=options.max_megapixels * 2**20,
+        seconds=options.timeout,
+    )  # fmt: skip
+    desk = Desk(
+        options.open(), options.name or _name(options.model), options.model, options.queue,
+        options.batch_size, limits, keys, options.log_prompts,
+        frozenset({"127.0.0.1", "localhost", "[::1]", options.host} if own else ()),
+    )  # fmt: skip
+    log_to()
+    server = Server(desk, sock)
+    print(f"{desk.name} is served at {server.address} (what can be asked: {server.address}/docs)")
+    sys.stdout.flush()
+    asyncio.run(server.serve())
+    return 0
+
+
+def _is_own(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _name(model: str | None) -> str:
+    return "unclip" if model is None else model.rstrip("/").rpartition("/")[2] or "unclip"

@@ -1,0 +1,99 @@
+"""The server's life: a port, requests until a signal, then what runs is finished."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from unclip.interfaces.server.app import application, guarded
+from unclip.interfaces.server.desk import Desk
+from unclip.interfaces.server.guard import LOG, JSONLines
+
+_LAST = 10  # seconds in which the last answers must have left
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        ValueError: the address is taken, or is not this machine's.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(128)
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(
+            f"cannot serve at {host}, port {port}: {reason}; give another one"
+        ) from None
+    return sock
+
+
+class Server(uvicorn.Server):
+    """Serves a desk from a socket; a signal has it finish what runs, and end."""
+
+    def __init__(self, desk: Desk, sock: socket.socket) -> None:
+        self.desk, self.sock = desk, sock
+        self._signalled = 0
+        config = uvicorn.Config(
+            guarded(application(desk), desk), log_config=None, access_log=False, lifespan="off",
+            http="h11", ws="none", timeout_graceful_shutdown=_LAST, server_header=False,
+            date_header=True, h11_max_incomplete_event_size=32 * 1024,
+        )  # fmt: skip
+        super().__init__(config)
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        host, port = self.sock.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Until `stop`, or a signal to the main thread."""
+        self._loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._loop.add_signal_handler(number, self._signal)
+        await super().serve(sockets or [self.sock])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are handled by `serve`: uvicorn's own would not let what runs finish first."""
+        yield
+
+    def stop(self) -> None:
+        """From any thread: as SIGTERM."""
+        self._loop.call_soon_threadsafe(self._signal)
+
+    def _signal(self) -> None:
+        self._signalled += 1
+        if self._signalled > 1:  # the second time means now
+            self.should_exit = self.force_exit = True
+            return
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        LOG.info('{"event": "shutting down"}')
+        await self.desk.scheduler.close()
+        await asyncio.sleep(0.2)  # the last answers, and refusals, are written
+        self.should_exit = True
+
+
+def log_to(stream: Any = None) -> None:
+    """Have everything that is logged written as lines of JSON."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JSONLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    LOG.setLevel(logging.INFO)
