@@ -80,7 +80,10 @@ def _losses(name: str, flags: str, folder: Path) -> str:
 
 
 def _made(command: str, folder: Path) -> str:
-    _unclip(command, folder)
+    """The mark in images is no part of what is computed; older checkouts have none."""
+    flag = "--no-watermark"
+    marks = flag in _unclip(f"{command.split()[0]} --help", folder)
+    _unclip(f"{command} {flag * marks}", folder)
     made = folder / command.rpartition(" ")[2]
     if made.suffix != ".png":
         return "written"
@@ -89,12 +92,13 @@ def _made(command: str, folder: Path) -> str:
     return f"{pixels.shape[1]}×{pixels.shape[0]} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
 
 
-def _unclip(command: str, folder: Path) -> None:
+def _unclip(command: str, folder: Path) -> str:
     words = [sys.executable, "-m", "unclip", *shlex.split(command)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{shlex.join(words)}\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 if __name__ == "__main__":

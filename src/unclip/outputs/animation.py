@@ -8,14 +8,22 @@ from typing import Any
 from PIL import Image
 
 from unclip.outputs.images import text_chunks, write_whole
+from unclip.outputs.provenance import UNMARKED, Provenance
 
 DURATION = 120  # milliseconds a frame
 
 
 def save_animation(
-    frames: Sequence[Image.Image], path: Path, info: Mapping[str, Any], duration: int = DURATION
+    frames: Sequence[Image.Image],
+    path: Path,
+    info: Mapping[str, Any],
+    duration: int = DURATION,
+    provenance: Provenance = UNMARKED,
 ) -> None:
     """Write frames that repeat for ever, as .gif (256 colours a frame) or .apng with `info`.
+
+    Args:
+        provenance: how frames are marked; notes and manifests go into no animation's frames.
 
     Raises:
         ValueError: no frames, another ending, a place that cannot be written.
@@ -23,6 +31,8 @@ def save_animation(
     suffix = path.suffix.lower()
     if suffix not in (".gif", ".apng") or not frames:
         raise ValueError(f"{path} does not end in .gif or .apng, or there are no frames for it")
+    marked = [provenance.marked(frame) for frame in frames]
+    frames, info = [frame for frame, _ in marked], {**info, **marked[0][1]}
     encoded = BytesIO()
     more: dict[str, Any] = {"pnginfo": text_chunks(info)} if suffix == ".apng" else {}
     frames[0].save(

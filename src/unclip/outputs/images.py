@@ -34,13 +34,23 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], info: Mapping[str
     full disk, info that JSON cannot hold or of more than 1 MiB.
     """
     path = as_path(path, "path")
+    check_png(path)
+    write_whole(path, encoded(image, info))
+
+
+def check_png(path: Path) -> None:
+    """`ValueError` for a name that does not end in .png."""
     if path.suffix.lower() != ".png":
         raise ValueError(
             f"{printable(str(path))} does not end in .png; images are written as PNG only"
         )
-    encoded = BytesIO()
-    image.save(encoded, "PNG", pnginfo=text_chunks(info))
-    write_whole(path, encoded.getvalue())
+
+
+def encoded(image: Image.Image, info: Mapping[str, Any]) -> bytes:
+    """A PNG that carries `info`."""
+    data = BytesIO()
+    image.save(data, "PNG", pnginfo=text_chunks(info))
+    return data.getvalue()
 
 
 def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ COMMANDS = {
     "tune": ("find how a model is sampled best, and note it in its folder", "tune"),
     "evaluate": ("measure a model", "evaluate"),
     "info": ("describe a model folder, or say how an image was made", "info"),
+    "verify": ("say whether images were generated, by what they carry", "verify"),
     "data": ("look at captioned images: a folder, shards, the built-in world", "data"),
     "completion": ("a script for bash or zsh that completes commands and flags", "completion"),
     "doctor": ("what this machine has, and what would be used", "doctor"),

@@ -6,7 +6,7 @@ pictures; anything else is a folder.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from unclip.checks import many
+from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import Steps
 from unclip.interfaces.cli.options import BatchOptions
 from unclip.interfaces.cli.outputs import (
@@ -33,13 +34,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from unclip.outputs.latents import Latents
+    from unclip.outputs.provenance import Provenance
     from unclip.pipeline.pipeline import Pipeline
 
 ANIMATIONS = (".gif", ".apng")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(BatchOptions):
+class ImageOptions(BatchOptions, MarkingOptions):
     """Flags for how images are made from images, and where they are written."""
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
@@ -47,8 +49,12 @@ class ImageOptions(BatchOptions):
     sheet: Path | None = None
     """Write a labelled contact sheet too, a .png file."""
 
-    def check(self, animated: bool = False) -> None:
-        """Refuse outputs that cannot be written, before the work."""
+    def check(self, animated: bool = False) -> "Provenance":
+        """Refuse outputs that cannot be written, before the work.
+
+        Returns:
+            How images are written.
+        """
         endings = (".png", *ANIMATIONS) if animated else (".png",)
         if is_file(self.output):
             check_file(self.output, *endings)
@@ -56,6 +62,7 @@ class ImageOptions(BatchOptions):
             check_folder(self.output)
         if self.sheet is not None:
             check_file(self.sheet, ".png")
+        return self.provenance()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +92,11 @@ def open_images(paths: Sequence[Path]) -> list["Image.Image"]:
     from unclip.data.transforms import open_image
 
     return [open_image(path) for path in paths]
+
+
+def pictures(paths: Sequence[Path]) -> list[Path]:
+    """Those of the files that are no latents."""
+    return [path for path in paths if path.suffix.lower() != ".safetensors"]
 
 
 def read(paths: Sequence[Path]) -> "list[Image.Image] | Latents":
@@ -141,7 +153,10 @@ def write(
     command: Sequence[str],
     pipe: "Pipeline",
     started: float,
+    provenance: "Provenance",
     origins: Sequence[Any] = (),
+    made_from: Sequence[Path] = (),
+    kept: "Image.Image | None" = None,
 ) -> None:
     """Write rows of images to `--output` and `--sheet`, and say so.
 
@@ -150,22 +165,27 @@ def write(
         command: the words of the command line, which every image's notes keep.
         started: `time.perf_counter()` when the work began.
         origins: the picture that each row was made from; a sheet begins its rows with them.
+        made_from: the files of the pictures, for manifests.
+        kept: a picture whose pixels, where an image has them too, no mark changes.
     """
     from unclip.device.precision import name_of
     from unclip.outputs.animation import save_animation
-    from unclip.outputs.images import contact_sheet, save_png
+    from unclip.outputs.images import contact_sheet
 
     used = options.settings().changed() | {"precision": name_of(pipe.dtype)}
     notes = {**written_by(options.model, pipe, command), "seed": options.seed, "settings": used}
     images = [image for row in rows for image in row]
     output, suffix = options.output, options.output.suffix.lower()
+    save = partial(provenance.save_png, info=notes, made_from=made_from)
     sheets = [options.sheet] if options.sheet else []
     if not is_file(output):
-        where = _write_numbered(images, output, command[0], notes)
+        where = _write_numbered(images, output, command[0], partial(save, kept=kept))
     elif suffix in ANIMATIONS:
-        where = write_file(output, lambda path: save_animation(images, path, notes))
+        where = write_file(
+            output, partial(save_animation, images, info=notes, provenance=provenance)
+        )
     elif len(images) == 1:
-        where = write_file(output, lambda path: save_png(images[0], path, notes))
+        where = write_file(output, partial(save, images[0], kept=kept))
     else:
         where, sheets = f"a sheet of {len(rows)} × {len(rows[0])}", [output, *sheets]
     names, columns = list(row_labels) if len(row_labels) == len(rows) else [], list(column_labels)
@@ -174,8 +194,8 @@ def write(
         columns = ["the image", *columns]
     cell = max(96, *images[0].size)
     for sheet in sheets:
-        draw = partial(contact_sheet, rows, names, columns, cell=cell, info=notes)
-        where += f", {write_file(sheet, draw)}"
+        drawn = contact_sheet(rows, names, columns, cell=cell)
+        where += f", {write_file(sheet, partial(save, drawn))}"
     size = "×".join(map(str, images[0].size))
     print(
         f"{many(len(images), 'images')} of {size} pixels in "
@@ -185,15 +205,13 @@ def write(
 
 
 def _write_numbered(
-    images: Sequence[Any], folder: Path, command: str, notes: dict[str, Any]
+    images: Sequence[Any], folder: Path, command: str, save: Callable[..., None]
 ) -> str:
     """One file an image, counted on from those that are there; what to tell the user."""
-    from unclip.outputs.images import save_png
-
     files: list[Path] = []
     number = 0
     for image in images:
         names = (folder / f"{command}-{i:03}.png" for i in count(number))
-        files.append(write_beside(names, partial(save_png, image, info=notes)))
+        files.append(write_beside(names, partial(save, image)))
         number = int(files[-1].stem.rpartition("-")[2]) + 1
     return str(files[0]) + (f" … {files[-1].name}" if len(files) > 1 else "")

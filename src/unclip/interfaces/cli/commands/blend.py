@@ -8,7 +8,13 @@ from typing import Literal
 
 import tyro
 
-from unclip.interfaces.cli.manipulations import InversionOptions, call_arguments, read, write
+from unclip.interfaces.cli.manipulations import (
+    InversionOptions,
+    call_arguments,
+    pictures,
+    read,
+    write,
+)
 from unclip.interfaces.cli.options import parse
 
 
@@ -36,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.pipeline.inputs import check_count
     from unclip.pipeline.latent_space import check_frames, check_weights
 
-    options.check(animated=True)
+    provenance = options.check(animated=True)
     count = 1 if options.weights is not None else check_count(options.frames, 1)
     images = read(options.images)
     if len(images) < 2:
@@ -54,5 +60,15 @@ def run(arguments: Sequence[str]) -> int:
     legs = max(count - 1, 1)
     labels = [f"θ = {(len(images) - 1) * i / legs:.2f}" for i in range(count)]
     labels = labels if options.weights is None else ["weighted mean"]
-    write([made.images], [], labels, options, ["blend", *arguments], pipe, started)
+    write(
+        [made.images],
+        [],
+        labels,
+        options,
+        ["blend", *arguments],
+        pipe,
+        started,
+        provenance,
+        made_from=pictures(options.images),
+    )
     return 0

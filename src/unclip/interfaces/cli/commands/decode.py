@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.outputs.latents import read_embeddings
     from unclip.pipeline.inputs import check_count
 
-    options.check()
+    provenance = options.check()
     check_count(options.n, 1)
     pipe = options.open()
     z_i = read_embeddings(options.embeddings, pipe.clip.width, pipe.clip.print)
@@ -39,5 +39,5 @@ def run(arguments: Sequence[str]) -> int:
     rows = [made.images[i : i + options.n] for i in range(0, len(made.images), options.n)]
     labels = [f"seed {seed}" for seed in made.seeds[: options.n]]
     numbers = [f"row {i}" for i in range(len(rows))]
-    write(rows, numbers, labels, options, ["decode", *arguments], pipe, started)
+    write(rows, numbers, labels, options, ["decode", *arguments], pipe, started, provenance)
     return 0

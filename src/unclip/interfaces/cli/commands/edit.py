@@ -8,7 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.cli.manipulations import InversionOptions, call_arguments, read, write
+from unclip.interfaces.cli.manipulations import (
+    InversionOptions,
+    call_arguments,
+    pictures,
+    read,
+    write,
+)
 from unclip.interfaces.cli.options import parse
 
 
@@ -40,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.pipeline.inputs import check_count, check_prompts
     from unclip.pipeline.latent_space import check_thetas
 
-    options.check(animated=True)
+    provenance = options.check(animated=True)
     count = check_count(options.frames, max(1, len(options.images)))
     check_prompts(options.to)
     check_thetas(options.theta)
@@ -64,5 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         ["edit", *arguments],
         pipe,
         started,
+        provenance,
+        made_from=pictures(options.images),
     )
     return 0

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from unclip.checks import many
+from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.options import PromptOptions, captions_of, parse
 from unclip.interfaces.cli.outputs import check_output, is_file, write_file, write_image, written_by
 from unclip.interfaces.cli.streams import progress_bar
 from unclip.storage.assets import bundled
 from unclip.words import read_vocabulary
 
+if TYPE_CHECKING:
+    from unclip.outputs.provenance import Provenance
+
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(PromptOptions):
+class Generate(PromptOptions, MarkingOptions):
     """Make images for captions."""
 
     prompts: tyro.conf.Positional[tuple[str, ...]]
@@ -40,6 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     prompts = captions_of(options.prompts)
     count = check_count(options.n, len(prompts))
     check_output(options.output)
+    provenance = options.provenance()
     settings, pipe = options.settings(), options.open()
     opened = time.perf_counter()
     total = pipe.evaluations(settings) * len(prompts) * count  # refuses what cannot be done
@@ -58,9 +63,10 @@ def run(arguments: Sequence[str]) -> int:
     given = {name: getattr(options, name) for name in ("batch_size", "variant")}
     given |= {"revision": pipe.revision or options.revision}
     given |= {name: getattr(options, name) or None for name in ("offload", "compile")}
+    given |= {"watermark": None if options.watermark else False}
     used |= {name: value for name, value in given.items() if value is not None}
     notes = {"settings": used, **written_by(options.model, pipe)}
-    where = write(made.images, prompts, made.seeds, notes, options.output)
+    where = write(made.images, prompts, made.seeds, notes, options.output, provenance)
     count, size = len(made.images), "×".join(map(str, made.images[0].size))
     print(
         f"{many(count, 'images')} of {size} pixels in {done - opened:.1f} s "
@@ -82,6 +88,7 @@ def write(
     seeds: Sequence[int | None],
     notes: dict[str, Any],
     output: Path,
+    provenance: "Provenance",
 ) -> str:
     """Write images into a folder, one file, or one sheet; returns what to tell the user.
 
@@ -89,8 +96,9 @@ def write(
         images: those of the first prompt, then those of the second, …
         seeds: of each image.
         notes: what all have in common.
+        provenance: how they say that they were generated.
     """
-    from unclip.outputs.images import contact_sheet, save_png
+    from unclip.outputs.images import contact_sheet
 
     count = len(images) // len(prompts)
     if is_file(output) and len(images) > 1:
@@ -99,16 +107,15 @@ def write(
             "prompt": list(prompts), "n": count, "seed": seeds[0], "output": output.name, **notes
         }  # fmt: skip
         labels = [f"seed {seed}" for seed in seeds[:count]]
-        where = write_file(
-            output,
-            lambda path: contact_sheet(rows, list(prompts), labels, path, info=all_notes),
-        )
+        sheet = contact_sheet(rows, list(prompts), labels)
+        where = write_file(output, partial(provenance.save_png, sheet, info=all_notes))
         return f"{where}, a sheet of {len(prompts)} × {count}"
     names = [_slug(prompt) for prompt in prompts]
     repeated = len(set(names)) < len(names)
     files = []
     for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
-        save = partial(save_png, image, info={"prompt": prompts[i // count], "seed": seed, **notes})
+        info = {"prompt": prompts[i // count], "seed": seed, **notes}
+        save = partial(provenance.save_png, image, info=info)
         name = f"{names[i // count]}-{seed}{f'-{i // count}' * repeated}.png"
         files.append(write_image(output, name, save))
     return files[0] if len(files) == 1 else f"{files[0]} … {Path(files[-1]).name}"

@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     started = time.perf_counter()
     from unclip.pipeline.inputs import check_count
 
-    options.check()
+    provenance = options.check()
     count = check_count(options.n, 1)
     if not 2 <= len(options.words) <= 3:
         raise ValueError(
@@ -74,7 +74,18 @@ def run(arguments: Sequence[str]) -> int:
             callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
         )
     labels = [f"seed {seed}" for seed in made.seeds]
-    write([made.images], [prompt], labels, options, ["inpaint", *arguments], pipe, started)
+    write(
+        [made.images],
+        [prompt],
+        labels,
+        options,
+        ["inpaint", *arguments],
+        pipe,
+        started,
+        provenance,
+        made_from=[Path(files[0])],
+        kept=image,
+    )
     return 0
 
 

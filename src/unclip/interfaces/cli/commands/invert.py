@@ -10,13 +10,14 @@ from typing import Annotated
 import tyro
 
 from unclip.interfaces.cli.manipulations import inverted, open_images
+from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import BatchSize, Steps
 from unclip.interfaces.cli.options import ModelOptions, parse
 from unclip.interfaces.cli.outputs import check_file, write_file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Invert(ModelOptions):
+class Invert(ModelOptions, MarkingOptions):
     """Find the latents (z_i, x_T) that deterministic decoding turns into an image."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
@@ -42,6 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     check_file(options.output, ".safetensors")
     if options.sheet is not None:
         check_file(options.sheet, ".png")
+    provenance = options.provenance()
     images = open_images(options.images)
     pipe = options.open()
     latents = inverted(pipe, images, options.steps, options.batch_size)
@@ -57,7 +59,9 @@ def run(arguments: Sequence[str]) -> int:
         rows = [list(pair) for pair in zip(convert(pipe.squares(images), "pil"), made, strict=True)]
         labels = [f"{p.name}, {db:.1f} dB" for p, db in zip(options.images, found, strict=True)]
         columns = ["image", "reconstruction"]
-        where += f", {write_file(options.sheet, partial(contact_sheet, rows, labels, columns))}"
+        drawn = contact_sheet(rows, labels, columns)
+        save = partial(provenance.save_png, drawn, info={"command": ["invert", *arguments]})
+        where += f", {write_file(options.sheet, save)}"
     size, took = pipe.decoder.size, time.perf_counter() - started
     print(f"latents of {len(images)} × {size}×{size} pixels in {took:.1f} s: {where}")
     return 0

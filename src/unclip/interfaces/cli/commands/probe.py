@@ -8,7 +8,13 @@ from pathlib import Path
 import tyro
 
 from unclip.checks import many
-from unclip.interfaces.cli.manipulations import InversionOptions, call_arguments, read, write
+from unclip.interfaces.cli.manipulations import (
+    InversionOptions,
+    call_arguments,
+    pictures,
+    read,
+    write,
+)
 from unclip.interfaces.cli.numbers import Count, Width
 from unclip.interfaces.cli.options import parse
 
@@ -39,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     from unclip.networks.pca import Components, Moments
     from unclip.pipeline.manipulations import probed
 
-    options.check()
+    provenance = options.check()
     images = read([options.image])
     if len(images) > 1:
         raise ValueError(
@@ -58,5 +64,15 @@ def run(arguments: Sequence[str]) -> int:
     with call_arguments(options, pipe, images, len(counts)) as arguments_:
         made = pipe.probe(one, z_all, counts, **arguments_)
     labels = [f"{count}: {100 * basis.explained(count):.1f} %" for count in counts]
-    write([made.images], [], labels, options, ["probe", *arguments], pipe, started)
+    write(
+        [made.images],
+        [],
+        labels,
+        options,
+        ["probe", *arguments],
+        pipe,
+        started,
+        provenance,
+        made_from=pictures([options.image]),
+    )
     return 0

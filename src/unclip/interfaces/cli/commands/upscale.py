@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import Pixels
 from unclip.interfaces.cli.options import SamplingOptions, parse
 from unclip.interfaces.cli.outputs import check_output, write_image, written_by
@@ -17,7 +18,7 @@ from unclip.pipeline.settings import UPSAMPLING
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upscale(SamplingOptions):
+class Upscale(SamplingOptions, MarkingOptions):
     """Enlarge an image of any size and aspect.
 
     It is taken as the small image of the upsampler whose small images are nearest in size."""
@@ -36,10 +37,10 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Upscale, "upscale", arguments)
     from unclip.data.transforms import open_image
     from unclip.device.precision import name_of
-    from unclip.outputs.images import save_png
 
     image = open_image(options.image)
     check_output(options.output)
+    provenance = options.provenance()
     pipe = options.open()
     settings = options.settings()
     started = time.perf_counter()
@@ -55,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         "seed": options.seed,
         "settings": settings.changed() | {"precision": name_of(pipe.dtype)},
     }
-    save = partial(save_png, made, info=notes)
+    save = partial(provenance.save_png, made, info=notes, made_from=[options.image])
     where = write_image(options.output, f"{options.image.stem}-{max(made.size)}.png", save)
     (w, h), (width, height) = image.size, made.size
     print(

@@ -8,7 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from unclip.interfaces.cli.manipulations import InversionOptions, call_arguments, read, write
+from unclip.interfaces.cli.manipulations import (
+    InversionOptions,
+    call_arguments,
+    pictures,
+    read,
+    write,
+)
 from unclip.interfaces.cli.options import parse
 
 
@@ -28,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     started = time.perf_counter()
     from unclip.pipeline.inputs import check_count
 
-    options.check()
+    provenance = options.check()
     check_count(options.n, max(1, len(options.images)))
     given = read(options.images)
     pipe = options.open()
@@ -39,5 +45,16 @@ def run(arguments: Sequence[str]) -> int:
     names = [path.name for path in options.images]
     labels = [f"seed {seed}" for seed in made.seeds[: options.n]]
     origins = given if isinstance(given, list) else []
-    write(rows, names, labels, options, ["vary", *arguments], pipe, started, origins)
+    write(
+        rows,
+        names,
+        labels,
+        options,
+        ["vary", *arguments],
+        pipe,
+        started,
+        provenance,
+        origins,
+        pictures(options.images),
+    )
     return 0
