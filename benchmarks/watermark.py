@@ -4,7 +4,8 @@
     python benchmarks/watermark.py ours [-n 20]
     python benchmarks/watermark.py unmarked [--data DATA] [--size 128] [-n 100000] [--first 0]
 
-`survives` marks images of any data and changes them in every way of `CHANGES`; `ours` has the
+`survives` marks images of any data, or pieces of photographs (`--data photographs`, which needs
+scikit-learn), and changes them in every way of `CHANGES`; `ours` has the
 bundled model make, enlarge, edit and repaint images; `unmarked` searches images without a mark.
 One thread; docs/provenance.md has the tables.
 """
@@ -98,9 +99,26 @@ CHANGES: dict[str, Change] = {
 
 def images(data: str, size: int, count: int, first: int = 0) -> Iterator[Image.Image]:
     """Images of any data, cut square and made of that size, from number `first` on."""
+    if data == "photographs":
+        yield from photographs(size, count)
+        return
     source = open_source(data, size=size, seed=0, split="all")
     for index in range(first, first + count):
         yield Image.fromarray(source[index]["image"].permute(1, 2, 0).numpy())
+
+
+def photographs(size: int, count: int) -> Iterator[Image.Image]:
+    """Squares, at random, of the two photographs that come with scikit-learn."""
+    from sklearn.datasets import load_sample_images
+
+    whole = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    random = np.random.default_rng(0)
+    for index in range(count):
+        one = whole[index % len(whole)]
+        side = int(random.integers(size, min(one.size) + 1))
+        x, y = (int(random.integers(0, length - side + 1)) for length in one.size)
+        square = one.crop((x, y, x + side, y + side))
+        yield square.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def survives(data: str, size: int, count: int) -> None:

@@ -46,6 +46,19 @@ def read_table(root: Path, table: str) -> Iterator[tuple[str, Row]]:
         yield inside(PurePosixPath(table).parent, row.file, place), row
 
 
+def read_rows(table: Path, keys: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line, cells by their columns' names in lower case) of each row.
+
+    Args:
+        keys: columns that are wanted, in lower case; Parquet reads no others.
+
+    Raises:
+        ValueError: as for `read_table`.
+    """
+    for line, _, cells in _rows(table, printable(str(table)), keys):
+        yield line, cells
+
+
 def read_numbers(root: Path, table: str, keys: Sequence[str]) -> Iterator[tuple[str, float]]:
     """(path within `root`, number) of each row of the table, whose own path is within `root` too.
 

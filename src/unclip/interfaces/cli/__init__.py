@@ -16,6 +16,7 @@ from unclip.interfaces.cli.streams import notices, standard_streams
 # name: (what it does, module in this package)
 COMMANDS = {
     "generate": ("make images for captions", "generate"),
+    "batch": ("make images for a table of prompts, on many processes", "batch"),
     "upscale": ("make an image larger", "upscale"),
     "vary": ("make variations of images", "vary"),
     "blend": ("make images between images", "blend"),

@@ -1,0 +1,105 @@
+"""A job of many prompts in two processes that are killed twice, against one process's.
+
+    python -m benchmarks.jobs [-n 10000] [--kills 2]
+
+With a tiny model of random weights, some milliseconds an image. Prints how long it took,
+what the kills cost, and whether any image is missing, double or another one; exits 1 if so.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.tiny import tiny_model_folder
+
+_FAST = [
+    "--prior-steps",
+    "1",
+    "--decoder-steps",
+    "1",
+    "--super-res-steps",
+    "1",
+    "--precision",
+    "fp32",
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-n", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        tiny_model_folder(Path("model"))
+        colours, shapes = ("red", "blue", "green"), ("star", "ring", "heart", "cross")
+        prompts = [f"a {colours[i % 3]} {shapes[i % 4]} number {i}" for i in range(options.n)]
+        lines = (json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
+        Path("prompts.jsonl").write_text("".join(lines))
+        began = time.monotonic()
+        assert begun("one").wait() == 0
+        print(f"one process: {options.n:,} prompts in {time.monotonic() - began:.0f} s", flush=True)
+        began = time.monotonic()
+        for kill in range(options.kills):
+            workers = [begun("two", k) for k in (0, 1)]
+            wanted = (kill + 1) * options.n // 100 // (options.kills + 1)
+            while shards("two") < wanted and all(one.poll() is None for one in workers):
+                time.sleep(0.05)
+            for one in workers:
+                one.send_signal(signal.SIGKILL)
+                one.wait()
+            print(f"killed at {shards('two')} shards", flush=True)
+        assert [one.wait() for one in (begun("two", 0), begun("two", 1))] == [0, 0]
+        print(f"two processes, killed {options.kills} times: {time.monotonic() - began:.0f} s")
+        return compared(prompts)
+
+
+def begun(folder: str, worker: int | None = None) -> "subprocess.Popen[bytes]":
+    """A process that works on a job."""
+    words = ["batch", "prompts.jsonl", "-o", folder, "--model", "model", *_FAST]
+    words += [] if worker is None else ["--worker", f"{worker}/2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "unclip", *words]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
+
+
+def shards(folder: str) -> int:
+    """How many of a job's shards are there."""
+    return len(list(Path(folder).glob("shard-*.tar")))
+
+
+def compared(prompts: list[str]) -> int:
+    """Print what is missing, double or different; 1 if anything is, else 0."""
+    found: Counter[str] = Counter()
+    for shard in sorted(Path("two").glob("shard-*.tar")):
+        with tarfile.open(shard) as archive:
+            texts = [name for name in archive.getnames() if name.endswith(".txt")]
+            for name in texts:
+                file = archive.extractfile(name)
+                assert file is not None
+                found[file.read().decode().strip()] += 1
+    missing = sum(prompt not in found for prompt in prompts)
+    double = sum(count > 1 for count in found.values())
+    names = {path.name for folder in ("one", "two") for path in Path(folder).iterdir()}
+    other = sum(
+        not (Path("two") / name).is_file()
+        or (Path("one") / name).read_bytes() != (Path("two") / name).read_bytes()
+        for name in names
+    )
+    print(
+        f"{sum(found.values()):,} images: {missing} missing, {double} double; {other} of", end=" "
+    )
+    print(f"{len(names)} files differ from one process's")
+    return int(bool(missing or double or other))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

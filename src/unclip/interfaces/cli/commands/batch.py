@@ -1,0 +1,114 @@
+"""`unclip batch`: images for a table of prompts, by any number of processes and machines."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import tyro
+
+from unclip.checks import many, printable
+from unclip.interfaces.cli.marking import MarkingOptions
+from unclip.interfaces.cli.numbers import Count
+from unclip.interfaces.cli.options import PromptOptions, parse
+from unclip.interfaces.cli.outputs import check_folder, written_by
+from unclip.interfaces.cli.streams import progress_bar
+
+FAILED = 3
+"""Exit code: prompts came to nothing; they are listed, and the same command tries them again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(PromptOptions, MarkingOptions):
+    """Make images for every prompt of a table, in shards that training reads (--data wds:DIR).
+
+    The same command goes on after it was stopped, and tries again what failed. Several processes,
+    on machines that share the folder, work together: give each --worker K/N, or use torchrun.
+    """
+
+    prompts: tyro.conf.Positional[Path]
+    """A .jsonl, .csv or .parquet file with a column prompt, text or caption; seed and id if you
+    like."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The job's own folder."""
+    n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 1
+    """Images for each prompt."""
+    prompts_per_shard: Count = 100
+    """Prompts whose images are one file; a process that is killed loses one shard's work."""
+    worker: str = ""
+    """K/N: this process makes shards K, K + N, K + 2N, … (K from 0 on)."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the words after `unclip batch` say, and give the exit code."""
+    options = parse(Batch, "batch", arguments)
+    started = time.perf_counter()
+    from unclip.device.names import usual
+    from unclip.device.precision import name_of
+    from unclip.interfaces.batch.job import Job, claim, is_whole
+    from unclip.interfaces.batch.prompts import counted
+    from unclip.interfaces.batch.worker import Worker, failures
+
+    number, workers = _share(options.worker)
+    check_folder(options.output)
+    provenance = options.provenance()
+    rows, digest = counted(options.prompts)
+    settings, pipe = options.settings(), options.open()
+    pipe.evaluations(settings)  # refuses what cannot be done
+    signed = f"{provenance.watermark}, {provenance.identity is not None}, {options.c2pa_prompt}"
+    wanted = Job(
+        digest, rows, options.n, options.seed, options.prompts_per_shard,
+        pipe.fingerprint, name_of(pipe.dtype), signed, settings.changed(),
+    )  # fmt: skip
+    job = claim(options.output, wanted, measured=usual(options.precision) == "auto")
+    if job.precision != name_of(pipe.dtype):  # that of the worker who was first
+        pipe = replace(options, precision=cast(Any, job.precision)).open()
+    mine = range(number, job.shards, workers)
+    todo = [shard for shard in mine if not is_whole(options.output, shard)]
+    notes = {
+        **written_by(options.model, pipe),
+        "settings": settings.changed() | {"precision": job.precision},
+    }
+    total = sum(len(job.rows_of(shard)) for shard in todo) * job.count
+    with progress_bar(total) as bar:
+        worker = Worker(
+            pipe, settings, job, options.output, provenance, notes, options.batch_size, bar.update
+        )
+        written = worker.work(options.prompts, mine)
+    if failures(job, options.output):  # once more
+        replace(worker, advance=lambda _: None).work(options.prompts, mine)
+    took = time.perf_counter() - started
+    there = f", {len(mine) - written:,} were there" if written < len(mine) else ""
+    print(f"worker {number} of {workers}: {many(written, 'shards')} written in {took:.1f} s{there}")
+    where = printable(str(options.output))
+    if bad := failures(job, options.output):
+        print(
+            f"prompts of {many(bad, 'shards')} failed; {where}/failed lists them, and the same "
+            "command tries them again",
+            file=sys.stderr,
+        )
+    whole = sum(is_whole(options.output, shard) for shard in range(job.shards))
+    print(
+        f"the job: {whole:,} of {many(job.shards, 'shards')}, {many(job.rows, 'prompts')}: {where}"
+    )
+    if whole == job.shards:
+        print(f"train with it: unclip train all --data wds:{where}")
+    return FAILED if bad else 0
+
+
+def _share(worker: str) -> tuple[int, int]:
+    """The number of this process, and how many there are: as --worker or torchrun says, else 0, 1.
+
+    Raises:
+        ValueError: it is not K/N with K below N.
+    """
+    if not worker:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", worker, re.ASCII)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ValueError(f"--worker {worker!r} is not K/N, such as 0/2 and 1/2 of two processes")
+    return int(found[1]), int(found[2])
