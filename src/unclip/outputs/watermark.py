@@ -46,6 +46,7 @@ _GAIN, _BUSIEST = (
 )  # more of it a level of standard deviation around, up to so many levels
 _MOST = 255**2 / 10**4.13  # mean square of what is added: 41.3 dB
 _REACH = 3  # pixels that a mean reaches to each side
+_EVEN, _LEAN, _RANGE = 1.05, 0.8, (0.3, 1.8)  # of a sign, by how much the image has of it
 _ROOM = 1.0  # levels that white and black give way, at most
 _NOISE = 3.0  # levels: what rounding and compression leave in flat images
 _LARGEST = 2**24  # pixels at which an image is searched
@@ -166,11 +167,13 @@ def mark(image: Image.Image, number: int = 0, kept: Image.Image | None = None) -
     if not 0 <= number < 2**BITS or (number and strength(image) != "number"):
         raise ValueError(f"the mark of an image of {image.size} pixels cannot say {number}")
     pixels = np.asarray(image, np.float32)
-    pattern = _pattern().tile(_signs(number), np.array(_STEPS, np.float32) * _BASE)
+    luminance = _luminance(image)
     height, width = pixels.shape[:2]
     repeats = (-(-height // _TILE), -(-width // _TILE))
+    steps = np.array(_STEPS, np.float32) * _BASE
+    pattern = _pattern().tile(_informed(luminance, _signs(number)), steps)
     added: Field = np.tile(pattern, repeats)[:height, :width]
-    busy = np.minimum(_deviation(_luminance(image))[1], _BUSIEST)
+    busy = np.minimum(_deviation(luminance)[1], _BUSIEST)
     added = np.asarray(added * (1 + _gain(added, busy) * busy), np.float32)
     if kept is not None:
         same = np.asarray(kept.convert(image.mode)) == np.asarray(image)
@@ -182,6 +185,14 @@ def mark(image: Image.Image, number: int = 0, kept: Image.Image | None = None) -
         added, room = added[..., None], room[..., None]
     marked = np.clip(pixels, room, 255 - room) + added
     return Image.fromarray(np.clip(np.rint(marked), 0, 255).astype(np.uint8))
+
+
+def _informed(luminance: Field, signs: Field) -> Field:
+    """The signs, larger where the image itself has little of them, smaller where it has much:
+    no coefficient counts more than the median one (`_limited`)."""
+    chips = _chips(_folded(luminance), 0, 0) * signs
+    limit = float(np.median(np.abs(chips))) + 1e-12
+    return np.asarray(signs * np.clip(_EVEN - _LEAN * chips / limit, *_RANGE), np.float32)
 
 
 def _gain(added: Field, busy: Field) -> float:
