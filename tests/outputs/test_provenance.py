@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -120,6 +121,20 @@ def test_a_manifest_holds_until_a_byte_changes(kind: str, identity: Identity) ->
     assert broken is not None
     assert not broken.valid
     assert broken.problem
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_manifest_is_judged_and_never_a_fault(kind: str, identity: Identity) -> None:
+    random = Random(0)
+    signed = Provenance(identity=identity).signed(encoded(scene(0, 64), kind), kind, {})
+    start = signed.index(b"jumb") - 40
+    for _ in range(60):
+        damaged = bytearray(signed)
+        for _ in range(random.choice((1, 3, 20))):
+            damaged[random.randrange(start, len(damaged))] = random.randrange(256)
+        found = read(bytes(damaged), kind)
+        assert found is None or found.valid or found.problem
+    assert read(signed[: len(signed) // 2], kind) != read(signed, kind)
 
 
 def test_an_edit_has_its_image_as_ingredient(identity: Identity, tmp_path: Path) -> None:

@@ -119,6 +119,14 @@ def read(data: bytes, kind: str, trusted: str = "") -> Manifest | None:
         text = printable(str(error))[:200]
         missing = "ManifestNotFound" in text or "no JUMBF data" in text
         return None if missing else Manifest(False, False, problem=text)
+    try:
+        return _told(found, state)
+    except (KeyError, TypeError, AttributeError):  # of a manifest whose parts do not fit
+        return Manifest(False, False, problem="it is damaged")
+
+
+def _told(found: Mapping[str, Any], state: str) -> Manifest:
+    """What the library's report comes to."""
     active = found["manifests"][found["active_manifest"]]
     failures = [
         status["code"]
