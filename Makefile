@@ -89,7 +89,7 @@ bench-serve: $(DEV)
 
 # Requests that schemathesis makes of the server's schema, some thousand.
 fuzz-api: $(DEV)
-	API_CASES=$(shell expr $(N) / 15) $(BIN)/pytest -q tests/interfaces/server/test_schema.py
+	API_CASES=$(shell expr $(N) / 15) $(BIN)/pytest -q tests/interfaces/server/schema_cases.py
 
 # How fast captioned images are read, against webdataset's reader (pip install webdataset).
 bench-data: $(DEV)

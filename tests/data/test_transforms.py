@@ -20,6 +20,7 @@ from unclip.data.transforms import (
     ImageProcessor,
     image_size,
     open_image,
+    open_transparency,
     square,
     to_pil,
     to_rgb,
@@ -109,6 +110,26 @@ def test_transparency_is_composited_on_white() -> None:
     assert open_image(encoded(grey, transparency=7)).getpixel((0, 0)) == (255,) * 3
     premultiplied = Image.new("LA", (4, 4), (100, 0)).convert("La")
     assert to_rgb(premultiplied).getpixel((0, 0)) == (255,) * 3
+
+
+def test_where_a_picture_is_transparent() -> None:
+    image = Image.new("RGBA", (4, 2), (9, 9, 9, 255))
+    image.putpixel((0, 0), (9, 9, 9, 0))
+    image.putpixel((1, 0), (9, 9, 9, 127))
+    image.putpixel((2, 0), (9, 9, 9, 128))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    mask = open_transparency(file.getvalue(), name="mask")
+    assert mask.mode == "L"
+    assert np.asarray(mask).tolist() == [[255, 255, 0, 0], [0, 0, 0, 0]]
+    opaque = Image.new("RGBA", (2, 2), (0, 0, 0, 255))
+    for other, says in (
+        (image.convert("RGB"), "has no transparency"), (opaque, "is transparent nowhere"),
+    ):  # fmt: skip
+        file = io.BytesIO()
+        other.save(file, "PNG")
+        with pytest.raises(ValueError, match=f"mask .*{says}"):
+            open_transparency(file.getvalue(), name="mask")
 
 
 def test_one_bit_cmyk_and_other_colour_spaces() -> None:

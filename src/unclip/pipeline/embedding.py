@@ -40,7 +40,15 @@ def captions(pipe: "Pipeline", prompt: str | Sequence[str], empty: bool = False)
     Raises:
         ValueError: one is empty and must not be, too long, or no text.
     """
-    prompts, tokenizer = check_prompts(prompt, empty), pipe.clip.tokenizer
+    prompts = check_prompts(prompt, empty)
+    for sentence in remarks(pipe, prompts):
+        warnings.warn(sentence, Notice, stacklevel=3)
+    return prompts
+
+
+def remarks(pipe: "Pipeline", prompts: Sequence[str]) -> list[str]:
+    """What in checked captions the model does not know, in sentences."""
+    tokenizer = pipe.clip.tokenizer
     said = [
         f"the model reads {tokenizer.context_length} tokens of a caption; {shown(unread)} is "
         "ignored"
@@ -49,10 +57,7 @@ def captions(pipe: "Pipeline", prompt: str | Sequence[str], empty: bool = False)
     ]
     known = tokenizer.vocabulary
     unseen = dict.fromkeys(word for text in prompts for word in tokenizer.unseen(text))
-    said += [known.advice(list(unseen))] if known and unseen else []
-    for sentence in said:
-        warnings.warn(sentence, Notice, stacklevel=3)
-    return prompts
+    return said + ([known.advice(list(unseen))] if known and unseen else [])
 
 
 def embed_texts(pipe: "Pipeline", prompt: str | Sequence[str]) -> Tensor:

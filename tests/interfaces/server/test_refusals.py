@@ -166,6 +166,19 @@ def test_bodies_too_long_or_too_slow(pipe: Pipeline) -> None:
         assert one.post(GENERATE, json={"prompt": "", **FEW}).status_code == 200
 
 
+def test_a_connection_that_says_nothing_is_closed(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unclip.interfaces.server.serving._Impatient.HEAD_SECONDS", 0.2)
+    with serving(pipe) as one:
+        host, port = one.server.address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as silent:
+            silent.sendall(b"GET /health HTTP/1.1\r\nHost:")
+            silent.settimeout(30)
+            assert silent.recv(100) == b""
+        assert one.post(GENERATE, json={"prompt": "", **FEW}).status_code == 200
+
+
 def test_a_form_says_the_same_as_json(served: Served) -> None:
     image = BytesIO()
     picture().save(image, "PNG")

@@ -2,19 +2,19 @@
 
 import secrets
 import time
-import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
 from unclip import __version__
-from unclip.checks import Notice
 from unclip.device.precision import name_of
 from unclip.interfaces.cli.options import made_on
 from unclip.interfaces.server.bodies import Limits
 from unclip.interfaces.server.keys import Keys
 from unclip.interfaces.server.metrics import Metrics
 from unclip.interfaces.server.refusals import RefusedError
+from unclip.pipeline.embedding import remarks
+from unclip.pipeline.inputs import check_prompts
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.serving.engine import PipelineEngine
@@ -83,13 +83,10 @@ class Desk:
         Raises:
             RefusedError: 400, one is too long, or no text.
         """
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", Notice)
-            try:
-                self.pipe.captions(list(prompts), empty=True)
-            except ValueError as error:
-                raise RefusedError(400, str(error), param="prompt", code="invalid_value") from None
-        return [str(one.message) for one in said]
+        try:
+            return remarks(self.pipe, check_prompts(list(prompts), empty=True))
+        except ValueError as error:
+            raise RefusedError(400, str(error), param="prompt", code="invalid_value") from None
 
     def notes(self, settings: Settings, request: str) -> dict[str, Any]:
         """What the notes of all images of a request say.

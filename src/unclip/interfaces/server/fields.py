@@ -25,7 +25,8 @@ FORMATS = ("png", "jpeg", "webp")
 Images = Annotated[int, Between(1, MOST_IMAGES)]
 Thetas = Annotated[tuple[Probability, ...], Between(1, MOST_IMAGES)]
 Texts = Annotated[tuple[str, ...], Between(1, 100)]
-Row = Annotated[tuple[float, ...], Between(1, 2**16)]
+Component = Annotated[float, Between(-1e6, 1e6)]  # of an embedding
+Row = Annotated[tuple[Component, ...], Between(1, 2**16)]
 Rows = Annotated[tuple[Row, ...], Between(1, 1000)]
 
 

@@ -7,11 +7,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from unclip.checks import Notice
 from unclip.interfaces.server.app import application, guarded
 from unclip.interfaces.server.desk import Desk
 from unclip.interfaces.server.guard import LOG, JSONLines
@@ -39,15 +42,51 @@ def listening(host: str, port: int) -> socket.socket:
     return sock
 
 
-class Server(uvicorn.Server):
-    """Serves a desk from a socket; a signal has it finish what runs, and end."""
+class _Impatient(H11Protocol):
+    """Closes a connection whose request's head does not come: uvicorn would wait for ever."""
 
-    def __init__(self, desk: Desk, sock: socket.socket) -> None:
-        self.desk, self.sock = desk, sock
+    HEAD_SECONDS = 30.0
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._mind()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._mind()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _mind(self) -> None:
+        """Have a timer run while no request is there."""
+        idle = self.cycle is None or self.cycle.response_complete
+        if self._waiting is not None and not idle:
+            self._waiting.cancel()
+            self._waiting = None
+        elif self._waiting is None and idle:
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.call_later(self.HEAD_SECONDS, self.transport.close)
+
+
+class Server(uvicorn.Server):
+    """Serves a desk from a socket; a signal has it finish what runs, and end.
+
+    Args:
+        ready: is called with the address once requests are taken, and signals minded.
+    """
+
+    def __init__(
+        self, desk: Desk, sock: socket.socket, ready: Callable[[str], None] | None = None
+    ) -> None:
+        self.desk, self.sock, self.ready = desk, sock, ready
         self._signalled = 0
         config = uvicorn.Config(
             guarded(application(desk), desk), log_config=None, access_log=False, lifespan="off",
-            http="h11", ws="none", timeout_graceful_shutdown=_LAST, server_header=False,
+            http=_Impatient, ws="none", timeout_graceful_shutdown=_LAST, server_header=False,
             date_header=True, h11_max_incomplete_event_size=32 * 1024,
         )  # fmt: skip
         super().__init__(config)
@@ -65,6 +104,12 @@ class Server(uvicorn.Server):
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._loop.add_signal_handler(number, self._signal)
         await super().serve(sockets or [self.sock])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does, and say so."""
+        await super().startup(sockets)
+        if self.ready is not None and self.started:
+            self.ready(self.address)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -90,7 +135,9 @@ class Server(uvicorn.Server):
 
 
 def log_to(stream: Any = None) -> None:
-    """Have everything that is logged written as lines of JSON."""
+    """Have everything that is logged written as lines of JSON, and no notices, which repeat words
+    of captions: those of a request are in its answer."""
+    warnings.simplefilter("ignore", Notice)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JSONLines())
     root = logging.getLogger()

@@ -77,10 +77,12 @@ def run(arguments: Sequence[str]) -> int:
         frozenset({"127.0.0.1", "localhost", "[::1]", options.host} if own else ()),
     )  # fmt: skip
     log_to()
-    server = Server(desk, sock)
-    print(f"{desk.name} is served at {server.address} (what can be asked: {server.address}/docs)")
-    sys.stdout.flush()
-    asyncio.run(server.serve())
+
+    def ready(address: str) -> None:
+        print(f"{desk.name} is served at {address} (what can be asked: {address}/docs)")
+        sys.stdout.flush()
+
+    asyncio.run(Server(desk, sock, ready).serve())
     return 0
 
 
