@@ -188,7 +188,7 @@ def unmarked(data: str, size: int, count: int, first: int) -> None:
     began, ps = time.monotonic(), []
     for i, image in enumerate(images(data, size, count, first), 1):
         ps.append(find(image).p)
-        if i % 5000 == 0 or i == count:
+        if i % 500 == 0 or i == count:
             seconds = time.monotonic() - began
             wrong = sum(p <= 1e-6 for p in ps)
             print(f"{i:,} images of {data}, {size} px, {seconds:.0f} s: {wrong} found;", end=" ")
