@@ -20,6 +20,7 @@ import asyncio
 import base64
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -166,6 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     pipe = Pipeline.from_pretrained(options.model, device=options.device, dtype="fp32")
     pipe.set_progress_bar_config(disable=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends too
     served = Served(options)
     try:
         found = asyncio.run(measured(options, pipe, served))
