@@ -70,6 +70,12 @@ def main() -> None:
     print(options.docs / PAGE)
 
 
+def _fewer(facts: dict[str, Any]) -> str:
+    """Steps of the decoder that are not the preset's."""
+    steps = facts.get("decoder_steps")
+    return f", {steps} of the decoder" if steps else ""
+
+
 def _made_with(results: Sequence[dict[str, Any]]) -> str:
     """What all of them were measured with, in a paragraph."""
     if not results:
@@ -82,7 +88,7 @@ def _made_with(results: Sequence[dict[str, Any]]) -> str:
         models = ", ".join(f"{name} `{print_}`" for name, print_ in facts["models"].items())
         extractors = ", ".join(f"{name} `{hash_}`" for name, hash_ in facts["extractors"].items())
         line = (
-            f"n = {facts['n']:,}, {facts['size']} px, steps {facts['steps']}, "
+            f"n = {facts['n']:,}, {facts['size']} px, steps {facts['steps']}{_fewer(facts)}, "
             f"seed {facts['seed']}, batches of {facts['batch']}, {facts['precision']}, "
             f"torch {facts['torch']}, {where}, {facts['date'][:10]}, "
             f"commit {facts['commit'] or 'unknown'}; reference: {facts['reference']}, "
@@ -123,7 +129,9 @@ def cell(row: Row, name: str) -> str:
     if value != value:
         return ""
     low, high = bounds(row, name)
-    if name.endswith(_PERCENT):
+    if 0 <= value <= 1 and low <= 0 and high >= 1:  # that is to know nothing
+        low = high
+    if f" {name}".endswith(tuple(f" {one}" for one in _PERCENT)):
         whole = f"{100 * value:.1f} %"
         return whole if low == high else f"{whole} ({100 * low:.1f}–{100 * high:.1f})"
     whole = f"{value:.3g}"
