@@ -128,14 +128,18 @@ def cell(row: Row, name: str) -> str:
     value = number(row, name)
     if value != value:
         return ""
-    low, high = bounds(row, name)
-    if 0 <= value <= 1 and low <= 0 and high >= 1:  # that is to know nothing
-        low = high
+    low, high = known(row, name)
     if f" {name}".endswith(tuple(f" {one}" for one in _PERCENT)):
         whole = f"{100 * value:.1f} %"
         return whole if low == high else f"{whole} ({100 * low:.1f}–{100 * high:.1f})"
     whole = f"{value:.3g}"
     return whole if low == high else f"{whole} ({low:.3g}–{high:.3g})"
+
+
+def known(row: Row, name: str) -> tuple[float, float]:
+    """A value's interval; the value itself where a share's is all from 0 to 1: nothing is known."""
+    value, (low, high) = number(row, name), bounds(row, name)
+    return (value, value) if 0 <= value <= 1 and low <= 0 and high >= 1 else (low, high)
 
 
 # ---- plots ---------------------------------------------------------------------------------------
@@ -184,7 +188,7 @@ def _curve(axis: Any, rows: Sequence[Row], x: str, y: str, label: str, colour: s
         if place is None or place != place:
             axis.axhline(value, color=colour, linestyle=":", linewidth=1, label=label)
             continue
-        points.append((place, value, *bounds(row, y)))
+        points.append((place, value, *known(row, y)))
     if not points:
         return
     if x in rows[0]["setting"]:
