@@ -19,19 +19,24 @@ from unclip.interfaces.server.desk import Desk
 from unclip.interfaces.server.fields import AskedImages
 from unclip.interfaces.server.refusals import RefusedError, envelope, refusal_of
 from unclip.outputs.images import text_chunks
+from unclip.outputs.provenance import Provenance
 
 T = TypeVar("T")
 
 
-def encoded(image: Image.Image, asked: AskedImages, info: Mapping[str, Any]) -> bytes:
-    """The image in the format that was asked for; a PNG carries `info`."""
+def encoded(
+    image: Image.Image, asked: AskedImages, info: Mapping[str, Any], provenance: Provenance
+) -> bytes:
+    """The image in the format that was asked for, marked as generated; a PNG carries `info`."""
     file = BytesIO()
+    written, mark = provenance.marked(image)
+    notes = {**info, **mark}
     if asked.output_format == "png":
-        image.save(file, "PNG", pnginfo=text_chunks(info))
+        written.save(file, "PNG", pnginfo=text_chunks(notes))
     else:
         quality = 100 if asked.output_compression is None else asked.output_compression
-        image.save(file, asked.output_format.upper(), quality=quality)
-    return file.getvalue()
+        written.save(file, asked.output_format.upper(), quality=quality)
+    return provenance.signed(file.getvalue(), f"image/{asked.output_format}", notes)
 
 
 def check_format(asked: AskedImages) -> None:
@@ -57,7 +62,7 @@ async def listed(desk: Desk, request: Request, asked: AskedImages, made: Made) -
     """OpenAI's answer: `data` with an image or address each."""
     data: list[dict[str, Any]] = []
     for image, info in zip(made.images, made.infos, strict=True):
-        file = await asyncio.to_thread(encoded, image, asked, info)
+        file = await asyncio.to_thread(encoded, image, asked, info, desk.provenance)
         if asked.response_format == "url":
             name = desk.kept.put(file, f"image/{asked.output_format}")
             data.append({"url": f"{request.base_url}v1/images/files/{name}"})
@@ -75,11 +80,17 @@ def _facts(asked: AskedImages, made: Made) -> dict[str, Any]:
 
 
 def event(
-    kind: str, asked: AskedImages, image: Image.Image, info: Mapping[str, Any], **more: Any
+    kind: str,
+    asked: AskedImages,
+    image: Image.Image,
+    info: Mapping[str, Any],
+    provenance: Provenance,
+    **more: Any,
 ) -> bytes:
     """A server-sent event with an image."""
+    file = encoded(image, asked, info, provenance)
     said = {
-        "type": kind, "b64_json": base64.b64encode(encoded(image, asked, info)).decode(),
+        "type": kind, "b64_json": base64.b64encode(file).decode(),
         "created_at": int(time.time()), "size": "x".join(map(str, image.size)), "quality": "auto",
         "background": "opaque", "output_format": asked.output_format, **more,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from unclip.interfaces.server.bodies import Limits
 from unclip.interfaces.server.keys import Keys
 from unclip.interfaces.server.metrics import Metrics
 from unclip.interfaces.server.refusals import RefusedError
+from unclip.outputs.provenance import Provenance
 from unclip.pipeline.embedding import remarks
 from unclip.pipeline.inputs import check_prompts
 from unclip.pipeline.pipeline import Pipeline
@@ -36,6 +37,7 @@ class Desk:
         together: images computed at once; as the pipeline does if left out.
         log_prompts: whether the log may hold captions.
         hosts: that requests may name, where there are no keys; all if empty.
+        provenance: how images say that they were generated.
     """
 
     pipe: Pipeline
@@ -48,6 +50,7 @@ class Desk:
     log_prompts: bool = False
     hosts: frozenset[str] = frozenset()
     metrics: Metrics = field(default_factory=Metrics)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         self.started = int(time.time())

@@ -274,7 +274,7 @@ async def _streamed(
                 if getting.done():
                     image = getting.result()
                     yield await asyncio.to_thread(
-                        event, f"{kind}.partial_image", asked, image, info,
+                        event, f"{kind}.partial_image", asked, image, info, desk.provenance,
                         partial_image_index=sent,
                     )  # fmt: skip
                     sent += 1
@@ -284,5 +284,6 @@ async def _streamed(
         finally:
             made.cancel()
     yield await asyncio.to_thread(
-        event, f"{kind}.completed", asked, image, info, usage=UNCOUNTED, unclip=dict(more)
-    )
+        event, f"{kind}.completed", asked, image, info, desk.provenance, usage=UNCOUNTED,
+        unclip=dict(more),
+    )  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import BatchSize, whole
 from unclip.interfaces.cli.options import ModelOptions, parse
 
@@ -14,7 +15,7 @@ _NEEDED = "unclip serve needs packages that are not there ({}): pip install 'unc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(ModelOptions):
+class Serve(ModelOptions, MarkingOptions):
     """Serve a model over HTTP: OpenAI's images API, and this model's own.
 
     SIGTERM and Ctrl-C finish what runs, and refuse the rest.
@@ -66,6 +67,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(
             f"{options.host} is open to other machines: give --api-key-file, or --host 127.0.0.1"
         )
+    provenance = options.provenance()
     sock = listening(options.host, options.port)
     limits = Limits(
         body=options.max_megabytes * 2**20, pixels=options.max_megapixels * 2**20,
@@ -75,6 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         options.open(), options.name or _name(options.model), options.model, options.queue,
         options.batch_size, limits, keys, options.log_prompts,
         frozenset({"127.0.0.1", "localhost", "[::1]", options.host} if own else ()),
+        provenance=provenance,
     )  # fmt: skip
     log_to()
 
