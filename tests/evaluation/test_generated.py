@@ -1,14 +1,20 @@
 """Generated images are made once, whatever stops the work, and belong to one way of making them."""
 
+import json
+import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from unclip.checks import Notice
+from unclip.evaluation import generated
 from unclip.evaluation.generated import (
+    ABOUT,
     Generated,
     Share,
     Wanted,
@@ -17,7 +23,7 @@ from unclip.evaluation.generated import (
     made_with,
     wanted,
 )
-from unclip.outputs.images import read_info
+from unclip.outputs.images import read_info, save_png
 from unclip.pipeline.pipeline import Pipeline
 from unclip.pipeline.settings import Settings
 from unclip.pixels import to_signed, to_uint8
@@ -147,3 +153,43 @@ def test_the_fingerprint_is_of_every_component(tiny_copy: Path) -> None:
     assert config.is_file()
     config.write_text(config.read_text() + " ")
     assert fingerprint(ModelFolder(tiny_copy)) != before
+
+
+def test_another_image_in_the_place_of_a_kept_one_is_refused(tmp_path: Path) -> None:
+    made = Generated(tmp_path, {"interval": (1.0, math.inf)})
+    made.make(IMAGES, grey, 8)
+    assert json.loads((made.folder / ABOUT).read_text(), parse_constant=_none) == {
+        "interval": [1.0, "inf"]
+    }
+    kept = made.file(IMAGES[0]).read_bytes()
+    made.file(IMAGES[0]).write_bytes(made.file(IMAGES[1]).read_bytes())
+    with pytest.raises(ValueError, match="by its notes another image; remove it"):
+        list(made.read(IMAGES))
+    made.file(IMAGES[0]).write_bytes(kept)
+    small = Image.new("RGB", (2, 3))
+    save_png(small, made.file(IMAGES[4]), IMAGES[4].notes)
+    with pytest.raises(ValueError, match=r"has 2 × 3 pixels, and \w+\.png beside it 4 × 4; remove"):
+        list(made.read(IMAGES, 2))
+    made.file(IMAGES[4]).unlink()
+    made.file(IMAGES[4]).mkdir()
+    with pytest.raises(ValueError, match="is not a file, but an image is kept there"):
+        made.missing(IMAGES)
+
+
+def _none(word: str) -> None:
+    raise AssertionError(f"{word} is no JSON")
+
+
+def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the second of two processes that somebody's environment speaks of."""
+    monkeypatch.setattr(generated, "_EVERY", 0.0)
+    monkeypatch.setattr(generated, "_QUIET", -1.0)
+    monkeypatch.setattr(generated, "PATIENCE", 0.01)
+    monkeypatch.setattr(generated, "_BATCHES", 0)
+    made = Generated(tmp_path, {})
+    made.make(IMAGES, grey, 8, share=Share(0, 2))
+    with (
+        pytest.warns(Notice, match="waiting for 2 images that other processes make"),
+        pytest.raises(ValueError, match="2 images that other processes make did not come"),
+    ):
+        made.wait(IMAGES)

@@ -14,7 +14,10 @@ Shapes: N images, H × W pixels.
 """
 
 import json
+import math
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -24,12 +27,12 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from unclip.checks import many, printable, seed_after
+from unclip.checks import Notice, many, printable, seed_after
 from unclip.config import to_mapping
 from unclip.data.transforms import open_image, to_bytes, to_pil
 from unclip.device.precision import name_of
 from unclip.files import read_bytes, write_json
-from unclip.outputs.images import save_png
+from unclip.outputs.images import read_info, save_png
 from unclip.pipeline.loading import CLASSES
 from unclip.pipeline.sampling import stage_name, upsamplers_to
 from unclip.pipeline.settings import Settings
@@ -43,6 +46,10 @@ ROOT: Final = Path("out") / "generated"
 """Where commands keep images, unless another folder is named."""
 ABOUT: Final = "made-with.json"
 _DIGITS: Final = 24  # of names, which are hashes
+PATIENCE: Final = 1800.0
+"""Seconds that others may take for an image, at least."""
+_BATCHES: Final = 10
+_QUIET: Final = 10.0  # seconds of waiting that nothing is said of
 _EVERY: Final = 1.0  # seconds between two looks at what other processes have made
 _TEXTS: Final = (".json", ".txt")  # of a component, beside its weights
 
@@ -65,6 +72,13 @@ class Wanted:
     def name(self) -> str:
         """Of its file."""
         return _hash([self.caption, self.seed, self.of]) + ".png"
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """In its PNG. No command makes what is made of something else from a prompt alone."""
+        if self.of:
+            return {"of": self.of, "seed": self.seed}
+        return {"prompt": self.caption, "seed": self.seed}
 
 
 Draw = Callable[[Sequence[Wanted]], Tensor]
@@ -103,14 +117,24 @@ class Generated:
     def __init__(self, root: Path, made_with: Mapping[str, Any]) -> None:
         self.made_with = dict(made_with)
         self.folder = root / _hash(self.made_with)
+        self._longest = 0.0  # seconds that a batch took here
 
     def file(self, image: Wanted) -> Path:
         """Where an image is, or will be."""
         return self.folder / image.name
 
     def missing(self, images: Sequence[Wanted]) -> list[Wanted]:
-        """Those that are not there yet, each once."""
-        return [one for one in dict.fromkeys(images) if not self.file(one).is_file()]
+        """Those that are not there yet, each once.
+
+        Raises:
+            ValueError: something else than a file has an image's name.
+        """
+        absent = [one for one in dict.fromkeys(images) if not self.file(one).is_file()]
+        for one in absent:
+            if os.path.lexists(self.file(one)):
+                where = printable(str(self.file(one)))
+                raise ValueError(f"{where} is not a file, but an image is kept there; remove it")
+        return absent
 
     def make(
         self,
@@ -140,11 +164,13 @@ class Generated:
         progress(len(every[share.rank :: share.processes]) - len(todo))
         for first in range(0, len(todo), batch_size):
             part = todo[first : first + batch_size]
+            begun = time.monotonic()
             made = draw(part)
+            self._longest = max(self._longest, time.monotonic() - begun)
             if len(made) != len(part):
                 raise ValueError(f"{many(len(made), 'images were')} made where {len(part)} should")
             for one, pixels in zip(part, made, strict=True):
-                info = {"prompt": one.caption, "seed": one.seed, **(notes or {})}
+                info = {**one.notes, **(notes or {})}
                 save_png(to_pil(pixels.cpu()), self.file(one), info)
             progress(len(part))
 
@@ -155,33 +181,70 @@ class Generated:
 
         Args:
             progress: is told how many more there are, those of before at once.
+
+        Raises:
+            ValueError: no other one has come for `PATIENCE` seconds, or for as long as this process
+                took for `_BATCHES` of its own batches.
         """
         left = list(dict.fromkeys(images))
+        patience = max(PATIENCE, _BATCHES * self._longest)
+        since, said = time.monotonic(), False
         while left:
             before, left = len(left), self.missing(left)
             progress(before - len(left))
-            if left:
-                time.sleep(_EVERY)
+            if not left:
+                return
+            waited = time.monotonic() - since
+            if len(left) < before:
+                since = time.monotonic()
+            elif waited > _QUIET and not said:
+                said = True
+                warnings.warn(
+                    f"waiting for {many(len(left), 'images')} that other processes make, as RANK "
+                    "and WORLD_SIZE in the environment say",
+                    Notice,
+                    stacklevel=2,
+                )
+            elif waited > patience:
+                raise ValueError(
+                    f"{many(len(left), 'images')} that other processes make did not come in "
+                    f"{waited / 60:.0f} minutes. If none is at work, unset RANK and WORLD_SIZE, and "
+                    "give the command again: what is there is kept"
+                )
+            time.sleep(_EVERY)
 
     def read(self, images: Sequence[Wanted], batch_size: int = 64) -> Iterator[Tensor]:
         """Batches (N, 3, H, W) in [-1, 1], in the order that is asked for.
 
         Raises:
-            ValueError: one is not there, or damaged.
+            ValueError: one is not there, damaged, another image, or of another size than the first.
         """
+        size: torch.Size | None = None
         for first in range(0, len(images), batch_size):
             pixels = [self.pixels(one) for one in images[first : first + batch_size]]
+            size = size or pixels[0].shape
+            for one, its in zip(images[first : first + batch_size], pixels, strict=True):
+                if its.shape != size:
+                    raise ValueError(
+                        f"{printable(str(self.file(one)))} has {_side(its.shape)} pixels, and "
+                        f"{printable(self.file(images[0]).name)} beside it {_side(size)}; remove "
+                        "what is not as it was made, and it is made again"
+                    )
             yield to_signed(torch.stack(pixels))
 
     def pixels(self, image: Wanted) -> Tensor:
         """One image (3, H, W) uint8.
 
         Raises:
-            ValueError: it is not there, or damaged.
+            ValueError: it is not there, damaged, or by its notes another one.
         """
         file = self.file(image)
         try:
-            return to_bytes(open_image(read_bytes(file), name=str(file)))
+            pixels = to_bytes(open_image(read_bytes(file), name=str(file)))
+            noted = read_info(file)
+            if any(noted.get(key, value) != value for key, value in image.notes.items()):
+                raise ValueError(f"{printable(str(file))} is by its notes another image")
+            return pixels
         except ValueError as error:
             raise ValueError(f"{error}; remove it, and it is made again") from None
 
@@ -196,7 +259,7 @@ class Generated:
             where = printable(str(self.folder))
             raise ValueError(f"cannot write {where}: {error.strerror}") from None
         if not (self.folder / ABOUT).exists():
-            write_json(self.folder / ABOUT, self.made_with)
+            write_json(self.folder / ABOUT, _finite(self.made_with))
 
 
 def made_with(
@@ -263,6 +326,19 @@ def from_captions(
         return found
 
     return draw
+
+
+def _side(shape: torch.Size) -> str:
+    return f"{shape[-1]} × {shape[-2]}"
+
+
+def _finite(value: Any) -> Any:
+    """The same for JSON, which has no infinity: its name stands in its place."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _hash(value: Any) -> str:

@@ -16,7 +16,6 @@ around one. The others are local.
 Shapes: N rows of this process, M rows of all processes.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from unclip.batch import Batch
 from unclip.device.precision import device_of_process
+from unclip.device.processes import this_process
 from unclip.stages.base import Replicas, Stage
 
 _LOST = re.compile(r"Dist\w*Error|gloo.*(by peer|[Tt]imed out|Broken pipe)|NCCL", re.DOTALL)
@@ -231,7 +231,7 @@ def start_parallel(device: str = "auto", shard: bool = False) -> Parallel:
     Args:
         shard: of several processes, each keeps a shard of the network and not all of it.
     """
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = this_process()
     place = device_of_process(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)

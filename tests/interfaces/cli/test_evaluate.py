@@ -14,6 +14,7 @@ from unclip.evaluation.judge.network import Judge, JudgeConfig
 from unclip.evaluation.judge.training import JudgeStage
 from unclip.evaluation.metrics import composition
 from unclip.interfaces.cli import main
+from unclip.outputs.images import read_info
 from unclip.storage.folder import ModelFolder
 
 
@@ -300,3 +301,32 @@ def test_bad_requests(
 ) -> None:
     command = words.format(tmp=tmp_path, judge=judge).split()
     assert says in refused(["evaluate", *command, "--model", str(tiny_model)], capsys)
+
+
+def test_images_of_a_sweep_say_the_scale_that_they_were_made_at(tiny_model: Path) -> None:
+    words = ["evaluate", "guidance", "--model", str(tiny_model), "-n", "2", "--size", "16"]
+    assert main([*words, "--steps", "fast", "--scales", "1", "2"]) == 0
+    scales = [
+        read_info(file)["settings"]["decoder_guidance_scale"]
+        for file in Path("out/generated").glob("*/*.png")
+    ]
+    assert sorted(scales) == [1.0, 1.0, 2.0, 2.0]
+
+
+def test_reconstructions_promise_no_command(tiny_model: Path, capsys: Capture) -> None:
+    words = ["evaluate", "reconstruction", "--model", str(tiny_model), "-n", "2", "--size", "16"]
+    assert main([*words, "--steps", "fast", "--invert-steps", "2"]) == 0
+    file = next(Path("out/generated").glob("*/*.png"))
+    capsys.readouterr()
+    assert main(["info", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "made of  the image" in said
+    assert "unclip generate" not in said
+
+
+@pytest.mark.parametrize(
+    "what", ["fid", "diversity", "clip", "guidance", "aesthetic", "upsampling", "memorisation"]
+)
+def test_features_of_no_network_are_refused(what: str, capsys: Capture) -> None:
+    words = ["evaluate", what, "--model", "nowhere", "--features"]
+    assert "--features names no network" in refused(words, capsys)

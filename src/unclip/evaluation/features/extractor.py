@@ -9,7 +9,8 @@ Shapes: N images, H × W pixels, D width of features.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip.acceleration.offload import is_offloaded
-from unclip.checks import of_kind, shown
+from unclip.checks import Notice, of_kind, printable, shown
 from unclip.config import to_mapping
 from unclip.device.precision import device_named
 from unclip.files import MAX_CONFIG, as_path, read_json
@@ -129,7 +130,7 @@ def open_extractor(
     name: str | Path,
     pipeline: "Pipeline | None" = None,
     device: str | torch.device = "auto",
-) -> Extractor:
+) -> "NetworkExtractor":
     """An extractor by name, or that of a folder.
 
     Args:
@@ -154,6 +155,33 @@ def open_extractor(
         parts: Parts = imported(NAMED[name])()
         return NetworkExtractor(name, parts, where)
     return _from_folder(as_path(name, "the extractor"), where)
+
+
+def open_extractors(
+    names: Sequence[str], pipeline: "Pipeline", paths: Mapping[str, Path] | None = None
+) -> dict[str, Extractor]:
+    """Several by the names that they are asked for by; each has a name of its own in results.
+
+    A network that is named twice is opened once, with a notice.
+
+    Args:
+        paths: of a name, the folder that is meant by it.
+
+    Raises:
+        ValueError: see `open_extractor`.
+    """
+    found: dict[str, NetworkExtractor] = {}
+    for asked in dict.fromkeys(names):
+        one = open_extractor((paths or {}).get(asked, asked), pipeline, pipeline.device)
+        same = next((name for name, other in found.items() if other.hash == one.hash), None)
+        if same is not None:
+            said = f"{printable(asked)} is the same network as {printable(same)}: measured once"
+            warnings.warn(said, Notice, stacklevel=2)
+            continue
+        if any(other.name == one.name for other in found.values()):
+            one.name = printable(asked)
+        found[asked] = one
+    return found
 
 
 def _from_folder(folder: Path, device: torch.device) -> NetworkExtractor:

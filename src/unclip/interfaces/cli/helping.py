@@ -85,6 +85,8 @@ def _hint(field: "dataclasses.Field[Any]", said: str | None) -> Any:
     if dataclasses.is_dataclass(kind):
         return hint
     takes = _TAKES.get(field.name, field.name.upper().replace("_", "-"))
+    if kind is Path and not several and (field.name not in _TAKES or takes == _TAKES["images"]):
+        takes = _TAKES["path"]  # a folder of images, too
     optional = field.default is not dataclasses.MISSING
     if several:
         takes = f"[{takes} …]" if optional else f"{takes} […]" if " " not in takes else takes

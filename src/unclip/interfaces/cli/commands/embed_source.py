@@ -2,7 +2,6 @@
 (`--data.embeddings`).
 """
 
-import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unclip.checks import many, printable
+from unclip.device.processes import this_process
 from unclip.interfaces.cli.outputs import check_folder
 from unclip.interfaces.cli.streams import progress_bar
 
@@ -34,7 +34,7 @@ def embed_source(options: "Embed", name: str) -> int:
     from unclip.interfaces.cli.sources import in_own_words, open_named
     from unclip.stages.embedding import Computer, claim, missing
 
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, processes = this_process()
     precision = str(usual(options.precision))
     if precision not in ("auto", *_KEPT):
         raise ValueError(f"embeddings are computed in {' or '.join(_KEPT)}, not in {precision}")

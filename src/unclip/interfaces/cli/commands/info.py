@@ -112,6 +112,9 @@ def describe_image(path: Path) -> str:
         **({"machine": notes["machine"]} if "machine" in notes else {}),
         "version": notes.get("version"),
     }
+    if "of" in notes:  # see evaluation/generated.py
+        rows = {"made of": f"the image {notes['of']}", **rows}
+        return _table(rows) + "\n\nNo command makes it again from these notes alone."
     return _table(rows) + "\n\n" + command_for(notes)
 
 

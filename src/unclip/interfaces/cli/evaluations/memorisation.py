@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from unclip.interfaces.cli.evaluations.sampled import finish
-from unclip.interfaces.cli.evaluations.shared import Measuring, check_output, open_folder, origin
+from unclip.interfaces.cli.evaluations.shared import Measuring, check_features, check_output, open_folder, origin
 from unclip.interfaces.cli.numbers import Count, whole
 from unclip.interfaces.cli.options import PromptOptions, parse
 from unclip.interfaces.cli.outputs import check_file, check_folder, write_file, written_by
@@ -61,7 +61,8 @@ class Memorisation(Measuring, PromptOptions):
     compared."""
     features: tuple[str, ...] = ("clip",)
     """Networks whose features are compared beside pixels: clip (the model's own),
-    efficientnet-lite0, or folders of a CLIP, ViT, DINOv2 or Inception."""
+    efficientnet-lite0, judge (the bundled one's), or folders of a CLIP, ViT, DINOv2 or
+    Inception."""
     kept: Path = Path("out") / "generated"
     """Folder that made images and features are kept in, and taken from where they are there."""
     sheet: Path | None = None
@@ -69,6 +70,10 @@ class Memorisation(Measuring, PromptOptions):
     those."""
     report: Path | None = None
     """Name of an .html file for numbers and pictures."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_features(self.features)
 
     def check(self) -> None:
         """Refuse, before any work, what could not be written or read."""
@@ -124,7 +129,7 @@ class _Looking:
 
     @classmethod
     def open(cls, options: Memorisation) -> "_Looking":
-        from unclip.evaluation.features.extractor import open_extractor
+        from unclip.evaluation.features.extractor import open_extractors
         from unclip.evaluation.memorisation.data import Compared
         from unclip.evaluation.memorisation.spaces import Features, Pixels
 
@@ -135,8 +140,7 @@ class _Looking:
         with own_words():
             compared = Compared.open(model, options.asked, size)
         spaces: list[Space] = [Pixels()]
-        for name in dict.fromkeys(options.features):
-            extractor = open_extractor(name, pipe, pipe.device)
+        for extractor in open_extractors(options.features, pipe).values():
             spaces.append(Features(extractor, options.kept / "features"))
         return cls(options, pipe, model, size, compared, spaces)
 

@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         with_ = made_with(pipe, session.model, settings, made=way, inverted_in=inverted)
         made[way] = Generated(options.images, with_)
         session.make(
-            made[way], wanted, each,
+            made[way], wanted, settings, each,
             lambda bar, settings=settings, inverted=inverted: from_embeddings(
                 pipe, settings, real, bar, inverted
             ),

@@ -5,21 +5,22 @@ taken (or found), numbers computed, and told. Processes of torchrun share the ma
 them measures.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import tyro
 
 from unclip.checks import many, printable
+from unclip.device.processes import this_process
 from unclip.interfaces.cli.evaluations.shared import (
     Measured,
     Measuring,
     Split,
+    check_features,
     check_output,
     open_folder,
     open_measured,
@@ -77,14 +78,18 @@ class OnImages(Measuring, PromptOptions):
     """Images generated, for as many captions; if left out, as many as the help of the command says,
     or as there are. Only numbers of as many images can be compared."""
     features: tuple[str, ...] = (CLIP,)
-    """Networks whose features are compared: clip (the model's own), efficientnet-lite0, or folders
-    of a CLIP, ViT, DINOv2 or Inception."""
+    """Networks whose features are compared: clip (the model's own), efficientnet-lite0, judge
+    (the bundled one's), or folders of a CLIP, ViT, DINOv2 or Inception."""
     clip: Path | None = None
     """Model folder whose CLIP is meant by clip, to compare models; the model's own if left out."""
     images: Path = Path("out") / "generated"
     """Folder that generated images are kept in, and taken from where they are there."""
     report: Path | None = None
     """Name of an .html file for numbers, plots and pictures."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_features(self.features)
 
     @property
     def held_against(self) -> "Against":
@@ -154,20 +159,18 @@ class Session:
             ValueError: what is missing, or does not fit.
         """
         from unclip.device.precision import device_of_process
-        from unclip.evaluation.features.extractor import open_extractor
+        from unclip.evaluation.features.extractor import open_extractors
         from unclip.evaluation.generated import Share
         from unclip.evaluation.sets import Sets
 
         options.check()
-        share = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        share = Share(*this_process())
         if share.processes > 1:
             options = replace(options, device=str(device_of_process(options.device)))
         settings, pipe = options.settings(), options.open()
         model = open_folder(options.model, (), options.revision, options.variant)
-        extractors = {}
-        for name in options.features:
-            other = options.clip if name == CLIP and options.clip is not None else name
-            extractors[name] = open_extractor(other, pipe, pipe.device)
+        paths = {CLIP: options.clip} if options.clip is not None else {}
+        extractors = open_extractors(options.features, pipe, paths)
         size = settings.size or pipe.sizes[-1]
         pipe.evaluations(settings, options.start)  # refuses what the model does not have
         on = replace(options, data=options.named)
@@ -219,13 +222,18 @@ class Session:
         made = Generated(self.options.images, made_with(self.pipe, self.model, settings))
         steps = self.pipe.evaluations(settings)
         images = self.wanted if images is None else images
-        self.make(made, images, steps, lambda bar: from_captions(self.pipe, settings, bar))
+        draw = partial(from_captions, self.pipe, settings)
+        self.make(made, images, settings, steps, draw)
         return made
 
-    def make(self, made: "Generated", images: "Sequence[Wanted]", steps: int, draw: Any) -> None:
+    def make(
+        self, made: "Generated", images: "Sequence[Wanted]", settings: "Settings", steps: int,
+        draw: Any,
+    ) -> None:  # fmt: skip
         """Make what is not there yet.
 
         Args:
+            settings: that it is made with, for the images' notes.
             steps: of sampling, for an image.
             draw: what is told of steps → what draws images and tells them.
         """
@@ -237,7 +245,7 @@ class Session:
                 self.told.append(self.measured.name)
             kept = f"{there:,} of {many(len(set(images)), 'images')} are there"
             print(f"{kept}; they are kept in {printable(str(made.folder))}", file=sys.stderr)
-        notes = {**written_by(self.options.model, self.pipe), "settings": self.settings.changed()}
+        notes = {**written_by(self.options.model, self.pipe), "settings": settings.changed()}
         with progress_bar(steps * todo) as bar:
             drawn: Draw = draw(bar.update)
             made.make(images, drawn, self.options.batch_size, share=self.share, notes=notes)

@@ -235,6 +235,16 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def check_features(names: Sequence[str]) -> None:
+    """Refuse flags that name no network.
+
+    Raises:
+        ValueError: there is no name.
+    """
+    if not names:
+        raise ValueError("--features names no network: give clip, another name, or a folder")
+
+
 def check_output(output: Path | None) -> None:
     """Refuse, before any work, a file for the numbers that could not be written."""
     if output is not None:

@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         made = Generated(options.images, how)
         sampling = pipe.sampling(stage_name(stage), session.settings)
         session.make(
-            made, wanted, sampling.steps,
+            made, wanted, session.settings, sampling.steps,
             lambda bar, stage=stage, lows=lows, sampling=sampling, wanted=wanted: enlarging(
                 stage, dict(zip((one.of for one in wanted), lows, strict=True)), sampling, bar
             ),
