@@ -79,3 +79,9 @@ def test_an_estimate_shows_itself() -> None:
     assert Estimate(1.0, math.nan, math.nan, "why").to_dict() == {
         "value": 1.0, "interval": [None, None], "note": "why",
     }  # fmt: skip
+
+
+def test_the_interval_holds_the_rate() -> None:
+    for total in range(1, 60):
+        assert wilson(0, total)[0] == 0
+        assert wilson(total, total)[1] == 1

@@ -67,7 +67,7 @@ def test_where_a_model_cannot_go(pipe: Pipeline, tiny_priors: Path) -> None:
     for words, says in (
         (("cpu", "cuda"), "one device and one data type"),
         ((torch.float32, "bf16"), "one device and one data type"),
-        (("nowhere",), "cannot compute on the device 'nowhere'"),
+        (("nowhere",), "cannot compute on the device 'nowhere': there is no such device"),
         (("int8",), "int8|8-bit integers"),  # or this CPU has none
         ((3.5,), "device is 3.5"),
     ):

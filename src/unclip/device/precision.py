@@ -33,6 +33,8 @@ def device_named(name: str | torch.device) -> torch.device:
         torch.empty(1, device=device).item()  # which the device "meta" does not have
     except Exception as error:  # every back end has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+        if reason.startswith("Expected one of"):  # all that torch has ever run on
+            reason = "there is no such device; give auto, cpu, cuda, cuda:1 or mps"
         raise ValueError(f"cannot compute on the device {shown(str(name))}: {reason}") from None
     return device
 

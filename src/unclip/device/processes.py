@@ -7,10 +7,10 @@ from unclip.checks import shown
 
 
 class Process(NamedTuple):
-    """The `rank`-th, from 0 on, of `count` processes."""
+    """The `rank`-th, from 0 on, of `processes`."""
 
     rank: int = 0
-    count: int = 1
+    processes: int = 1
 
 
 def this_process() -> Process:

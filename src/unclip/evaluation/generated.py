@@ -208,8 +208,8 @@ class Generated:
             elif waited > patience:
                 raise ValueError(
                     f"{many(len(left), 'images')} that other processes make did not come in "
-                    f"{waited / 60:.0f} minutes. If none is at work, unset RANK and WORLD_SIZE, and "
-                    "give the command again: what is there is kept"
+                    f"{waited / 60:.0f} minutes. If none is at work, unset RANK and WORLD_SIZE, "
+                    "and give the command again: what is there is kept"
                 )
             time.sleep(_EVERY)
 

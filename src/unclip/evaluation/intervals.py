@@ -102,7 +102,10 @@ def wilson(right: float, total: float) -> tuple[float, float]:
     n, p, z2 = total, right / total, Z * Z
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding must not leave the rate itself outside, at 0 and at 1 above all.
+    return max(0.0, min(p, middle - half)) if p else 0.0, (
+        min(1.0, max(p, middle + half)) if p < 1 else 1.0
+    )
 
 
 def mean(values: Tensor) -> Estimate:

@@ -8,10 +8,17 @@ import pytest
 import torch
 
 from unclip import Pipeline
-from unclip.evaluation.features.extractor import NAMED, Extractor, features_of, open_extractor
+from unclip.checks import Notice
+from unclip.evaluation.features.extractor import (
+    NAMED,
+    Extractor,
+    features_of,
+    open_extractor,
+    open_extractors,
+)
 from unclip.evaluation.features.judge import of_judge
 from unclip.evaluation.judge.network import load_judge
-from unclip.files import write_json, write_safetensors
+from unclip.files import read_safetensors, write_json, write_safetensors
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.encoders import CLIP
 from unclip.storage.folder import ModelFolder
@@ -103,3 +110,20 @@ def test_what_is_no_extractor(tmp_path: Path, tiny_copy: Path) -> None:
     ModelFolder(tiny_copy).remove("image_encoder")
     with pytest.raises(ValueError, match="no image_encoder"):
         open_extractor(tiny_copy)
+
+
+def test_several_have_names_of_their_own_and_each_network_is_once(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model, dtype="fp32", device="cpu")
+    first, second = tmp_path / "a" / "m", tmp_path / "b" / "m"
+    for folder in (first, second):
+        folder.parent.mkdir()
+        whole_clip(tiny_model, folder)
+    tensors = read_safetensors(second / "model.safetensors")
+    tensors["visual_projection.weight"] = tensors["visual_projection.weight"] * 2
+    write_safetensors(second / "model.safetensors", tensors)
+    asked = [str(first), str(second), f"{first}/."]
+    with pytest.warns(Notice, match="is the same network as"):
+        found = open_extractors(asked, pipe)
+    assert [one.name for one in found.values()] == ["m", str(second)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unclip.evaluation.features.extractor import open_extractor
+from unclip.files import write_json
 
 transformers = pytest.importorskip("transformers")
 TINY = {
@@ -88,3 +89,10 @@ def test_dinov2_prepares_images_as_published(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(pixels).last_hidden_state[:, 0]
     torch.testing.assert_close(extractor(levels / 127.5 - 1), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [16384.5, "28", -1, None])
+def test_a_size_that_is_none_is_refused_by_its_name(size: object, tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"model_type": "vit", "image_size": size})
+    with pytest.raises(ValueError, match=r"config\.json.*image_size"):
+        open_extractor(tmp_path, device="cpu")

@@ -1,5 +1,7 @@
 """FID of features: torchmetrics' value, closed forms, its interval and where it leads."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,7 +77,9 @@ def test_more_images_lead_to_the_truth() -> None:
     assert found.limit.low < 10 * 0.1**2 < found.limit.high
     assert found.limit.note == ""
     assert set(found.to_dict()) == {"at", "limit"}
-    assert "not more than the 10 dimensions" in extrapolated(a[:40], b).limit.note
+    few = extrapolated(a[:40], b).limit
+    assert "not more than the 10 dimensions" in few.note
+    assert math.isnan(few.low)
 
 
 def test_fewer_images_than_dimensions_are_said() -> None:

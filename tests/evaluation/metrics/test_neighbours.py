@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from unclip.evaluation.metrics import neighbours
-from unclip.evaluation.metrics.neighbours import _count, prdc
+from unclip.evaluation.metrics.neighbours import _count, _estimate, prdc
 
 
 def rows(count: int, seed: int, shift: float = 0.0, width: int = 8) -> Tensor:
@@ -79,3 +79,10 @@ def test_few_images() -> None:
         prdc(rows(6, 1), rows(7, 2), k=6)
     with pytest.raises(ValueError, match="k is 0; it must be 1 or more"):
         prdc(rows(6, 1), rows(7, 2), k=0)
+
+
+def test_a_rate_of_one_has_an_interval() -> None:
+    """Though a tenth less of the images brings it below 1."""
+    found = _estimate([1.0, *[1.0] * 9, 0.98], 100)
+    assert found.high == 1
+    assert 0.9 < found.low < 1

@@ -152,7 +152,7 @@ def test_class_embeddings_are_mean_directions(clip: FrozenCLIP) -> None:
 
 def test_bad_input_is_said_in_one_sentence(clip: FrozenCLIP) -> None:
     z_t, z_i = noisy(8, 0.0)
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match="do not pair up"):
         ranks(z_t, z_i[:, :4])
     with pytest.raises(ValueError, match="3 labels"):
         ranks(z_t, z_i, ["a", "b", "c"])

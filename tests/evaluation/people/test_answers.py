@@ -140,3 +140,19 @@ def test_nothing_on_the_page_names_a_model(order: list[Seated], tmp_path: Path) 
     assert set(state) == {"number", "total", "done", "key", "kind", "caption", "sides", "choice"}
     with pytest.raises(ValueError, match="no such image"):
         survey.image("../a/0-00.png")
+
+
+def test_a_nonce_is_one_answers(order: list[Seated], tmp_path: Path) -> None:
+    kept = Answers(tmp_path / "answers.sqlite")
+    kept.append(order[0], "", "first", 1.0, "click-1")
+    with pytest.raises(ValueError, match="this nonce is another answer's"):
+        kept.append(order[1], "", "first", 1.0, "click-1")
+    with pytest.raises(ValueError, match="not printable"):
+        kept.append(order[1], "", "first", 1.0, "\ud800" * 8)
+    with pytest.raises(ValueError, match="cannot be used: NOT NULL"):
+        kept.append(order[1], "", "first", None, "click-2")  # type: ignore[arg-type]
+    assert len(kept.read(every=True)) == 1
+    kept.file.unlink()
+    with pytest.raises(ValueError, match="is no longer there"):
+        kept.append(order[1], "", "first", 1.0, "click-3")
+    assert not kept.file.exists()

@@ -102,7 +102,7 @@ def test_a_sweep_has_a_number_of_each_kind_at_each_scale() -> None:
     assert {"FID", "recall (k = 5)", "CLIP score", "aesthetic score"} <= names
     rows = table("clip", found)
     assert rows[0] == ("by clip", "scale 1", "scale 2")
-    assert all("±" in cell for row in rows[1:] if row[0] in ("FID", "CMMD") for cell in row[1:])
+    assert all(" to " in cell for row in rows[1:] if row[0] in ("FID", "CMMD") for cell in row[1:])
     pairs = tradeoff("clip", found, "recall (k = 5)", "FID")
     places = [float(place) for place in pairs.series[0].places]
     assert places == sorted(places)

@@ -103,8 +103,8 @@ def test_the_truth_gains_over_bicubic_image_by_image() -> None:
     held_against(truth, bicubic, truth, Conditions(5, "", 5, "", "", ""), "16 → 32 px", report)
     found = {(one.metric, one.of): one.found.value for one in report.numbers}
     assert found["PSNR", "16 → 32 px, upsampler"] == 100
-    assert found["PSNR, gained", "16 → 32 px, upsampler against bicubic"] > 0
-    assert found["edge error, gained", "16 → 32 px, upsampler against bicubic"] < 0
+    assert found["PSNR, difference", "16 → 32 px, upsampler less bicubic"] > 0
+    assert found["edge error, difference", "16 → 32 px, upsampler less bicubic"] < 0
     degraded = small_of(truth, 16, "bsr")
     assert degraded.shape == (5, 3, 16, 16)
     assert torch.equal(degraded, small_of(truth, 16, "bsr"))

@@ -44,6 +44,8 @@ def test_clip_on_the_world(tiny_model: Path, tmp_path: Path, capsys: Capture) ->
         assert row in said
     numbers = json.loads(report.read_text())
     assert numbers["retrieval"]["among"] == 8
+    assert numbers["chance"]["recall@1"] == 1 / 8
+    assert len(numbers["model_fingerprint"]) == 16
     assert numbers["world"]["split"] == "held-out"
     assert numbers["model"] == str(tiny_model)
 
@@ -195,7 +197,7 @@ def test_reconstruction_and_upsampling(
     assert "nearest of 5 is the image" in said.out
     words = ["evaluate", "upsampling", *common, "--degradation", "bsr"]
     assert main([*words, "--report", str(tmp_path / "large.html")]) == 0
-    assert "PSNR, gained" in capsys.readouterr().out
+    assert "PSNR, difference" in capsys.readouterr().out
     assert main(words) == 0
     assert "5 of 5 images are there" in capsys.readouterr().err
 

@@ -53,6 +53,22 @@ def test_answers_a_summary_and_a_ranking(folders: list[str], capsys: Capture) ->
     assert "caption       a / b   0      0         8" in capsys.readouterr().out
 
 
+def test_folders_in_another_order_are_the_same_comparison(
+    folders: list[str], capsys: Capture
+) -> None:
+    words = ["--ask", "caption", "-n", "2"]
+    assert main(["evaluate", "pairs", "b", "a", *words]) == 0
+    assert "caption   b / a   2      0         0" in capsys.readouterr().out
+    assert main(["evaluate", "pairs", "a", "b", *words, "--summary"]) == 0
+    assert "caption   a / b   0      0         2" in capsys.readouterr().out
+    others = ["evaluate", "pairs", "a", "c", *words, "--summary", "-o", "sum.json"]
+    assert main(others) == 0
+    said = capsys.readouterr()
+    assert "2 answers of out/answers.sqlite are to other questions" in said.err
+    assert "no answers yet: nothing is written" in said.out
+    assert not Path("sum.json").exists()
+
+
 def test_it_goes_on_where_it_stopped(
     folders: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

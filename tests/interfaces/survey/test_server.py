@@ -81,7 +81,11 @@ def test_a_question_its_images_and_an_answer(server: SurveyServer) -> None:
         ("/answer", {"key": 3}, {}, 400),
         ("/answer", {"seconds": "long"}, {}, 400),
         ("/answer", {"seconds": float("nan")}, {}, 400),
+        ("/answer", {"seconds": 10**400}, {}, 400),
+        ("/answer", {}, {"Content_Length": "\u00b2"}, 400),
+        ("/answer", {}, {"Content_Length": "9" * 5000}, 400),
         ("/answer", {"nonce": "x" * 65}, {}, 400),
+        ("/answer", {"nonce": "\ud800" * 9}, {}, 409),
         ("/other", {}, {}, 404),
         ("/answer", None, {}, 404),  # only by POST
         ("/image/..%2Fa", None, {}, 404),

@@ -31,12 +31,12 @@ class _ImageTower(nn.Module):
 
 def of_pipeline(pipe: "Pipeline") -> Parts:
     """The CLIP that a pipeline has."""
-    return _of_frozen(pipe.clip)
+    return of_frozen(pipe.clip)
 
 
 def of_model(path: Path) -> Parts:
     """The CLIP of a model folder."""
-    return _of_frozen(FrozenCLIP.load(ModelFolder(path)))
+    return of_frozen(FrozenCLIP.load(ModelFolder(path)))
 
 
 def open_clip(folder: Path, config: dict[str, Any]) -> Parts:
@@ -46,7 +46,8 @@ def open_clip(folder: Path, config: dict[str, Any]) -> Parts:
     return Parts(_ImageTower(clip), processor, clip.visual_projection.out_features, _LAYER)
 
 
-def _of_frozen(clip: FrozenCLIP) -> Parts:
+def of_frozen(clip: FrozenCLIP) -> Parts:
+    """The image half of one that is open."""
     if clip.image_encoder is None or clip.processor is None:
         raise ValueError(
             "the model has no image_encoder to compare images with; name another extractor"

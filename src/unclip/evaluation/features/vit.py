@@ -7,6 +7,7 @@ the last norm (as dgm-eval takes it, arXiv 2306.04675).
 Shapes: N images, P patches, L = 1 + registers + P tokens, D width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -152,23 +153,27 @@ class VisionTransformer(nn.Module):
 
 def open_vit(folder: Path, config: dict[str, Any]) -> Parts:
     """A ViT, with or without a classifier, which is not used."""
-    half = (0.5, 0.5, 0.5)
-    size = config.get("image_size", 224)
-    square = ImageProcessorConfig(
-        size={"height": size, "width": size}, crop_size=size, resample=2, image_mean=half,
-        image_std=half,
-    )  # fmt: skip
-    return _open(folder, config, square, layer_scale=False)
+    return _open(folder, config, _square, layer_scale=False)
 
 
 def open_dinov2(folder: Path, config: dict[str, Any]) -> Parts:
     """A DINOv2, with registers or without."""
-    return _open(folder, config, IMAGENET, layer_scale=True)
+    return _open(folder, config, lambda size: IMAGENET, layer_scale=True)
+
+
+def _square(size: int) -> ImageProcessorConfig:
+    """Images of `size` pixels as ViT wants them, where its folder says nothing."""
+    half = (0.5, 0.5, 0.5)
+    return ImageProcessorConfig(
+        size={"height": size, "width": size}, crop_size=size, resample=2, image_mean=half,
+        image_std=half,
+    )  # fmt: skip
 
 
 def _open(
-    folder: Path, config: dict[str, Any], processor: ImageProcessorConfig, layer_scale: bool
-) -> Parts:
+    folder: Path, config: dict[str, Any], processor: Callable[[int], ImageProcessorConfig],
+    layer_scale: bool,
+) -> Parts:  # fmt: skip
     where = str(folder / "config.json")
     if config.get("hidden_act", "gelu") not in _GELU or not config.get("qkv_bias", True):
         raise ValueError(
@@ -181,7 +186,8 @@ def _open(
     with torch.device("meta"):
         network = VisionTransformer(ours)
     fill(network, folder, _rename)
-    return Parts(network, processor_of(folder, processor), ours.hidden_size, "class token")
+    prepared = processor_of(folder, processor(ours.image_size))
+    return Parts(network, prepared, ours.hidden_size, "class token")
 
 
 def _rename(key: str) -> str | None:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.checks import many, real_number, shown
+from unclip.checks import many, of_kind, real_number, shown, whole_number
 from unclip.evaluation.features.extractor import Extractor
 from unclip.evaluation.intervals import Estimate, bootstrap, mean
-from unclip.evaluation.metrics.matrices import checked
+from unclip.evaluation.metrics.matrices import directions
 from unclip.files import read_facts, read_safetensors, write_safetensors
 
 LEAST: Final = 10
@@ -55,15 +54,15 @@ class Probe:
         """Ratings (N,) in fp64 of embeddings (N, D).
 
         Raises:
-            ValueError: see `checked`; embeddings of another width.
+            ValueError: see `directions`; embeddings of another width.
         """
-        rows = checked(z_i, "the embeddings", least=1)
+        rows = directions(z_i, "the embeddings", least=1)
         if rows.shape[1] != len(self.weight):
             raise ValueError(
                 f"this probe rates embeddings of width {len(self.weight)}, not {rows.shape[1]}: it "
                 "belongs to another CLIP"
             )
-        return F.normalize(rows, dim=1) @ self.weight.to(rows.device) + self.bias
+        return rows @ self.weight.to(rows.device) + self.bias
 
     def score(self, z_i: Tensor) -> Estimate:
         """The mean rating of embeddings (N, D)."""
@@ -146,11 +145,13 @@ def fit(
         seed: of which those are.
 
     Raises:
-        ValueError: see `checked`; ratings that do not pair up, are not finite or all equal; fewer
-            than `LEAST` images to fit to.
+        ValueError: see `directions`; ratings that do not pair up, are not finite or all equal;
+            fewer than `LEAST` images to fit to.
     """
     real_number(held_out, "held_out", 0.01, 0.9)
-    rows = F.normalize(checked(z_i, "the embeddings"), dim=1)
+    whole_number(seed, "seed", -(2**63), 2**64 - 1)
+    rows = directions(z_i, "the embeddings")
+    of_kind(ratings, Tensor, "the ratings", "a tensor (N,)")
     ratings = ratings.double().to(rows.device)
     if ratings.shape != rows.shape[:1] or not ratings.isfinite().all():
         raise ValueError(

@@ -132,9 +132,11 @@ def extrapolated(a: Tensor, b: Tensor) -> Extrapolation:
     if few <= a.shape[1]:
         note = (
             f"a quarter has {few:,} images, not more than the {a.shape[1]:,} dimensions: the line "
-            "is bent there, and its end a bound from above at best"
+            "is bent there, its end a bound from above at best, and without an interval"
         )
-    return Extrapolation(at, jackknife(limit, *influences, note=note))
+    if note:  # an interval of the line's end says nothing of where a bent one leads
+        return Extrapolation(at, Estimate(limit, math.nan, math.nan, note))
+    return Extrapolation(at, jackknife(limit, *influences))
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

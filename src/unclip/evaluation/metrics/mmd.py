@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.evaluation.intervals import Estimate, jackknife
-from unclip.evaluation.metrics.matrices import ROWS, compared
+from unclip.evaluation.metrics.matrices import ROWS, compared, directions
 
 MOST: Final = 5_000
 _SIGMA: Final = 10.0  # of CMMD's Gaussian kernel, for embeddings of unit length
@@ -69,7 +68,7 @@ def cmmd(a: Tensor, b: Tensor) -> Cmmd:
     Raises:
         ValueError: see `compared`.
     """
-    a, b = (F.normalize(z, dim=1) for z in compared(a, b))
+    a, b = (directions(z) for z in compared(a, b))
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T).sub_(1).div_(_SIGMA**2).exp_()  # |x - y|² = 2 - 2 x·y

@@ -81,7 +81,9 @@ def _estimate(values: list[float], cases: int) -> Estimate:
     variance = (groups - 1) / groups * sum((x - middle) ** 2 for x in without)
     if not cases:
         return Estimate.of(whole, math.sqrt(variance) * student(groups - 1) / Z, least=0.0)
-    alike = min(cases, whole * (1 - whole) / variance) if variance else cases
+    # At 0 and at 1 the binomial spread is that of two cases more of either kind (Agresti, Coull).
+    near = whole if 0 < whole < 1 else (whole * cases + 2) / (cases + 4)
+    alike = min(cases, near * (1 - near) / variance) if variance else cases
     return Estimate(whole, *wilson(whole * alike, alike))
 
 

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.checks import whole_number
 from unclip.data.sources import Source, Stream, length, read
 from unclip.data.world.scene import COLOURS, SHAPES, Scene, WorldConfig
 from unclip.evaluation.intervals import Rate
 from unclip.evaluation.metrics.composition import held_out
+from unclip.evaluation.metrics.matrices import directions, paired
 from unclip.pixels import to_signed
 from unclip.stages.conditioning import FrozenCLIP
 
@@ -80,12 +82,11 @@ def ranks(queries: Tensor, keys: Tensor, labels: Sequence[Hashable] | None = Non
 
     Returns:
         (N,) ranks, 0 for the nearest. Ties count as wrong: equal embeddings find nothing.
+
+    Raises:
+        ValueError: see `paired`; not as many labels.
     """
-    if queries.ndim != 2 or queries.shape != keys.shape:
-        raise ValueError(
-            f"queries {tuple(queries.shape)} and keys {tuple(keys.shape)} do not belong together; "
-            "give one embedding (N, D) of each for every pair"
-        )
+    paired(queries, keys, "queries", "keys")
     if labels is not None and len(labels) != len(queries):
         raise ValueError(f"{len(labels)} labels were given for {len(queries)} pairs")
     cosine = F.normalize(queries.float(), dim=-1) @ F.normalize(keys.float(), dim=-1).T  # (N, N)
@@ -107,9 +108,11 @@ def retrieval(
     """Both directions of retrieval among N pairs (N, D), or among each `among` of them in turn.
 
     Raises:
-        ValueError: embeddings that do not pair up, or fewer than `among`.
+        ValueError: see `paired`; fewer pairs than `among`, or numbers that are none.
     """
-    among = len(z_t) if among is None else among
+    paired(z_t, z_i, "captions", "images")
+    among = len(z_t) if among is None else whole_number(among, "among")
+    ks = [whole_number(k, "k", 1) for k in ks]
     if among < 2 or len(z_t) < among:
         raise ValueError(
             f"retrieval among {among} needs that many pairs (2 or more), not {len(z_t)}"
@@ -117,8 +120,6 @@ def retrieval(
     whole = len(z_t) - len(z_t) % among
     directions: list[dict[int, Rate]] = []
     for queries, keys in ((z_t, z_i), (z_i, z_t)):
-        if len(queries) != len(keys):
-            raise ValueError(f"{len(z_t)} captions and {len(z_i)} images do not pair up")
         places = torch.cat(
             [
                 ranks(queries[a:b], keys[a:b], labels[a:b] if labels is not None else None)
@@ -130,7 +131,19 @@ def retrieval(
 
 
 def classify(z_i: Tensor, classes: Tensor, truth: Sequence[int]) -> ZeroShot:
-    """Images (N, D) held against class embeddings (C, D); `truth` has each image's class."""
+    """Images (N, D) held against class embeddings (C, D); `truth` has each image's class.
+
+    Raises:
+        ValueError: see `directions`; widths that differ, or a class that is none of them.
+    """
+    directions(z_i, "images", least=1)
+    directions(classes, "classes", least=1)
+    if z_i.shape[1] != classes.shape[1]:
+        raise ValueError(
+            f"images of width {z_i.shape[1]} and classes of width {classes.shape[1]} cannot be "
+            "compared; take one CLIP for both"
+        )
+    truth = [whole_number(one, "a class") for one in truth]
     if len(truth) != len(z_i) or (len(truth) and not 0 <= min(truth) <= max(truth) < len(classes)):
         raise ValueError(
             f"{len(truth)} classes were given for {len(z_i)} images; give each image one of "
@@ -142,7 +155,13 @@ def classify(z_i: Tensor, classes: Tensor, truth: Sequence[int]) -> ZeroShot:
 
 
 def preferred(z_i: Tensor, right: Tensor, wrong: Tensor) -> Rate:
-    """Images (N, D) nearer to their `right` caption (N, D) than to a `wrong` one; ties are not."""
+    """Images (N, D) nearer to their `right` caption (N, D) than to a `wrong` one; ties are not.
+
+    Raises:
+        ValueError: see `paired`.
+    """
+    paired(z_i, right, "images", "right captions")
+    paired(z_i, wrong, "images", "wrong captions")
     z_i, right, wrong = (F.normalize(z.float(), dim=-1) for z in (z_i, right, wrong))
     nearer = (z_i * right).sum(dim=1) > (z_i * wrong).sum(dim=1)
     return Rate(int(nearer.sum()), len(z_i))

@@ -6,11 +6,11 @@ Shapes: N images, D width of features.
 from collections.abc import Hashable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from unclip.checks import shown
 from unclip.evaluation.intervals import Estimate, jackknife, mean
-from unclip.evaluation.metrics.matrices import checked
+from unclip.evaluation.metrics.matrices import directions, paired
 
 
 def diversity(features: Tensor, groups: Sequence[Hashable] | None = None) -> Estimate:
@@ -22,9 +22,9 @@ def diversity(features: Tensor, groups: Sequence[Hashable] | None = None) -> Est
             nothing. The interval is that of new groups.
 
     Raises:
-        ValueError: see `checked`; a row of zeros; other groups than rows, or no group of two.
+        ValueError: see `directions`; other groups than rows, or no group of two.
     """
-    rows = _directions(features)
+    rows = directions(features)
     if groups is None:
         value, pulls = _apart(rows)
         return jackknife(value, pulls, least=0.0)
@@ -32,6 +32,8 @@ def diversity(features: Tensor, groups: Sequence[Hashable] | None = None) -> Est
         raise ValueError(f"{len(groups)} groups were given for {len(rows)} images")
     members: dict[Hashable, list[int]] = {}
     for number, group in enumerate(groups):
+        if not isinstance(group, Hashable):
+            raise ValueError(f"groups are names or numbers, such as captions, not {shown(group)}")
         members.setdefault(group, []).append(number)
     values = [_apart(rows[of])[0] for of in members.values() if len(of) > 1]
     if not values:
@@ -46,14 +48,10 @@ def clip_score(z_i: Tensor, z_t: Tensor) -> Estimate:
     report. Guidance raises it until pictures burn, and CLIPs differ in what is high.
 
     Raises:
-        ValueError: see `checked`; a row of zeros, or embeddings that do not pair up.
+        ValueError: see `paired`.
     """
-    if z_i.shape != z_t.shape:
-        raise ValueError(
-            f"images {tuple(z_i.shape)} and captions {tuple(z_t.shape)} do not pair up; give one "
-            "embedding of each, from one CLIP"
-        )
-    return mean(100 * (_directions(z_i, least=1) * _directions(z_t, least=1)).sum(dim=1))
+    images, captions = paired(z_i, z_t, "images", "captions")
+    return mean(100 * (images * captions).sum(dim=1))
 
 
 def _apart(rows: Tensor) -> tuple[float, Tensor]:
@@ -66,10 +64,3 @@ def _apart(rows: Tensor) -> tuple[float, Tensor]:
         return value, torch.full_like(cosines, torch.nan)
     without = 1 - (cosines.sum() - 2 * cosines) / ((n - 1) * (n - 2))
     return value, (n - 1) * (value - without)
-
-
-def _directions(features: Tensor, least: int = 2) -> Tensor:
-    rows = checked(features, least=least)
-    if not rows.any(dim=1).all():
-        raise ValueError("there are features that are all 0, which have no direction")
-    return F.normalize(rows, dim=1)

@@ -82,7 +82,13 @@ class Answers:
     """
 
     def __init__(self, file: Path) -> None:
-        self.file = file
+        self.file, self._made = file, False
+        self._make()
+        self._made = True
+
+    def _make(self) -> None:
+        """The file, where it is not there."""
+        file = self.file
         check_no_link(file)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +132,8 @@ class Answers:
         """
         if choice not in CHOICES:
             raise ValueError(f"the choice must be one of {', '.join(CHOICES)}")
+        if not nonce.isprintable():  # half characters too, which SQLite does not take
+            raise ValueError("the nonce has characters that are not printable")
         one = seated.question
         preferred = seated.preferred(choice)
         row = (
@@ -137,7 +145,17 @@ class Answers:
                 database.execute("PRAGMA journal_mode = WAL")
             columns = ", ".join(("nonce", *COLUMNS))
             marks = ", ".join("?" * len(row))
-            database.execute(f"INSERT OR IGNORE INTO answers ({columns}) VALUES ({marks})", row)
+            try:
+                database.execute(f"INSERT INTO answers ({columns}) VALUES ({marks})", row)
+            except sqlite3.IntegrityError:
+                kept = database.execute(
+                    "SELECT rater, question, choice FROM answers WHERE nonce = ?", (nonce,)
+                ).fetchone()
+                if kept is None:
+                    raise
+                if kept != (rater, one.key, choice):
+                    said = "this nonce is another answer's; load the page again"
+                    raise ValueError(said) from None
 
     def read(self, every: bool = False) -> list[Answer]:
         """The answers that count, oldest first; or all that were ever given."""
@@ -156,6 +174,8 @@ class Answers:
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """A connection of this thread's own, which commits each statement."""
+        if self._made and not self.file.is_file():  # SQLite would begin an empty one
+            raise ValueError(f"{self._where} is no longer there; put it back, or start again")
         try:
             with closing(
                 sqlite3.connect(self.file, timeout=_PATIENCE, isolation_level=None)

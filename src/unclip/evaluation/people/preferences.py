@@ -123,6 +123,9 @@ def scores_of(answers: Sequence[Answer], models: Sequence[str]) -> dict[Pair, Fl
     scores: dict[Pair, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in answers:
         scores[one.model_a, one.model_b][one.question].append(one.score)
+    for first, second in combinations(models, 2):  # as tables name them, not as they were asked
+        for question, given in scores.pop((second, first), {}).items():
+            scores[first, second][question] += [1 - score for score in given]
     return {
         pair: np.array([np.mean(given) for given in scores[pair].values()])
         for pair in combinations(models, 2)
@@ -131,7 +134,7 @@ def scores_of(answers: Sequence[Answer], models: Sequence[str]) -> dict[Pair, Fl
 
 
 def _preference(pair: Pair, scores: Floats, answers: Sequence[Answer]) -> Preference:
-    mine = [one.preferred for one in answers if (one.model_a, one.model_b) == pair]
+    mine = [one.preferred for one in answers if {one.model_a, one.model_b} == set(pair)]
     low, high = wilson(float(scores.sum()), len(scores))
     rate = Estimate(float(scores.mean()), low, high)
     return Preference(

@@ -73,6 +73,8 @@ def questions_of(
 ) -> tuple[list[Question], list[str]]:
     """At most `n` questions of each kind for each two models, and what cannot be asked and why.
 
+    They are the same whatever order the models are named in.
+
     Args:
         kinds: if there is none, those that the images allow.
 
@@ -84,7 +86,7 @@ def questions_of(
     lacking: list[str] = []
     digests = _Digests()
     for kind in kinds or KINDS:
-        for one, other in combinations(models, 2):
+        for one, other in combinations(sorted(models, key=lambda model: model.name), 2):
             pool = _pool(kind, one, other, seed)
             if not pool:
                 lacking.append(f"{kind} of {one.name} and {other.name}: {_NEEDS[kind]}")

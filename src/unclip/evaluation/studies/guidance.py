@@ -84,9 +84,10 @@ def tradeoff(name: str, found: Mapping[float, Mapping[str, Estimate]], x: str, y
 
 
 def _brief(found: Estimate) -> str:
-    """The number and half of its interval."""
-    half = (found.high - found.low) / 2
-    return f"{found.value:.3g}" + ("" if math.isnan(half) else f" ±{half:.2g}")
+    """The number and its interval, which need not be even on both sides."""
+    if math.isnan(found.high - found.low):
+        return f"{found.value:.3g}"
+    return f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g})"
 
 
 def _drawn(found: Mapping[float, Mapping[str, Estimate]]) -> list[str]:

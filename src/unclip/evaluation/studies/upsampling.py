@@ -205,8 +205,10 @@ def held_against(
             better: Literal["lower", "higher"] = "lower" if measure in _LOWER else "higher"
             report.add(under, of, {measure: mean(each)}, better)
     ours, theirs = values.values()
-    gains = {f"{measure}, gained": mean(ours[measure] - theirs[measure]) for measure in ours}
-    report.add(under, f"{name}, upsampler against bicubic", gains)
+    for measure, each in ours.items():
+        better = "lower" if measure in _LOWER else "higher"
+        difference = {f"{measure}, difference": mean(each - theirs[measure])}
+        report.add(under, f"{name}, upsampler less bicubic", difference, better)
 
 
 def _measured(images: Tensor, truth: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ page was given, and nothing but its own script runs in the page.
 
 import hmac
 import json
-import math
 import os
 import secrets
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +19,7 @@ PORT: Final = 8765
 """Where the page is, if nobody else is there."""
 _MOST: Final = 4096  # bytes of an answer
 _NONCE: Final = 64  # characters
+_AGES: Final = 1e12  # seconds
 _POLICY: Final = (
     "default-src 'none'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'"
@@ -127,14 +127,16 @@ class _Handler(BaseHTTPRequestHandler):
         key, choice, nonce = (given.get(name) for name in ("key", "choice", "nonce"))
         seconds = given.get("seconds")
         texts = all(isinstance(one, str) for one in (key, choice, nonce))
-        timed = isinstance(seconds, int | float) and math.isfinite(seconds)
+        timed = isinstance(seconds, int | float) and abs(seconds) < _AGES  # nor NaN
         if not (texts and timed and 8 <= len(str(nonce)) <= _NONCE):
             raise _RefusedError(400, "an answer has a key, a choice, a nonce and seconds")
         self._send_json(survey.answer(str(key), str(choice), float(seconds or 0), str(nonce)))
 
     def _body(self) -> dict[str, Any]:
         length = self.headers.get("Content-Length", "")
-        if self.headers.get_content_type() != "application/json" or not length.isdigit():
+        if self.headers.get_content_type() != "application/json" or not (
+            length.isascii() and length.isdigit() and len(length) < 20
+        ):
             raise _RefusedError(400, "an answer is JSON, of a length that is said")
         if int(length) > _MOST:
             raise _RefusedError(413, f"an answer has at most {_MOST} bytes")

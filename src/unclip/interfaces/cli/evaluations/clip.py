@@ -87,7 +87,8 @@ def _of_clip(options: Clip) -> int:
     options.check()
     from unclip.data.sources import length
     from unclip.data.world.source import WorldSource
-    from unclip.device.precision import device_named
+    from unclip.device.precision import device_named, name_of
+    from unclip.evaluation.generated import fingerprint
     from unclip.evaluation.metrics.retrieval import (
         clip_retrieval,
         world_preferences,
@@ -115,25 +116,29 @@ def _of_clip(options: Clip) -> int:
         **origin(options),
         **measured.facts(n * pools),
         "size": size,
+        "precision": name_of(next(clip.image_encoder.parameters()).dtype),
+        "model_fingerprint": fingerprint(folder),
         "retrieval": found.to_dict(),
+        "chance": {f"recall@{k}": k / found.among for k in found.text_to_image},
     }
-    rows = [("task", "right")]
+    rows = [("task", "right", "by chance")]
     for name, rates in (
         ("text → image", found.text_to_image),
         ("image → text", found.image_to_text),
     ):
-        rows += [(f"{name}, among {found.among}, first {k}", str(r)) for k, r in rates.items()]
+        rows += [(f"{name}, among {found.among}, first {k}", str(r), f"{k / found.among:.1%}")
+                 for k, r in rates.items()]  # fmt: skip
     if isinstance(source, WorldSource) and source.config.kinds == ("shapes",):
         classes = world_zero_shot(clip, source.config)
         report["zero_shot"] = {name: one.to_dict() for name, one in classes.items()}
         rows += [
-            (f"zero-shot {name}, of {one.classes}", str(one.accuracy))
+            (f"zero-shot {name}, of {one.classes}", str(one.accuracy), f"{1 / one.classes:.1%}")
             for name, one in classes.items()
         ]
         preferences = world_preferences(clip, source.config)
         report["preferences"] = {name: rate.to_dict() for name, rate in preferences.items()}
         rows += [
-            (f"true caption, not with {wrong}", str(preferences[name]))
+            (f"true caption, not with {wrong}", str(preferences[name]), f"{1 / 2:.1%}")
             for name, wrong in (
                 ("colours", "its colours swapped"),
                 ("relation", "its relation inverted"),
@@ -151,6 +156,8 @@ def _reported(
 ) -> "Report":  # fmt: skip
     """The same as a report."""
     from unclip.data.registry import format_of
+    from unclip.evaluation.features.clip import of_frozen
+    from unclip.evaluation.features.extractor import NetworkExtractor
     from unclip.evaluation.report import Conditions, Report, crop_of, estimate_of, filter_of
     from unclip.evaluation.studies.quality import by_number
 
@@ -158,7 +165,7 @@ def _reported(
     under = Conditions(
         images, "captions and images of the same pairs", found.among,
         f"{measured.split} of {measured.name}", filter_of(measured.source.check()), crop,
-        extractor=CLIP, extractor_hash=clip.print,
+        extractor=CLIP, extractor_hash=NetworkExtractor(CLIP, of_frozen(clip), clip.device).hash,
     )  # fmt: skip
     report = Report("CLIP", about)
     numbers = {}

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from unclip.interfaces.cli.evaluations.sampled import finish
-from unclip.interfaces.cli.evaluations.shared import Measuring, check_features, check_output, open_folder, origin
+from unclip.interfaces.cli.evaluations.shared import (
+    Measuring,
+    check_features,
+    check_output,
+    open_folder,
+    origin,
+)
 from unclip.interfaces.cli.numbers import Count, whole
 from unclip.interfaces.cli.options import PromptOptions, parse
 from unclip.interfaces.cli.outputs import check_file, check_folder, write_file, written_by
@@ -79,7 +85,10 @@ class Memorisation(Measuring, PromptOptions):
         """Refuse, before any work, what could not be written or read."""
         check_output(self.output)
         if self.report is not None:
+            from unclip.evaluation.plots import check_plots
+
             check_file(self.report, ".html")
+            check_plots()
         if self.sheet is not None:
             check_file(self.sheet, ".png")
         check_folder(self.kept)

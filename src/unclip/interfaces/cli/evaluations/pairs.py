@@ -1,6 +1,7 @@
 """`unclip evaluate pairs`: people say which model's images they prefer, on a page served here."""
 
 import csv
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -85,7 +86,12 @@ def run(arguments: Sequence[str]) -> int:
     if not looks:
         _serve(Survey(questions, kept, options.rater, options.seed), options.port)
     keys = {question.key for question in questions}
-    answers = [one for one in kept.read() if one.question in keys]
+    every = kept.read()
+    answers = [one for one in every if one.question in keys]
+    if len(answers) < len(every):
+        said = f"{many(len(every) - len(answers), 'answers')} of {printable(str(options.answers))} "
+        said += "are to other questions (other images, -n or --seed) and do not count here"
+        warnings.warn(said, Notice, stacklevel=2)
     if options.export is not None:
         print(f"{many(len(answers), 'answers')} written to {_export(options.export, answers)}")
     names = [model.name for model in models]
@@ -93,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _serve(survey: Any, port: int | None) -> None:
-    """Until Ctrl-C."""
+    """Until Ctrl-C, or SIGTERM."""
     from unclip.interfaces.survey.server import SurveyServer
 
     with SurveyServer(survey, port) as server:
@@ -104,8 +110,12 @@ def _serve(survey: Any, port: int | None) -> None:
             "(Ctrl-C ends, and shows the summary)"
         )
         sys.stdout.flush()
-        with suppress(KeyboardInterrupt):
-            server.serve_forever(poll_interval=0.2)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            with suppress(KeyboardInterrupt):
+                server.serve_forever(poll_interval=0.2)
+        finally:
+            signal.signal(signal.SIGTERM, before)
     print()
 
 
@@ -113,7 +123,7 @@ def _tell(models: list[str], answers: "list[Answer]", options: Pairs) -> int:
     from unclip.evaluation.people.preferences import summarise
 
     if not answers:
-        print("no answers yet")
+        print("no answers yet" + (": nothing is written" if options.output is not None else ""))
         return 0
     summary = summarise(answers, models, options.seed)
     report = {"unclip": __version__, "seed": options.seed, "n": options.n, "models": models}

@@ -363,9 +363,9 @@ def finish(
     """
     if table:
         print_table(report.rows())
-    for note in dict.fromkeys([*report.notes, *(one.found.note for one in report.numbers)]):
-        if note:
-            print(f"note: {note}", file=sys.stderr)
+    limits = [f"{one.metric}: {one.found.note}" for one in report.numbers if one.found.note]
+    for note in dict.fromkeys([*report.notes, *limits]):
+        print(f"note: {note}", file=sys.stderr)
     if options.output is not None:
         from unclip.files import write_json
 
