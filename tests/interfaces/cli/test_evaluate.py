@@ -322,7 +322,7 @@ def test_reconstructions_promise_no_command(tiny_model: Path, capsys: Capture) -
     capsys.readouterr()
     assert main(["info", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "made of  the image" in said
+    assert "No command makes it again" in said
     assert "unclip generate" not in said
 
 
