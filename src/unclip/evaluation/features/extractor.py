@@ -159,7 +159,7 @@ def open_extractor(
 
 def open_extractors(
     names: Sequence[str], pipeline: "Pipeline", paths: Mapping[str, Path] | None = None
-) -> dict[str, Extractor]:
+) -> dict[str, NetworkExtractor]:
     """Several by the names that they are asked for by; each has a name of its own in results.
 
     A network that is named twice is opened once, with a notice.
