@@ -1,6 +1,5 @@
 """`unclip batch`: images for a table of prompts, by any number of processes and machines."""
 
-import os
 import re
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Annotated, Any, cast
 import tyro
 
 from unclip.checks import many, printable
+from unclip.device.processes import this_process
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import Count
 from unclip.interfaces.cli.options import PromptOptions, parse
@@ -107,7 +107,7 @@ def _share(worker: str) -> tuple[int, int]:
         ValueError: it is not K/N with K below N.
     """
     if not worker:
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        return this_process()
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", worker, re.ASCII)
     if not found or int(found[1]) >= int(found[2]):
         raise ValueError(f"--worker {worker!r} is not K/N, such as 0/2 and 1/2 of two processes")
