@@ -66,8 +66,11 @@ def crop_of(size: int, drawn: bool) -> str:
     return (_DRAWN if drawn else _CENTRE).format(size=size)
 
 
-def filter_of(report: Listed) -> str:
-    """Which images of the data were left out, and which were used in spite of something."""
+def filter_of(report: Listed | str) -> str:
+    """Which images of the data were left out, and which were used in spite of something; of a
+    source that says what it is in a sentence of its own, that."""
+    if isinstance(report, str):
+        return report
     if report.parts:
         return "; ".join(filter_of(part) for part in report.parts)
     if report.images >= ENDLESS or not (report.problems or report.notes):
