@@ -239,6 +239,23 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def shared_folder(folder: Path) -> Iterator[None]:
+    """A folder that several processes write into: made, held as `alone` does and swept, for the
+    block in which this one says whose it is, or finds out.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write {printable(str(folder))}: {error.strerror}") from None
+    with alone(folder):
+        sweep(folder)
+        yield
+
+
+@contextmanager
 def locked(
     path: Path, *, make: bool = False, shared: bool = False, wait: bool = True
 ) -> Iterator[None]:

@@ -26,7 +26,7 @@ from unclip.data.embeddings import (
     write_shard,
 )
 from unclip.data.pictures import PictureSource
-from unclip.files import alone, sweep
+from unclip.files import shared_folder
 from unclip.pixels import to_signed
 from unclip.stages.conditioning import FrozenCLIP
 
@@ -47,12 +47,7 @@ def claim(folder: Path, plan: Plan, sources: Sequence[PictureSource], measured: 
     Raises:
         ValueError: it holds other embeddings, or something else.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write {printable(str(folder))}: {error.strerror}") from None
-    with alone(folder):
-        sweep(folder)
+    with shared_folder(folder):
         if (folder / INDEX).exists():
             there = Plan.read(folder)
             if measured:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.checks import printable
-from unclip.files import alone, sweep, whole, write_json, write_text
+from unclip.files import shared_folder, whole, write_json, write_text
 from unclip.interfaces.batch.prompts import Row
 
 JOB = "job.json"
@@ -114,12 +114,7 @@ def claim(folder: Path, job: Job, measured: bool) -> Job:
         ValueError: it holds another job, or something else.
     """
     where = printable(str(folder))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write {where}: {error.strerror}") from None
-    with alone(folder):
-        sweep(folder)
+    with shared_folder(folder):
         if not (folder / JOB).exists():
             if any(not one.name.startswith(".") for one in folder.iterdir()):
                 raise ValueError(f"{where} has something else in it; give a job its own folder")

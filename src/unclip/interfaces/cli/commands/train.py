@@ -4,7 +4,6 @@ What is heavy is imported inside functions, as `unclip train all --help` goes th
 """
 
 import dataclasses
-import os
 import signal
 from collections import ChainMap
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import tyro
 
 from unclip.checks import printable, real_number, whole_number
 from unclip.config import dump_toml, suggest, to_mapping
+from unclip.device.processes import this_process
 from unclip.files import check_utf8
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.cli.outputs import check_folder
@@ -112,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
     if stopped:
         print(f"stopped by {signal.Signals(stopped).name}; add --resume to continue", flush=True)
         return 128 + stopped
-    if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
+    if this_process().rank == 0:  # the first of torchrun's processes speaks for all
         model, where = printable(str(options.model)), printable(str(folder))
         print(f"{', '.join(spec.components)} written to {model}; the run is in {where}")
     return 0

@@ -1,6 +1,5 @@
 """`unclip train all`: every stage of a model, one after the other, within a budget of time."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from unclip.checks import printable
 from unclip.config import dump_toml, to_mapping
+from unclip.device.processes import this_process
 from unclip.files import check_utf8
 from unclip.interfaces.cli.numbers import seconds_in
 from unclip.interfaces.cli.options import parse
@@ -74,7 +74,7 @@ def run(words: Sequence[str]) -> int:
         )
     if options.data is None and not options.resume:
         raise ValueError("train all needs --data: a folder of captioned images, or emoji:shapes")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if this_process().processes > 1:
         raise ValueError("train all is one process; several can train one stage after the other")
     folder = options.run or run_folder(options.model)
     for path in (options.model, folder):
