@@ -1,5 +1,7 @@
-"""Names of data types: those of this project, and torch's and diffusers' longer ones. No torch."""
+"""Names of engines and data types: of these, torch's and diffusers' longer ones too. No torch."""
 
+ENGINES = ("torch", "openvino")
+"""What can compute U-Nets."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _LONGER = {
     "fp32": ("float32", "float"),

@@ -427,12 +427,7 @@ class UNet(nn.Module):
         self, x: Tensor, emb: Tensor, context: Context | None, below: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The output, and what the levels below the finest gave for it, if it is not given."""
-        multiple = self.config.downsampling
-        if x.shape[-2] % multiple or x.shape[-1] % multiple:
-            raise ValueError(
-                f"this U-Net takes heights and widths that are multiples of {multiple}, but the "
-                f"image is {x.shape[-1]}×{x.shape[-2]} pixels"
-            )
+        self.check_size(x)
         finest_down, finest_up = self.down_blocks[0], self.up_blocks[-1]
         assert isinstance(finest_down, DownLevel)
         assert isinstance(finest_up, UpLevel)
@@ -456,6 +451,15 @@ class UNet(nn.Module):
             assert isinstance(up, UpLevel)
             h = up.ascend(h, skips, emb, context)
         return h
+
+    def check_size(self, x: Tensor) -> None:
+        """Refuse images (N, C, H, W) that do not divide into the coarsest level's pixels."""
+        multiple = self.config.downsampling
+        if x.shape[-2] % multiple or x.shape[-1] % multiple:
+            raise ValueError(
+                f"this U-Net takes heights and widths that are multiples of {multiple}, but the "
+                f"image is {x.shape[-1]}×{x.shape[-2]} pixels"
+            )
 
     def _check_conditions(self, time_condition: Tensor | None, context: Tensor | None) -> None:
         for name, given, needed in (

@@ -1,5 +1,6 @@
 """A model folder of either published kind becomes stages; what does not fit is refused first."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,10 +10,13 @@ import torch
 from unclip.acceleration.compiling import check_compiler, compiled
 from unclip.acceleration.int8 import to_int8
 from unclip.acceleration.offload import Offload
+from unclip.acceleration.openvino import accelerate, check_openvino
 from unclip.acceleration.packing import pack
 from unclip.checks import shown, true_or_false
+from unclip.config import one_of
 from unclip.data import held_out, trained_on
 from unclip.device.memory import give_back
+from unclip.device.names import ENGINES
 from unclip.device.precision import device_named, dtype_named, fastest_dtype
 from unclip.networks.diffusion_prior import DiffusionPrior
 from unclip.networks.unet import UNet
@@ -122,6 +126,12 @@ class LoadedModel:
             if isinstance(network, UNet | DiffusionPrior):
                 compile_steps(network)
 
+    def accelerate(self) -> None:
+        """Have OpenVINO compute the steps of the U-Nets; priors stay as they are."""
+        for network in self.denoisers:
+            if isinstance(network, UNet):
+                accelerate(network)
+
     @property
     def networks(self) -> list[torch.nn.Module]:
         """Priors, decoder, its student and upsamplers."""
@@ -139,15 +149,20 @@ def load(
     device: str | torch.device,
     offload: bool,
     compile: bool,
+    engine: str,
     access: Access,
 ) -> dict[str, Any]:
     """The arguments of a `Pipeline` for a model folder; see `Pipeline.from_pretrained`."""
     offload, compile = true_or_false(offload, "offload"), true_or_false(compile, "compile")
     place = device_named(device)
     precision = dtype_named(dtype, place)
-    if compile and (offload or precision == torch.int8):
-        other = "offload" if offload else "int8"
-        raise ValueError(f"{other} and compile do not go together: open without one of them")
+    openvino = one_of(engine, "engine", ENGINES) == "openvino"
+    _check_together(
+        {"offload": offload, "int8": precision == torch.int8},
+        {"compile": compile, "engine openvino": openvino},
+    )
+    if openvino:
+        check_openvino(place, precision)
     choice = revision, variant, CLASSES
     path = resolve_model(bundled("model") if folder is None else folder, *choice, access)
     model = ModelFolder(path, variant, Offload(place) if offload else None)
@@ -159,6 +174,8 @@ def load(
         loaded.compile()
     else:
         loaded.pack()
+    if openvino:
+        loaded.accelerate()
     return {
         "clip": loaded.clip,
         "prior": loaded.priors,
@@ -170,6 +187,13 @@ def load(
         "fingerprint": print_,
         "notes": {name: index[name] for name in NOTES if name in index},
     }
+
+
+def _check_together(storage: Mapping[str, bool], speed: Mapping[str, bool]) -> None:
+    """Refuse two ways of computing, and any of them where weights lie in another way."""
+    ways = [name for name, asked in speed.items() if asked]
+    for other in [name for name, asked in storage.items() if asked and ways] + ways[1:]:
+        raise ValueError(f"{other} and {ways[0]} do not go together: open without one of them")
 
 
 def compile_steps(network: UNet | DiffusionPrior) -> None:

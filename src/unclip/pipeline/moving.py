@@ -57,6 +57,10 @@ def move(pipe: "Pipeline", device: torch.device, dtype: torch.dtype | None) -> N
         return
     if is_offloaded_model(pipe):
         raise ValueError("an offloaded model cannot be moved: open it with the device and dtype")
+    if pipe.engine != "torch":
+        raise ValueError(
+            f"engine {pipe.engine} has its own copy of the weights: open it with the dtype"
+        )
     if is_int8(pipe.decoder.network) or dtype == torch.int8:
         raise ValueError("int8 is made when a model is opened: open it with the dtype and device")
     model = LoadedModel(pipe.clip, [*pipe.priors.values()], pipe.decoder, pipe.upsamplers)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unclip.acceleration.int8 import is_int8
+from unclip.acceleration.openvino import is_accelerated
 from unclip.checks import listed, many, of_kind, true_or_false
 from unclip.device.memory import give_back
 from unclip.diffusion.inpainting import Known
@@ -102,6 +103,7 @@ class Pipeline(DiffusersAPI):
         device: str | torch.device = "auto",
         offload: bool = False,
         compile: bool = False,
+        engine: str = "torch",
         torch_dtype: str | torch.dtype | None = None,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
@@ -122,6 +124,8 @@ class Pipeline(DiffusersAPI):
                 every image, for machines that the whole model does not fit into.
             compile: have `torch.compile` compile the steps of priors and U-Nets, for GPUs: the
                 first images take minutes. Images differ by rounding only.
+            engine: what computes the steps of U-Nets: "torch", or "openvino", which is faster on
+                many CPUs (`unclip doctor` measures it). Images differ by rounding only.
             torch_dtype: another name of `dtype`.
             cache_dir, token, local_files_only: how the Hub is asked, see `storage.hub.Access`.
             others: diffusers' further arguments, of which those that change nothing are taken.
@@ -132,7 +136,7 @@ class Pipeline(DiffusersAPI):
         check_opening(others)
         precision = dtype if torch_dtype is None else torch_dtype
         access = Access(not true_or_false(local_files_only, "local_files_only"), cache_dir, token)
-        asked = folder, revision, variant, precision, device, offload, compile, access
+        asked = folder, revision, variant, precision, device, offload, compile, engine, access
         return cls(**load(*asked))
 
     @property
@@ -144,6 +148,11 @@ class Pipeline(DiffusersAPI):
         if is_int8(self.decoder.network):
             return torch.int8
         return next(self.decoder.network.parameters()).dtype
+
+    @property
+    def engine(self) -> str:
+        """What computes the steps of its U-Nets, "torch" or "openvino"."""
+        return "openvino" if is_accelerated(self.decoder.network.decoder) else "torch"
 
     @property
     def prior(self) -> Prior | None:

@@ -19,7 +19,7 @@ import tyro
 from unclip.checks import many
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import Steps
-from unclip.interfaces.cli.options import BatchOptions
+from unclip.interfaces.cli.options import BatchOptions, computed_as
 from unclip.interfaces.cli.outputs import (
     check_file,
     check_folder,
@@ -172,7 +172,7 @@ def write(
     from unclip.outputs.animation import save_animation
     from unclip.outputs.images import contact_sheet
 
-    used = options.settings().changed() | {"precision": name_of(pipe.dtype)}
+    used = options.settings().changed() | computed_as(pipe)
     notes = {**written_by(options.model, pipe, command), "seed": options.seed, "settings": used}
     images = [image for row in rows for image in row]
     output, suffix = options.output, options.output.suffix.lower()

@@ -45,6 +45,8 @@ class ModelOptions:
     """Weights of one component in memory at a time, for small machines; slower."""
     compile: bool = False
     """Compilation of the networks by torch, for many images on a GPU: the first take minutes."""
+    engine: Literal["torch", "openvino"] = "torch"
+    """Engine that computes U-Nets on a CPU; openvino is faster on many, see unclip doctor."""
     revision: str | None = None
     """Branch, tag or commit of a model on the Hub."""
     variant: str | None = None
@@ -63,6 +65,7 @@ class ModelOptions:
             device=self.device,
             offload=self.offload,
             compile=self.compile,
+            engine=self.engine,
         )
         pipe.set_progress_bar_config(disable=True)  # commands show their own
         if pipe.device.type == "cpu" and is_crowded():
@@ -75,6 +78,17 @@ class ModelOptions:
         return pipe
 
 
+def computed_as(pipe: "Pipeline") -> dict[str, str]:
+    """For an image's notes: how the networks computed, as flags say it.
+
+    The precision too: where it is chosen by a measurement, the next one may choose otherwise.
+    """
+    from unclip.device.precision import name_of
+
+    engine = {} if pipe.engine == "torch" else {"engine": pipe.engine}
+    return {"precision": name_of(pipe.dtype), **engine}
+
+
 def made_on(pipe: "Pipeline") -> str:
     """For an image's notes: what rounding depends on beside the settings."""
     import torch
@@ -83,7 +97,13 @@ def made_on(pipe: "Pipeline") -> str:
 
     if pipe.device.type != "cpu":
         return str(pipe.device)
-    return f"cpu ({instructions().kernels}, {many(torch.get_num_threads(), 'threads')})"
+    engine = ""
+    if pipe.engine == "openvino":
+        from unclip.acceleration.openvino import version
+
+        engine = f", OpenVINO {version()}"
+    threads = many(torch.get_num_threads(), "threads")
+    return f"cpu ({instructions().kernels}, {threads}{engine})"
 
 
 @dataclass(frozen=True, kw_only=True)

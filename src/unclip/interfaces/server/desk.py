@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unclip import __version__
-from unclip.device.precision import name_of
-from unclip.interfaces.cli.options import made_on
+from unclip.interfaces.cli.options import computed_as, made_on
 from unclip.interfaces.server.bodies import Limits
 from unclip.interfaces.server.keys import Keys
 from unclip.interfaces.server.metrics import Metrics
@@ -97,7 +96,7 @@ class Desk:
         Args:
             request: its id.
         """
-        used = settings.changed() | {"precision": name_of(self.pipe.dtype)}
+        used = settings.changed() | computed_as(self.pipe)
         return {
             "settings": used, "model": self.model, "machine": made_on(self.pipe),
             "version": __version__, "request": request,

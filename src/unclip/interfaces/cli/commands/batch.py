@@ -14,7 +14,7 @@ from unclip.checks import many, printable
 from unclip.device.processes import this_process
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import Count
-from unclip.interfaces.cli.options import PromptOptions, parse
+from unclip.interfaces.cli.options import PromptOptions, computed_as, parse
 from unclip.interfaces.cli.outputs import check_folder, written_by
 from unclip.interfaces.cli.streams import progress_bar
 
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     todo = [shard for shard in mine if not is_whole(options.output, shard)]
     notes = {
         **written_by(options.model, pipe),
-        "settings": settings.changed() | {"precision": job.precision},
+        "settings": settings.changed() | computed_as(pipe),
     }
     total = sum(len(job.rows_of(shard)) for shard in todo) * job.count
     with progress_bar(total) as bar:

@@ -12,7 +12,7 @@ import tyro
 
 from unclip.checks import many
 from unclip.interfaces.cli.marking import MarkingOptions
-from unclip.interfaces.cli.options import PromptOptions, captions_of, parse
+from unclip.interfaces.cli.options import PromptOptions, captions_of, computed_as, parse
 from unclip.interfaces.cli.outputs import check_output, is_file, write_file, write_image, written_by
 from unclip.interfaces.cli.streams import progress_bar
 from unclip.storage.assets import bundled
@@ -58,8 +58,7 @@ def run(arguments: Sequence[str]) -> int:
             callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
         )
     done = time.perf_counter()
-    # The precision too: where it is chosen by a measurement, the next one may choose otherwise.
-    used = settings.changed() | {"precision": name_of(pipe.dtype)}
+    used = settings.changed() | computed_as(pipe)
     given = {name: getattr(options, name) for name in ("batch_size", "variant")}
     given |= {"revision": pipe.revision or options.revision}
     given |= {name: getattr(options, name) or None for name in ("offload", "compile")}

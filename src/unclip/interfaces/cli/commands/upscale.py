@@ -11,7 +11,7 @@ import tyro
 
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import Pixels
-from unclip.interfaces.cli.options import SamplingOptions, parse
+from unclip.interfaces.cli.options import SamplingOptions, computed_as, parse
 from unclip.interfaces.cli.outputs import check_output, write_image, written_by
 from unclip.interfaces.cli.streams import progress_bar
 from unclip.pipeline.settings import UPSAMPLING
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     notes = {
         **written_by(options.model, pipe, ["upscale", *arguments]),
         "seed": options.seed,
-        "settings": settings.changed() | {"precision": name_of(pipe.dtype)},
+        "settings": settings.changed() | computed_as(pipe),
     }
     save = partial(provenance.save_png, made, info=notes, made_from=[options.image])
     where = write_image(options.output, f"{options.image.stem}-{max(made.size)}.png", save)
