@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip import networks
+from unclip.device.shapes import on_meta
 from unclip.files import private_folder
 from unclip.networks.unet import Attention, Context, UNet
 
@@ -258,7 +259,7 @@ def _prune(newest: Path) -> None:
 def _converted(network: UNet, finest: bool) -> Any:
     """The network in fp32, in which bf16 weights lose nothing, for inputs of any shape."""
     config, tokens = network.config, 3
-    with torch.device("meta"):
+    with on_meta():
         copy = UNet(config)
     weights = {name: tensor.float() for name, tensor in network.state_dict().items()}
     copy.load_state_dict(weights, assign=True)

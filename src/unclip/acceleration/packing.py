@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.device.instructions import instructions
+from unclip.device.shapes import on_meta
 
 
 class PackedLinear(nn.Module):
@@ -73,7 +74,7 @@ def unpack(network: nn.Module) -> None:
 
 def _plain(packed: PackedLinear) -> nn.Linear:
     weight = packed.weight.to_dense()
-    with torch.device("meta"):
+    with on_meta():
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=packed.bias is not None)
     linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), packed.bias
     return linear

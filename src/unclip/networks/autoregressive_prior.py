@@ -183,7 +183,7 @@ class AutoregressivePrior(nn.Module):
                     scale = residual_scale if name in ("attended", "feed_out") else 1.0
                     nn.init.normal_(layer.weight, std=scale * layer.in_features**-0.5)
                     nn.init.zeros_(layer.bias)
-        numbers = torch.arange(self.config.num_buckets, device=self.code_embedding.weight.device)
+        numbers = torch.arange(self.config.num_buckets, device="cpu")  # elsewhere the way is long
         self.code_embedding.weight.copy_(sinusoidal_embedding(numbers, self.config.width))
         nn.init.normal_(self.dot_embedding.weight, std=0.5)
         nn.init.normal_(self.positional_embedding, std=0.5)  # as large as what they are added to

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.checks import of_kind
+from unclip.device.shapes import on_meta
 from unclip.files import MAX_CONFIG, read_json
 from unclip.networks.clip import (
     MAX_LOGIT_SCALE,
@@ -76,7 +77,7 @@ class CLIP(nn.Module):
         config = CLIPConfig(
             CLIPTextConfig.from_json(mapping, where), CLIPVisionConfig.from_json(mapping, where)
         )
-        with torch.device("meta"):
+        with on_meta():
             clip = cls(config)
         load_weights(clip, path, dtype, variant)
         return clip.eval()
@@ -133,7 +134,7 @@ class CLIP(nn.Module):
         image_config = replace(
             self.config.vision, logit_scale_init_value=scale, logit_bias_init_value=bias
         )
-        with torch.device("meta"):
+        with on_meta():
             text, image = TextEncoder(text_config), ImageEncoder(image_config)
         state = self.state_dict()
         for tower in (text, image):

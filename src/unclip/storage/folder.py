@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unclip.acceleration.offload import Offload
 from unclip.checks import printable, shown
+from unclip.device.shapes import on_meta
 from unclip.files import (
     MAX_CONFIG,
     locked,
@@ -183,7 +184,7 @@ class ModelFolder:
         The network is built without memory and takes the mapped tensors as they are read, in the
         file's precision or in `dtype`.
         """
-        with torch.device("meta"):
+        with on_meta():
             module = network(config)
         path = self.component(component)
         if self.offload is not None:

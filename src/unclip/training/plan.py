@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from unclip.checks import many
 from unclip.device.precision import device_named, dtype_named, name_of, peak_speed
+from unclip.device.shapes import on_meta
 from unclip.networks.clip_config import CLIP_SIZES, CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from unclip.stages.clip import ClipStage
 from unclip.stages.recipe import Recipe
@@ -229,7 +229,7 @@ def _estimate(spec: StageSpec[S], recipe: Recipe[S], folders: Folders) -> Estima
 def _network(spec: StageSpec[S], recipe: Recipe[S], clip: CLIPConfig) -> nn.Module | None:
     if spec.network is None:
         return None
-    with torch.device("meta"):
+    with on_meta():
         return spec.network(recipe.network, clip.text, recipe.data.size)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.device.shapes import on_meta
 from unclip.evaluation.features.extractor import Parts
 from unclip.evaluation.features.weights import Norm, convolved, fill
 from unclip.files import read_bytes, write_json, write_safetensors
@@ -121,7 +122,7 @@ def open_published() -> Parts:
 
 def open_folder(folder: Path, config: dict[str, Any]) -> Parts:
     """Of a folder that `convert` has written."""
-    with torch.device("meta"):
+    with on_meta():
         network = EfficientNetLite0()
     fill(network, folder, _wanted)
     return Parts(network, _PROCESSOR, WIDTH, "mean of the last feature map")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.checks import shown
+from unclip.device.shapes import on_meta
 from unclip.evaluation.features.extractor import Parts
 from unclip.evaluation.features.preprocessors import processor_of
 from unclip.evaluation.features.weights import Norm, convolved, fill
@@ -228,7 +229,7 @@ def open_inception(folder: Path, config: dict[str, Any]) -> Parts:
             f"{folder / 'config.json'}: variant is {shown(variant)}; it must be one of "
             f"{', '.join(VARIANTS)}"
         )
-    with torch.device("meta"):
+    with on_meta():
         network = InceptionV3(variant)
     fill(network, folder, lambda key: None if _UNWANTED.match(key) else key)
     return Parts(network, processor_of(folder, _PROCESSOR), WIDTH, f"pool3 ({variant})")

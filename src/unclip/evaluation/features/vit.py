@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from unclip.checks import shown
 from unclip.config import Between, Checked, Heads, Layers, Positive, Side, Width, from_mapping
+from unclip.device.shapes import on_meta
 from unclip.evaluation.features.extractor import Parts
 from unclip.evaluation.features.preprocessors import IMAGENET, processor_of
 from unclip.evaluation.features.weights import fill
@@ -183,7 +184,7 @@ def _open(
     known = {field.name for field in fields(ViTConfig)} - {"layer_scale"}
     said = {key: value for key, value in config.items() if key in known}
     ours = from_mapping(ViTConfig, {**said, "layer_scale": layer_scale}, where)
-    with torch.device("meta"):
+    with on_meta():
         network = VisionTransformer(ours)
     fill(network, folder, _rename)
     prepared = processor_of(folder, processor(ours.image_size))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unclip.checks import flag
 from unclip.config import Between, Checked, Width, from_mapping
 from unclip.data.world.scene import BACKGROUNDS, COLOURS, MAX_OBJECTS, SHAPES, Scene
+from unclip.device.shapes import on_meta
 from unclip.files import MAX_CONFIG, read_json
 from unclip.networks.layers import Unit
 from unclip.storage.folder import bundled, check_links
@@ -314,7 +315,7 @@ def load_judge(path: str | Path | None = None) -> Judge:
     check_links(folder if path is None else Path(path), folder, *folder.iterdir())
     written = read_json(folder / "config.json", MAX_CONFIG)
     config = JudgeConfig.from_json(written, str(folder / "config.json"))
-    with torch.device("meta"):
+    with on_meta():
         judge = Judge(config)
     load_weights(judge, folder, torch.float32)
     return channels_last(judge.eval().requires_grad_(False))
