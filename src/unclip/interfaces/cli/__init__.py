@@ -3,6 +3,7 @@
 Nothing heavy is imported here: each command imports what it uses, so that help is instant.
 """
 
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -48,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with standard_streams(), notices():
-        return exit_code(lambda: _run(words), words)
+        code = exit_code(lambda: _run(words), words)
+    if arguments is None:
+        gc.freeze()  # the process ends: to collect torch's modules first takes half a second
+    return code
 
 
 def _run(words: list[str]) -> int:
