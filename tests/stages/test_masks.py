@@ -9,11 +9,13 @@ from torch import Tensor
 
 from tests.stages.decoder.test_stage import CAPTIONS, SETTINGS
 from tests.tiny import learns, noise, scenes
+from unclip.batch import Batch
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.sampling import Sampling
+from unclip.networks.unet import UNet
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.stages.decoder import DecoderStage
+from unclip.stages.decoder import DecoderNetwork, DecoderStage
 from unclip.stages.masks import mask_channels, random_masks
 from unclip.storage.folder import ModelFolder
 
@@ -37,6 +39,10 @@ def sampled(stage: DecoderStage, *seeds: int, sampling: Sampling = GUIDED, **mor
     return stage.sample(z_i, text, sampling, noise(*seeds), **more)  # type: ignore[arg-type]
 
 
+def small(count: int) -> Batch:
+    return {**scenes(count), "images": scenes(count)["images"][:, :, ::2, ::2]}
+
+
 def test_masks_are_boxes_strokes_and_everything() -> None:
     masks = random_masks(400, 16, torch.Generator().manual_seed(0))
     assert masks.shape == (400, 1, 16, 16)
@@ -53,9 +59,19 @@ def test_masks_are_boxes_strokes_and_everything() -> None:
 
 def test_erased_pixels_are_not_seen() -> None:
     images, unknown = masked().x0, masked().unknown
-    shown = mask_channels(images.masked_fill(unknown, torch.nan), unknown)
-    assert torch.equal(shown[:, :3], images * ~unknown)
-    assert torch.equal(shown[:, 3:], unknown.float())
+    for apart in (False, True):
+        shown = mask_channels(images.masked_fill(unknown, torch.nan), unknown, apart)
+        assert torch.equal(shown[:, :3], images * ~unknown)
+        assert torch.equal(shown[:, 3:], unknown.float())
+
+
+def test_of_images_of_which_nothing_is_known_additional_channels_hold_nothing() -> None:
+    images, one = masked().x0.expand(2, -1, -1, -1), masked().unknown
+    unknown = torch.cat([one, torch.ones_like(one)])
+    added, inputs = (mask_channels(images, unknown, apart) for apart in (True, False))
+    assert torch.equal(added[0], inputs[0])
+    assert not added[1].any()
+    assert inputs[1, 3].all()
 
 
 @pytest.mark.parametrize("inpainting", [False, True])
@@ -85,7 +101,6 @@ def test_added_channels_change_nothing_at_first(
     plain: DecoderStage, clip: FrozenCLIP, tiny_model: Path
 ) -> None:
     plain.widen()
-    assert plain.network.decoder.config.in_channels == 7
     before = DecoderStage.load(ModelFolder(tiny_model), clip)
     for known in ({}, {"known": masked()}):
         a, b = (sampled(stage, 1, 2, **known) for stage in (before, plain))
@@ -99,7 +114,8 @@ def test_it_learns_to_see_what_is_known_and_is_saved(clip: FrozenCLIP, tmp_path:
     batch = {**scenes(8), "images": images}
     before, after = learns(stage, batch)
     assert after < 0.8 * before
-    assert stage.network.decoder.conv_in.weight[:, 3:].abs().sum() > 0
+    assert stage.network.masks is not None
+    assert stage.network.masks.conv.weight.abs().sum() > 0
     rows = stage.preview(batch, torch.Generator())
     assert rows is not None
     assert rows.shape == (4, 8, 3, 16, 16)
@@ -111,6 +127,34 @@ def test_it_learns_to_see_what_is_known_and_is_saved(clip: FrozenCLIP, tmp_path:
     a, b = (sampled(s, 1, 2, known=masked()) for s in (stage, again))
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     assert not torch.equal(sampled(again, 1), sampled(again, 1, known=masked()))
+    # Without them, it is the decoder that makes images of which nothing is known.
+    alone = sampled(again, 1, 2)
+    again.network.masks = again.network.decoder.beside = None
+    again.settings = replace(again.settings, inpainting=False)
+    assert torch.equal(sampled(again, 1, 2), alone)
+    again.save(folder)
+    assert not folder.has("decoder_masks")
+    assert torch.equal(sampled(DecoderStage.load(folder, clip), 1, 2), alone)
+
+
+def test_models_of_before_have_them_as_inputs_of_the_u_net(
+    plain: DecoderStage, clip: FrozenCLIP, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    wide = UNet(replace(plain.network.decoder.config, in_channels=7))
+    network = DecoderNetwork(wide, plain.network.text_proj)
+    settings = replace(plain.settings, inpainting=True)
+    stage = DecoderStage(network, clip, plain.process.config, settings)
+    with torch.no_grad():
+        wide.conv_out.weight[:3].normal_(std=0.1)
+        wide.conv_out.bias[3:] = -1.0  # type: ignore[index]  # what is published of the variance
+    assert stage.loss(small(2), torch.Generator().manual_seed(0))["loss"].isfinite()
+    folder = ModelFolder(tmp_path)
+    stage.save(folder)
+    again = DecoderStage.load(folder, clip)
+    assert again.network.masks is None
+    for known in ({}, {"known": masked()}):
+        assert torch.equal(sampled(stage, 1, 2, **known), sampled(again, 1, 2, **known))
     folder.update_index({"_decoder": {"inpainting": False}})
     with pytest.raises(ValueError, match="has 7 channels in"):
         DecoderStage.load(folder, clip)
@@ -118,7 +162,7 @@ def test_it_learns_to_see_what_is_known_and_is_saved(clip: FrozenCLIP, tmp_path:
 
 def test_masks_are_drawn_from_the_steps_generator(plain: DecoderStage) -> None:
     plain.widen()
-    batch = {**scenes(2), "images": scenes(2)["images"][:, :, ::2, ::2]}
+    batch = small(2)
     a, b, c = (plain.loss(batch, torch.Generator().manual_seed(k))["loss"] for k in (5, 5, 6))
     assert a == b
     assert a != c

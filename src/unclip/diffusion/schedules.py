@@ -171,15 +171,16 @@ class Schedule:
         """Signal and noise scales, sqrt(ᾱ_t) and sqrt(1 - ᾱ_t), shaped to broadcast over ``like``.
 
         Args:
-            t: (N,) or () timesteps; floats are interpolated on the CPU, so that a GPU that has them
-                is waited for.
+            t: (N,) or () timesteps, whole ones from -1, the data; floats are interpolated on the
+                CPU, so that a GPU that has them is waited for.
             like: (N, ...) gives shape, device and dtype.
         """
         if t.is_floating_point():
             alpha_bar = self.alpha_bar(t)
             return _broadcast(alpha_bar.sqrt(), like), _broadcast((1 - alpha_bar).sqrt(), like)
-        alpha = self.gather(self.alphas_cumprod.sqrt(), t, like)
-        sigma = self.gather((1 - self.alphas_cumprod).sqrt(), t, like)
+        alpha_bars = torch.cat([self.alphas_cumprod, torch.ones(1, dtype=torch.float64)])
+        alpha = self.gather(alpha_bars.sqrt(), t, like)
+        sigma = self.gather((1 - alpha_bars).sqrt(), t, like)
         return alpha, sigma
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unclip.config import Between, Width
 from unclip.networks.clip import TextEncoder
 from unclip.networks.clip_config import CLIPTextConfig
-from unclip.networks.layers import NetworkConfig
+from unclip.networks.layers import NetworkConfig, zero_init
 from unclip.networks.unet_config import UNetConfig, adm_config
 
 # The decoder predicts noise and variance: 3 + 3 channels. `head` is the width of an attention head;
@@ -67,6 +67,36 @@ class TextProjectionConfig(NetworkConfig):
     cross_attention_dim: Width
     clip_embeddings_dim: Width = 768
     clip_extra_context_tokens: Annotated[int, Between(1, 1024)] = 4
+
+
+@dataclass(frozen=True)
+class MaskChannelsConfig(NetworkConfig):
+    """Sizes of the convolution of the mask channels."""
+
+    CLASS_NAMES: ClassVar[tuple[str, ...]] = ("MaskChannels",)
+
+    in_channels: Width  # what is known, and where: one more than the decoder's space has
+    out_channels: Width  # the U-Net's first width
+
+
+class MaskChannels(nn.Module):
+    """What a decoder sees of the known part of an image: (N, C + 1, H, W) -> (N, C', H, W), which
+    is added to what the U-Net's first convolution makes of x_t.
+
+    They are channels more of that convolution (GLIDE, section 2.4) whose weights are kept apart:
+    the U-Net alone is the decoder where nothing is known, and what knows of no mask channels, as
+    diffusers, opens it. They start at zero.
+    """
+
+    def __init__(self, config: MaskChannelsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv = nn.Conv2d(config.in_channels, config.out_channels, 3, padding=1, bias=False)
+        zero_init(self.conv)
+
+    def forward(self, known: Tensor) -> Tensor:
+        features: Tensor = self.conv(known.to(self.conv.weight.dtype))
+        return features
 
 
 def text_projection_config(decoder: UNetConfig, embedding_width: int) -> TextProjectionConfig:

@@ -7,7 +7,7 @@ Attribute names are the keys of the published layout, where the decoder is a `UN
 and an upsampler a `UNet2DModel`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +29,9 @@ from unclip.networks.unet_config import DOWN_ATTENTION, MID_ATTENTION, UP_ATTENT
 from unclip.networks.winograd import Conv3x3, Kernels
 
 __all__ = ["UNet", "UNetConfig"]
+
+GuidanceScale = float | tuple[float, ...]
+"""Of all samples: the scale, or the numbers that a student is told, of which it is the first."""
 
 
 class ResnetBlock(Unit):
@@ -121,7 +124,7 @@ class Conditions:
 
     times: Mapping[float, Tensor]  # planned timestep -> (N or 1, E), as `UNet._times` gives it
     time_condition: Tensor | None  # (N, E)
-    guidance_scale: float | None
+    guidance_scale: GuidanceScale | None
     context: Context | None
     deep: DeepFeatures | None = None
     kernels: Kernels | None = None  # of the network's convolutions, transformed
@@ -266,6 +269,9 @@ class UNet(nn.Module):
     """U-Net over images, conditioned on a timestep and, if so configured, a vector and tokens.
 
     A new network outputs zero: the last layers of residual branches and `conv_out` start there.
+    `beside` is what makes features, which are added to those of `conv_in`, of channels behind the
+    `in_channels`, where images have more.
+
     Activations are channels-last, the faster format, once `unet.to(memory_format=channels_last)`
     has made the weights so; the input may have either format.
     """
@@ -273,6 +279,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.beside: Callable[[Tensor], Tensor] | None = None
         widths, last = config.block_out_channels, len(config.block_out_channels) - 1
         channels, skips = widths[0], [widths[0]]
         self.conv_in = nn.Conv2d(config.in_channels, channels, 3, padding=1)
@@ -310,7 +317,8 @@ class UNet(nn.Module):
 
         `t` (N,) or () integer or float; `time_condition` (N, E) is added to the time embedding;
         `context` (N, L, K) is attended to where `context_mask` (N, L) is True; `guidance_scale`
-        (N,) asks a network that has learned it for the guided prediction. Computes in the precision
+        (N,) asks a network that has learned it for the guided prediction, (N, M) one that has
+        learned more such numbers (`stages/students/`). Computes in the precision
         of the weights and returns (N, out_channels, H, W) in the precision of `x`.
         Raises ValueError where H or W is no multiple of `config.downsampling` and where a
         conditioning that the network needs is missing, or one that it cannot use is given.
@@ -327,7 +335,7 @@ class UNet(nn.Module):
         time_condition: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: GuidanceScale | None = None,
         reuse: int = 1,
         fresh: Iterable[float] = (),
         keep_kernels: bool = False,
@@ -337,9 +345,9 @@ class UNet(nn.Module):
         `timesteps` are those that are planned, in their order; at every `reuse`-th of them, and at
         those in `fresh`, all is computed, at the others the finest level alone, which is an
         approximation. Any others may be asked for too: they are embedded then.
-        `guidance_scale` is one for all. With `keep_kernels`, weights that convolutions transform
-        are kept in that form too, see `networks/winograd.py`. The other arguments and the errors
-        are those of `forward`. Not differentiable.
+        `guidance_scale` is one, or one row, for all. With `keep_kernels`, weights that convolutions
+        transform are kept in that form too, see `networks/winograd.py`. The other arguments and the
+        errors are those of `forward`. Not differentiable.
         """
         self._check_conditions(time_condition, context)
         return Conditions(
@@ -378,30 +386,17 @@ class UNet(nn.Module):
                     side = self.config.sample_size >> (level + finer)
                     yield from ((resnet.conv1, side), (resnet.conv2, side))
 
-    @torch.no_grad()
-    def widen(self, in_channels: int) -> None:
-        """Take more input channels behind those there are, with weights that start at zero.
-
-        The network's output stays what it was, whatever the new channels hold.
-        """
-        old = self.conv_in
-        assert in_channels > old.in_channels, (in_channels, old.in_channels)
-        weight = F.pad(old.weight, (0, 0, 0, 0, 0, in_channels - old.in_channels))
-        self.conv_in = nn.Conv2d(in_channels, old.out_channels, 3, padding=1)
-        self.conv_in.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
-        self.conv_in.bias = old.bias
-        self.config = replace(self.config, in_channels=in_channels)
-
     def _times(
         self,
         timesteps: Sequence[float],
         time_condition: Tensor | None,
-        guidance_scale: float | None,
+        guidance_scale: GuidanceScale | None,
     ) -> dict[float, Tensor]:
         """Of each timestep the embedding (N or 1, E), with the time condition and activated."""
         scales = None
         if guidance_scale is not None:
-            scales = torch.full((len(timesteps),), guidance_scale)
+            scale = torch.tensor(guidance_scale, dtype=torch.float32)
+            scales = scale.expand(len(timesteps), *scale.shape)
         embeddings = self._embedded(torch.tensor(timesteps), scales)
         times = zip(timesteps, embeddings.split(1), strict=True)  # type: ignore[no-untyped-call]
         return {t: _activated(embedding, time_condition) for t, embedding in times}
@@ -431,7 +426,7 @@ class UNet(nn.Module):
         finest_down, finest_up = self.down_blocks[0], self.up_blocks[-1]
         assert isinstance(finest_down, DownLevel)
         assert isinstance(finest_up, UpLevel)
-        skips = [self.conv_in(x.to(self.conv_in.weight.dtype))]
+        skips = [self._first(x)]
         finest_down.descend(skips, emb, context)
         if below is None:
             finest_down.leave(skips, emb)
@@ -439,6 +434,15 @@ class UNet(nn.Module):
         h = finest_up.ascend(below, skips, emb, context)
         out: Tensor = self.conv_out(_silu(self.conv_norm_out(h)))
         return out.to(x.dtype), below
+
+    def _first(self, x: Tensor) -> Tensor:
+        """The first convolution, and what the channels beside x_t add to it, if there are any."""
+        own = self.config.in_channels
+        h: Tensor = self.conv_in(x[:, :own].to(self.conv_in.weight.dtype))
+        if x.shape[1] > own:
+            assert self.beside is not None
+            h = h + self.beside(x[:, own:])
+        return h
 
     def _below(self, skips: list[Tensor], emb: Tensor, context: Context | None) -> Tensor:
         """All levels but the finest: from the last of `skips` to what its way up begins with."""

@@ -7,6 +7,7 @@ import torch
 from unclip.acceleration.packing import weights_of
 from unclip.device.precision import name_of
 from unclip.stages.decoder import TEXT_ENCODER
+from unclip.stages.decoder.network import MASKS
 from unclip.stages.decoder.student import STUDENT
 from unclip.stages.upsampler import FIRST, LAST, SCHEDULERS
 
@@ -28,7 +29,7 @@ def components(pipe: "Pipeline") -> dict[str, Any]:
         process = getattr(prior, "process", None)
         found |= {name: prior.network, f"{name}_scheduler": process and process.config}
     found |= {"decoder": decoder.network.decoder, "text_proj": decoder.network.text_proj}
-    found |= {TEXT_ENCODER: decoder.network.text_encoder}
+    found |= {TEXT_ENCODER: decoder.network.text_encoder, MASKS: decoder.network.masks}
     found |= {STUDENT: decoder.student and decoder.student.network}
     found |= {"decoder_scheduler": decoder.process.config}
     for upsampler in pipe.upsamplers:

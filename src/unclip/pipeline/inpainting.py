@@ -106,8 +106,8 @@ def inpaint(
 def inpainting_steps(pipe: "Pipeline", settings: Settings) -> int:
     """Sampling steps of an image of `inpaint`, for progress bars; `ValueError` as there."""
     check_settings(settings)
-    decoder = pipe.sampling("decoder", settings)
-    return pipe.evaluations(settings) + (decoder.resamples - 1) * decoder.steps
+    alone, decoder = (pipe.sampling("decoder", settings, painting) for painting in (False, True))
+    return pipe.evaluations(settings) - alone.steps + decoder.resamples * decoder.steps
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from unclip.stages.catalogue import STAGES
 from unclip.stages.catalogue import priors as known_priors
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import TEXT_ENCODER, DecoderSettings, DecoderStage
+from unclip.stages.decoder.network import MASKS
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import FIRST, SCHEDULERS, UpsamplerStage
 from unclip.storage.belonging import check_belonging
@@ -214,7 +215,8 @@ def needed_components(model: ModelFolder, kind: str) -> list[str]:
         known = list(known_priors().values())
         there = [one for one in known if model.index().get(_name(one))]
         needed += (there or known)[0].COMPONENTS
-    return needed + ([TEXT_ENCODER] if decoder.caption_tokens == "own" else [])
+    parts = {TEXT_ENCODER: decoder.caption_tokens == "own", MASKS: model.index().get(MASKS)}
+    return needed + [name for name, wanted in parts.items() if wanted]
 
 
 def read_defaults(model: ModelFolder) -> dict[str, Any]:

@@ -299,7 +299,7 @@ class Pipeline(DiffusersAPI):
             )
         start = None if start is None else check_noise(start, len(z_i), self.decoder.size)
         of_kind(known, Known | None, "known", "a Known")  # type: ignore[arg-type]
-        sampling = self.sampling("decoder", settings)
+        sampling = self.sampling("decoder", settings, painting=known is not None)
         null = self.null_for("decoder", settings, sampling)
         images = self.decoder.sample(z_i, text, sampling, noise, null, callback, start, known)
         return images.clamp(-1, 1)  # as the layout defines; most schedulers clip already

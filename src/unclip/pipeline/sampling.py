@@ -1,6 +1,7 @@
 """How each stage is sampled for a request: functions of a pipeline, which has them as methods."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,7 @@ from unclip.pipeline.settings import (
     resolve,
 )
 from unclip.stages.conditioning import TextCondition
+from unclip.stages.decoder.student import FEW_STEPS, FewStepStudent
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import SAMPLED_AS, UpsamplerStage
 
@@ -32,11 +34,12 @@ if TYPE_CHECKING:
 _NO_PRIOR = "this model has no prior: it makes variations of images, not images for captions"
 
 
-def sampling(pipe: "Pipeline", stage: str, settings: Settings) -> Sampling:
+def sampling(pipe: "Pipeline", stage: str, settings: Settings, painting: bool = False) -> Sampling:
     """How a stage is sampled: what the request says, else its row of the preset, else the model.
 
     Args:
         stage: "prior", "decoder", "super_res" or "super_res_1024".
+        painting: whether a part of the image is known.
 
     Raises:
         ValueError: no such stage; the settings ask for what this model does not have.
@@ -52,9 +55,7 @@ def sampling(pipe: "Pipeline", stage: str, settings: Settings) -> Sampling:
 
     values = said(getattr(rows, stage))
     if stage == "decoder":
-        distilled = _distilled(pipe, settings, values["guidance_scale"], rows)
-        values = said(rows.decoder_distilled or rows.decoder) if distilled else values
-        values["guidance_distilled"] = distilled
+        values = _of_student(pipe, settings, rows, said, painting) or values
         resamples = 1 if pipe.decoder.settings.inpainting else RESAMPLES
         values |= resolve(INPAINTING, settings, {"resamples": resamples}, {})
     return _sampling_of(values)
@@ -68,19 +69,43 @@ def _sampling_of(values: dict[str, Any]) -> Sampling:
     return Sampling(guidance=guidance, **{key: values[key] for key in values if key in own})
 
 
-def _distilled(pipe: "Pipeline", settings: Settings, scale: float, rows: Preset) -> bool:
-    """Whether the decoder's student gives guided predictions; ValueError if it cannot."""
-    if settings.guidance_kind == "distilled":
-        pipe.decoder.check_distilled(scale)
+def _of_student(
+    pipe: "Pipeline",
+    settings: Settings,
+    rows: Preset,
+    said: Callable[[Row], dict[str, Any]],
+    painting: bool,
+) -> dict[str, Any] | None:
+    """How the decoder's student is sampled, where it answers; ValueError if it is asked for and
+    cannot."""
+    student, asked = pipe.decoder.student, settings.guidance_kind == "distilled"
+    row: Row | None = rows.decoder_distilled or (rows.decoder if asked else None)
+    few = isinstance(student, FewStepStudent)
+    if painting and (pipe.decoder.network.masks or (few and not pipe.decoder.settings.inpainting)):
+        # A student sees no mask channels that are apart, and RePaint's way goes through many steps.
+        if asked:
+            raise ValueError(
+                "this model's student has not learned to complete images: leave guidance_kind out"
+            )
+        return None
+    if isinstance(student, FewStepStudent):
+        most = {"steps": max(student.steps)}
+        row = rows.decoder_few_steps or (most if asked else None)
+        row = row and {**row, **FEW_STEPS}
+    if row is None or not (asked or settings.guidance_kind is None):
+        return None
+    values = {**said(row), "guidance_distilled": True}
+    if asked:
+        pipe.decoder.check_distilled(_sampling_of(values))
         if settings.negative_prompt:
             raise ValueError(
                 "distilled guidance has learned to lead away from the empty caption alone: leave "
                 "out the negative prompt, or guidance_kind"
             )
-    elif settings.guidance_kind is not None or rows.decoder_distilled is None:
-        return False
     # A negative prompt needs both branches.
-    return not settings.negative_prompt and pipe.decoder.distils(scale)
+    if settings.negative_prompt or not pipe.decoder.distils(_sampling_of(values)):
+        return None
+    return values
 
 
 def null_for(pipe: "Pipeline", stage: str, settings: Settings, sampling: Sampling) -> TextCondition:

@@ -62,6 +62,7 @@ STAGES = Stages(
         ),
         "decoder": Row("unclip.stages.decoder.spec:SPEC"),
         "distilled-decoder": Row("unclip.stages.students.guidance:SPEC"),
+        "few-step-decoder": Row("unclip.stages.students.few_steps:SPEC"),
         "upsampler": Row("unclip.stages.upsampler:SPEC"),
         "upsampler-1024": Row("unclip.stages.upsampler:SECOND_SPEC"),
     }

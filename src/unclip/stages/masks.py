@@ -12,25 +12,32 @@ from torch import Tensor
 
 from unclip import draws
 
-_NOTHING_KNOWN = 0.25  # of the masks erase all, so that the decoder still makes whole images
 
-
-def mask_channels(images: Tensor, unknown: Tensor) -> Tensor:
+def mask_channels(images: Tensor, unknown: Tensor, apart: bool) -> Tensor:
     """What is known of images (N, C, H, W), 0 elsewhere, and the mask, 1 where nothing is known.
 
-    `unknown` (N or 1, 1, H, W) is boolean. Returns (N, C + 1, H, W); with all unknown, `images` are
-    not read.
+    Args:
+        unknown: (N or 1, 1, H, W), boolean.
+        apart: whether mask channels are an addition: all of them are 0 then in images of which
+            nothing is known.
+
+    Returns:
+        (N, C + 1, H, W); with all unknown, `images` are not read.
     """
-    return torch.cat(
-        [images.masked_fill(unknown, 0), unknown.expand_as(images[:, :1]).to(images.dtype)], dim=1
-    )
+    mask = unknown.expand_as(images[:, :1]).to(images.dtype)
+    if apart:
+        mask = mask * ~unknown.all(dim=(2, 3), keepdim=True)
+    return torch.cat([images.masked_fill(unknown, 0), mask], dim=1)
 
 
-def random_masks(count: int, size: int, generator: torch.Generator) -> Tensor:
+def random_masks(
+    count: int, size: int, generator: torch.Generator, nothing: float = 0.25
+) -> Tensor:
     """Masks (count, 1, size, size) on the generator's device, True where an image is erased.
 
-    A quarter erase everything; the others are half boxes with sides of 20 to 80 % of the image's,
-    half strokes through four points, 10 to 30 % wide.
+    Those of a share `nothing` leave nothing known, so that the decoder still makes whole images;
+    the others are half boxes with sides of 20 to 80 % of the image's, half strokes through four
+    points, 10 to 30 % wide.
     """
     device = generator.device
 
@@ -48,5 +55,5 @@ def random_masks(count: int, size: int, generator: torch.Generator) -> Tensor:
     nearest = start + way.clamp(0, 1)[..., None] * along  # (N, 3, H, W, 2)
     stroke = ((pixels - nearest).norm(dim=-1) < radius[:, None]).any(dim=1)
     kind = uniform(1, 1)
-    erased = torch.where(kind < (1 + _NOTHING_KNOWN) / 2, box, stroke) | (kind < _NOTHING_KNOWN)
+    erased = torch.where(kind < (1 + nothing) / 2, box, stroke) | (kind < nothing)
     return erased[:, None]

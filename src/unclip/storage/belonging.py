@@ -26,7 +26,7 @@ _TIES = {
     "image_encoder": ("text_encoder",),
     "prior": _CLIP,
     "autoregressive_prior": _CLIP,
-    "decoder": (*_CLIP, "text_proj", "decoder_text_encoder"),
+    "decoder": (*_CLIP, "text_proj", "decoder_text_encoder", "decoder_masks"),
     "decoder_distilled": ("decoder", "text_proj", "decoder_text_encoder"),
 }
 _COMMANDS = {
@@ -122,7 +122,7 @@ def check_belonging(index: Mapping[str, Any], folder: Path) -> None:
                 spare = "" if owner in _NEEDED else f", or delete {folder / owner}"
                 raise ValueError(
                     f"{folder}: the {owner} was trained with another {other} than is there now; "
-                    f"train it anew ({_command(owner)})"
+                    f"train it anew ({_command(owner, index)})"
                     f"{spare}"
                 )
 
@@ -145,11 +145,14 @@ def _added(new: Path, learned_from: Collection[str]) -> dict[str, tuple[str, ...
     }
 
 
-def _command(owner: str) -> str:
+def _command(owner: str, index: Mapping[str, Any]) -> str:
     """What trains a component anew."""
     if owner not in _TIES:
         return "--overwrite"
-    return f"unclip train {_COMMANDS.get(owner, owner)} --overwrite"
+    stage, note = _COMMANDS.get(owner, owner), index.get(f"_{owner}")
+    if stage == _COMMANDS["decoder_distilled"] and isinstance(note, dict) and "steps" in note:
+        stage = "few-step-decoder"
+    return f"unclip train {stage} --overwrite"
 
 
 def check_unchanged(folder: Path, wanted: Mapping[str, str]) -> None:

@@ -177,17 +177,21 @@ class ModelFolder:
         return folder
 
     def load(
-        self, component: str, network: type[M], config: Any, dtype: torch.dtype | None = None
-    ) -> M:
+        self, component: str, network: type[M], config: Any, dtype: torch.dtype | None = None,
+        small: bool = False,
+    ) -> M:  # fmt: skip
         """Build `network(config)` and fill it with the component's weights, strictly.
 
         The network is built without memory and takes the mapped tensors as they are read, in the
         file's precision or in `dtype`.
+
+        Args:
+            small: whether it stays in memory where others' weights are read when they are needed.
         """
         with on_meta():
             module = network(config)
         path = self.component(component)
-        if self.offload is not None:
+        if self.offload is not None and not small:
             check_weights(module, path, self.variant)
             module.to(dtype)
             seen = _stamps(path, self.variant)

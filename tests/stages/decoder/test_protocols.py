@@ -72,9 +72,11 @@ class LastStep:
     def knows(self, scale: float) -> bool:
         return scale == 2
 
-    def check(self, scale: float) -> None:
-        if not self.knows(scale):
-            raise ValueError("it knows the scale 2 alone")
+    def samples(self, sampling: Sampling) -> bool:
+        return self.knows(sampling.guidance.one_scale)
+
+    def check(self, sampling: Sampling) -> None:
+        raise ValueError("it knows the scale 2 alone")
 
     def takes(self, plan: Plan) -> Callable[[float], bool]:
         return lambda t: t <= plan.timesteps[-1]
@@ -118,7 +120,8 @@ def test_it_learns_and_makes_images_of_the_spaces_pixels() -> None:
 @pytest.mark.parametrize("channels", [False, True])
 def test_what_is_known_is_known_in_the_space(channels: bool) -> None:
     decoder, batch = stage(inpainting=channels), scenes(2)
-    assert decoder.network.decoder.config.in_channels == (9 if channels else 4)
+    masks = decoder.network.masks
+    assert (masks and masks.config.in_channels) == (5 if channels else None)
     loss = decoder.loss(batch, torch.Generator().manual_seed(0))["loss"]
     assert loss.isfinite()
     images = batch["images"]

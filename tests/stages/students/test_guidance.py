@@ -55,6 +55,10 @@ def sampled(stage: DecoderStage, guidance: Guidance, *seeds: int, steps: int = 8
     return stage.sample(z_i, text, Sampling(steps, guidance=guidance), noise(*seeds))
 
 
+def guided_by(scale: float) -> Sampling:
+    return Sampling(guidance=Guidance(scale))
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[UNet, int]]:
     """The network and the number of rows of every evaluation to come."""
     seen: list[tuple[UNet, int]] = []
@@ -206,7 +210,7 @@ def test_it_is_saved_beside_its_teacher(
 
 
 def test_a_model_without_a_student(teacher: DecoderStage) -> None:
-    assert [teacher.distils(scale) for scale in (1.0, 3.0)] == [True, False]
+    assert [teacher.distils(guided_by(scale)) for scale in (1.0, 3.0)] == [True, False]
     with pytest.raises(
         ValueError, match="at scale 3 was asked for, but this model has no decoder_"
     ):
@@ -214,7 +218,8 @@ def test_a_model_without_a_student(teacher: DecoderStage) -> None:
 
 
 def test_scales_that_it_has_not_learned(both: DecoderStage) -> None:
-    assert [both.distils(scale) for scale in (0.5, 1.0, 4.0, 4.1)] == [False, True, True, False]
+    known = [both.distils(guided_by(scale)) for scale in (0.5, 1.0, 4.0, 4.1)]
+    assert known == [False, True, True, False]
     with pytest.raises(ValueError, match="decoder_distilled knows scales from 1 to 4"):
         sampled(both, replace(DISTILLED, scale=5.0), 1)
 

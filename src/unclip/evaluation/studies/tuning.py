@@ -284,10 +284,10 @@ def coordinates(pipe: Pipeline, says: Says) -> Iterator[list[Says]]:
 
     Where the decoder has a student, guidance is what the student knows: `fast` needs it.
     """
-    student = pipe.decoder.student is not None
+    student = pipe.decoder.student
     yield _samplers("decoder", says)
     yield [{"decoder_guidance_scale": scale} for scale in SCALES
-           if not student or pipe.decoder.distils(scale)]  # fmt: skip
+           if student is None or scale == 1 or student.knows(scale)]  # fmt: skip
     if not pipe.decoder.needs_prior:
         return
     prefix = prefix_of(says["prior"])

@@ -10,6 +10,8 @@ from unclip.diffusion.schedules import DiffusionConfig
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.networks.decoder import (
     CaptionTransformer,
+    MaskChannels,
+    MaskChannelsConfig,
     TextProjection,
     TextProjectionConfig,
     text_projection_config,
@@ -24,7 +26,7 @@ from unclip.stages.sizes import size_of
 from unclip.stages.warm_start import take
 from unclip.storage.folder import ModelFolder
 
-TEXT_ENCODER = "decoder_text_encoder"
+TEXT_ENCODER, MASKS = "decoder_text_encoder", "decoder_masks"
 _TWO_WAY = ("unclip", "TextEncoder")  # in the index: no library knows it
 COMPONENTS: ComponentClasses = {
     "text_proj": TextProjectionConfig.CLASS_NAMES,
@@ -33,6 +35,7 @@ COMPONENTS: ComponentClasses = {
 }
 OPTIONAL: ComponentClasses = {
     TEXT_ENCODER: (_TWO_WAY[1], "CLIPTextModelWithProjection"),  # loading refuses the latter
+    MASKS: MaskChannelsConfig.CLASS_NAMES,
 }
 
 
@@ -42,7 +45,9 @@ class DecoderNetwork(nn.Module):
     `text_encoder` is the text Transformer of its own, if it has one. It has the modules of CLIP's,
     but its tokens attend to each other both ways, as those of GLIDE's, whose code masks nothing but
     padding: what is said of the first object can so depend on the words that follow. Its vector is
-    read at the end token.
+    read at the end token. `masks` are the mask channels, if it has some: an addition, without which
+    the U-Net is the decoder where nothing is known. (In models of before they are inputs of the
+    U-Net, which hold ones there.)
     """
 
     def __init__(
@@ -50,9 +55,17 @@ class DecoderNetwork(nn.Module):
         decoder: UNet,
         text_proj: TextProjection,
         text_encoder: CaptionTransformer | None = None,
+        masks: MaskChannels | None = None,
     ) -> None:
         super().__init__()
         self.decoder, self.text_proj, self.text_encoder = decoder, text_proj, text_encoder
+        self.masks: MaskChannels | None = None
+        if masks is not None:
+            self.add(masks)
+
+    def add(self, masks: MaskChannels) -> None:
+        """Have the U-Net see mask channels."""
+        self.masks, self.decoder.beside = masks, masks.forward
 
 
 def build_network(
@@ -70,7 +83,7 @@ def build_network(
         size // space.factor,
         settings.widths,
         settings.layers,
-        in_channels=settings.inputs(space.channels),
+        in_channels=space.channels,
         out_channels=space.channels * (2 if space.discrete else 1),
         context_width=settings.context_width,
         attend_from=settings.attend_from,
@@ -82,7 +95,15 @@ def build_network(
     network = DecoderNetwork(UNet(config), text_proj)
     if settings.caption_tokens == "own":
         network.text_encoder = CaptionTransformer(_caption_sizes(settings, text))
+    if settings.inpainting:
+        network.add(fresh_masks(network.decoder.config))
     return network
+
+
+def fresh_masks(decoder: UNetConfig) -> MaskChannels:
+    """Mask channels that have learned nothing."""
+    sizes = {"in_channels": decoder.in_channels + 1, "out_channels": decoder.block_out_channels[0]}
+    return MaskChannels(MaskChannelsConfig(**sizes))
 
 
 def _caption_sizes(settings: DecoderSettings, text: CLIPTextConfig) -> CLIPTextConfig:
@@ -123,14 +144,31 @@ def load_network(
                 f"{folder.path}: text_proj has {key} {getattr(projection, key)}, the decoder "
                 f"{getattr(wanted, key)}: they are not of one model"
             )
-    check_channels(config, settings.inputs(), process, str(folder.path / "decoder"))
+    apart = folder.has(MASKS)
+    inputs = Pixels.channels if apart else settings.inputs()
+    check_channels(config, inputs, process, str(folder.path / "decoder"))
     network = DecoderNetwork(
         folder.load("decoder", UNet, config, dtype),
         folder.load("text_proj", TextProjection, projection, dtype),
     )
     if settings.caption_tokens == "own":
         network.text_encoder = _load_text_encoder(folder, clip, dtype)
+    if apart:
+        network.add(_load_masks(folder, config, dtype))
     return network
+
+
+def _load_masks(
+    folder: ModelFolder, decoder: UNetConfig, dtype: torch.dtype | None
+) -> MaskChannels:
+    where = str(folder.path / MASKS)
+    config = MaskChannelsConfig.from_json(folder.config(MASKS), where)
+    if config != fresh_masks(decoder).config:
+        raise ValueError(
+            f"{where} has {config.in_channels} channels in and {config.out_channels} out, which do "
+            "not fit the decoder: they are not of one model"
+        )
+    return folder.load(MASKS, MaskChannels, config, dtype, small=True)
 
 
 def for_another_clip(
@@ -140,7 +178,7 @@ def for_another_clip(
     taken. The second value names the tensors that are fresh."""
     config = network.decoder.config
     text_proj = TextProjection(text_projection_config(config, text.projection_dim))
-    other = DecoderNetwork(network.decoder, text_proj)
+    other = DecoderNetwork(network.decoder, text_proj, masks=network.masks)
     if network.text_encoder is not None:
         keys = ("vocab_size", "max_position_embeddings", "projection_dim", "eos_token_id")
         sizes = replace(network.text_encoder.config, **{key: getattr(text, key) for key in keys})
@@ -203,7 +241,8 @@ def settings_of(
 
 
 def save_network(folder: ModelFolder, network: DecoderNetwork, process: DiffusionConfig) -> None:
-    """decoder, text_proj and, if it has one, decoder_text_encoder; another's is removed."""
+    """decoder, text_proj and, if it has them, decoder_text_encoder and decoder_masks; another's are
+    removed."""
     decoder, text_proj, text_encoder = network.decoder, network.text_proj, network.text_encoder
     folder.save(
         "decoder",
@@ -227,6 +266,15 @@ def save_network(folder: ModelFolder, network: DecoderNetwork, process: Diffusio
         )
     elif folder.has(TEXT_ENCODER):
         folder.remove(TEXT_ENCODER)
+    if network.masks is not None:
+        folder.save(
+            MASKS,
+            ("unclip", network.masks.config.class_name),
+            {"config.json": network.masks.config.to_json()},
+            network.masks.state_dict(),
+        )
+    elif folder.has(MASKS):
+        folder.remove(MASKS)
 
 
 def _published(network: UNet, process: DiffusionConfig) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """What a decoder is put together from: a space, an encoder that it listens to, perhaps a student.
 
-There is one of each now: pixels, the frozen CLIP, and a student that has learned what guidance
-does. A VAE's latents, another encoder or a student of few steps are further classes with these
-members; `tests/stages/decoder/test_protocols.py` has the least of each.
+There is one space now, pixels, one encoder, the frozen CLIP, and two students, of guidance and of
+few steps. A VAE's latents or another encoder are further classes with these members;
+`tests/stages/decoder/test_protocols.py` has the least of each.
 
 Shapes: N images of H × W pixels, C channels of the space, D embedding width.
 """
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from unclip.diffusion.sampling import Plan
+from unclip.diffusion.sampling import Plan, Sampling
 from unclip.networks.clip_config import CLIPTextConfig
 from unclip.stages.conditioning import TextCondition
 from unclip.storage.folder import ModelFolder
@@ -100,12 +100,16 @@ class Student(Protocol):
         """Whether it has learned guidance at this scale."""
         ...
 
-    def check(self, scale: float) -> None:
-        """`ValueError` for a scale that it does not know, with those that it knows."""
+    def check(self, sampling: Sampling) -> None:
+        """`ValueError` for guidance or steps that it does not know, with those that it knows."""
         ...
 
     def takes(self, plan: Plan) -> Callable[[float], bool]:
         """The timesteps at which it answers, where it was asked for."""
+        ...
+
+    def samples(self, sampling: Sampling) -> bool:
+        """Whether it has learned to answer as this asks."""
         ...
 
     def answers(

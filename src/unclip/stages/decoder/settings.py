@@ -46,6 +46,8 @@ class DecoderSettings(Sized):
     # layers of that own Transformer, which else has the sizes of CLIP's
     text_layers: Layers = BY_SIZE
     inpainting: bool = False  # mask channels; with `training.init`, they are added where need be
+    # probability that nothing of an image is known, with mask channels; it is made as without them
+    drop_known: Probability = 0.25
     loss: LossConfig = field(default_factory=LossConfig)
     # width of that own Transformer; 0: that of CLIP's text Transformer
     text_width: Annotated[int, Between(0, 2**16)] = BY_SIZE
@@ -64,8 +66,8 @@ class DecoderSettings(Sized):
         return self.drop_text > 0 and (self.condition == "caption" or self.drop_image > 0)
 
     def inputs(self, channels: int = 3) -> int:
-        """Channels into the U-Net, of a space of `channels`: x_t, and with mask channels what is
-        known and where."""
+        """Channels into the U-Net of models of before, of a space of `channels`: x_t, and with mask
+        channels, which are no component of their own there, what is known and where."""
         return channels + (channels + 1) * self.inpainting
 
     @classmethod

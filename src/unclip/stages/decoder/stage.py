@@ -29,10 +29,12 @@ from unclip.stages.conditioning import (
 )
 from unclip.stages.decoder.denoising import answers, beside_known, handing_over
 from unclip.stages.decoder.network import (
+    MASKS,
     TEXT_ENCODER,
     DecoderNetwork,
     build_network,
     for_another_clip,
+    fresh_masks,
     load_network,
     save_network,
     settings_of,
@@ -46,7 +48,7 @@ from unclip.storage.folder import ModelFolder, together
 from unclip.storage.scheduler import load_scheduler, save_scheduler
 from unclip.storage.weights import fingerprint_of
 
-TEACHER = ("decoder", "text_proj", TEXT_ENCODER)  # what a student belongs to
+TEACHER = ("decoder", "text_proj", TEXT_ENCODER, MASKS)  # what a student belongs to
 
 
 class DecoderStage:
@@ -139,10 +141,14 @@ class DecoderStage:
         x_t, t, noise = self.process.draw(x0, generator)
         condition = self._condition(z_i, text, draws < self.settings.drop_image)
         if self.settings.inpainting:
-            unknown = random_masks(len(x0), self.side, generator)
-            x_t = torch.cat([x_t, mask_channels(x0, unknown)], dim=1)
+            x_t = torch.cat([x_t, self.masked(x0, generator)], dim=1)
         output = self.network.decoder(x_t, t, **condition)
         return self.process.loss(output, x0, noise, t)
+
+    def masked(self, x0: Tensor, generator: torch.Generator) -> Tensor:
+        """Mask channels (N, C + 1, h, w) with random parts of x0 (N, C, h, w) erased."""
+        unknown = random_masks(len(x0), self.side, generator, self.settings.drop_known)
+        return mask_channels(x0, unknown, self.network.masks is not None)
 
     @torch.no_grad()
     def errors(self, batch: Batch, t: int, noise: Tensor) -> Tensor:
@@ -210,25 +216,29 @@ class DecoderStage:
         denoiser = self._denoiser(z_i, text, sampling, None)
         return self.process.invert(denoiser, self.space.encode(images), sampling, callback)
 
-    def distils(self, scale: float) -> bool:
-        """Whether one evaluation can give what guidance at this scale gives with two."""
-        return scale == 1 or (self.student is not None and self.student.knows(scale))
+    def distils(self, sampling: Sampling) -> bool:
+        """Whether one evaluation can give what guidance gives with two, sampled like this."""
+        if self.student is None:
+            return sampling.guidance.scale == 1
+        return self.student.samples(sampling)
 
-    def check_distilled(self, scale: float) -> Student:
-        """The student, or a ValueError where there is none, or it has not learned the scale."""
+    def check_distilled(self, sampling: Sampling) -> Student:
+        """The student, or a ValueError where there is none, or it has not learned this."""
+        scale = sampling.guidance.one_scale
         if self.student is None:
             raise ValueError(
                 f"distilled guidance at scale {scale:g} was asked for, but this model has no "
                 f"{STUDENT}: leave it out, and both branches are computed"
             )
-        if scale != 1:
-            self.student.check(scale)
+        if not self.student.samples(sampling):
+            self.student.check(sampling)
         return self.student
 
     def widen(self) -> None:
         """Give a decoder without mask channels some, which it does not read yet."""
         self.settings = replace(self.settings, inpainting=True)
-        self.network.decoder.widen(self.settings.inputs(self.space.channels))
+        masks = fresh_masks(self.network.decoder.config).to(self.network.decoder.conv_in.weight)
+        self.network.add(masks.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     def _denoiser(
         self,
@@ -242,7 +252,7 @@ class DecoderStage:
         plan, guidance = self.process.plan(sampling), sampling.guidance
         student: Student | None = None
         if guidance.distilled and plan.active:
-            student = self.check_distilled(guidance.one_scale)
+            student = self.check_distilled(sampling)
         taught = student.takes(plan) if student else _never
 
         def branches(t: float) -> bool:
@@ -272,13 +282,13 @@ class DecoderStage:
 
     def _beside(self, known: Known | None, device: torch.device) -> Tensor | None:
         """What the mask channels, if it has them, hold in sampling: (N or 1, C + 1, h, w)."""
-        if not self.settings.inpainting:
+        if not self.settings.inpainting or (known is None and self.network.masks is not None):
             return None
         if known is None:
             unknown = torch.ones(1, 1, self.side, self.side, dtype=torch.bool, device=device)
             nothing = torch.zeros(1, self.space.channels, self.side, self.side, device=device)
             known = Known(nothing, unknown)
-        return mask_channels(known.x0, known.unknown)
+        return mask_channels(known.x0, known.unknown, self.network.masks is not None)
 
     def embeddings(self, batch: Batch) -> Tensor:
         """What is in z_i's place in training (N, D)."""
@@ -338,14 +348,15 @@ class DecoderStage:
     def is_in(self, folder: ModelFolder) -> bool:
         """Whether the folder has these networks' weights."""
         network = self.network
-        own = [network.decoder, network.text_proj, *filter(None, [network.text_encoder])]
-        mine = fingerprint_of(part.state_dict() for part in own)
+        own = [network.decoder, network.text_proj, network.text_encoder, network.masks]
+        mine = fingerprint_of(part.state_dict() for part in own if part is not None)
         return folder.fingerprint(*TEACHER) == mine
 
     @together
     def save(self, folder: ModelFolder) -> None:
-        """decoder, text_proj, decoder_scheduler and, if it has them, decoder_text_encoder and
-        decoder_distilled. One that is there and another decoder's is removed first."""
+        """decoder, text_proj, decoder_scheduler and, if it has them, decoder_text_encoder,
+        decoder_masks and decoder_distilled. A student that is there and another decoder's is
+        removed first."""
         if folder.has(STUDENT) and not self.is_in(folder):
             folder.remove(STUDENT)
         save_network(folder, self.network, self.process.config)

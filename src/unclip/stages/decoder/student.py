@@ -1,21 +1,30 @@
-"""The decoder's student in a model folder: one evaluation where guidance takes two."""
+"""The decoder's student in a model folder: what answers at fewer evaluations than the decoder.
+
+A folder has one, of one of two kinds: of guidance, one evaluation where the decoder takes two, or
+of few steps, which has learned guidance and most of the steps beside. What it has learned, the
+folder's index notes.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import torch
 
 from unclip.checks import shown
-from unclip.config import Checked, Scale, from_mapping
-from unclip.diffusion.sampling import Plan
+from unclip.config import Checked, Scale, Steps, from_mapping
+from unclip.diffusion.guidance import Guidance
+from unclip.diffusion.sampling import Plan, Sampling
 from unclip.networks.unet import UNet, UNetConfig
 from unclip.stages.decoder.denoising import answers
-from unclip.stages.decoder.protocols import Branches
+from unclip.stages.decoder.protocols import Branches, Student
 from unclip.storage.folder import ModelFolder
 
 STUDENT = "decoder_distilled"
-STUDENT_NOTE = f"_{STUDENT}"  # in the index: the guidance scales that the student has learned
+STUDENT_NOTE = f"_{STUDENT}"  # in the index: what the student has learned
+FEW_STEPS: Final[Mapping[str, Any]] = {"sampler": "ddim", "eta": 0.0, "spacing": "trailing"}
+"""How a student of few steps is sampled, whatever their number: from the beginning of one segment
+of the process to that of the next."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,8 @@ class GuidanceStudent:
         low, high = self.scales
         return low <= scale <= high
 
-    def check(self, scale: float) -> None:
+    def check(self, sampling: Sampling) -> None:
+        scale = sampling.guidance.one_scale
         low, high = self.scales
         if not self.knows(scale):
             raise ValueError(
@@ -37,6 +47,15 @@ class GuidanceStudent:
                 f"knows scales from {low:g} to {high:g}: leave it out, and both branches are "
                 "computed"
             )
+
+    def samples(self, sampling: Sampling) -> bool:
+        """At scale 1, where the decoder itself takes one evaluation, too."""
+        scale = sampling.guidance.one_scale
+        return scale == 1 or self.knows(scale)
+
+    def samplings(self, guidance: Guidance) -> list[Sampling]:
+        """Ways to sample with it that show what it has learned."""
+        return [Sampling(25, "ddim", guidance)]
 
     def takes(self, plan: Plan) -> Callable[[float], bool]:
         """What is guided; the decoder answers the rest, as it does without guidance."""
@@ -47,10 +66,14 @@ class GuidanceStudent:
     ) -> Branches:
         return answers(self.network, timesteps, {**given, "guidance_scale": scale})
 
+    @property
+    def note(self) -> dict[str, Any]:
+        return {"guidance_scales": list(self.scales)}
+
     def save(self, folder: ModelFolder) -> None:
-        """decoder_distilled, and the scales that it has learned."""
+        """decoder_distilled, and what it has learned."""
         with folder.publishing():
-            folder.update_index({STUDENT_NOTE: {"guidance_scales": list(self.scales)}})
+            folder.update_index({STUDENT_NOTE: self.note})
             folder.save(
                 STUDENT,
                 ("diffusers", self.network.config.class_name),
@@ -60,14 +83,68 @@ class GuidanceStudent:
 
 
 @dataclass(frozen=True)
+class FewStepStudent(GuidanceStudent):
+    """A U-Net that answers in few steps of DDIM, each through a whole segment of the process, with
+    guidance at scales in a range.
+
+    It is told the scale and the number of steps.
+
+    Args:
+        steps: numbers of them that it has learned.
+    """
+
+    steps: tuple[int, ...]
+
+    def samples(self, sampling: Sampling) -> bool:
+        guidance = sampling.guidance
+        asked = {name: getattr(sampling, name) for name in FEW_STEPS}
+        everywhere = guidance.interval is None or guidance.interval[0] == 0
+        return (
+            self.knows(guidance.one_scale)
+            and guidance.one_scale != 1  # nothing is guided then, and the decoder is asked
+            and sampling.steps in self.steps
+            and asked == FEW_STEPS
+            and everywhere
+            and not guidance.rescale
+        )
+
+    def check(self, sampling: Sampling) -> None:
+        super().check(sampling)
+        if not self.samples(sampling):
+            *others, last = map(str, sorted(self.steps))
+            numbers = f"{', '.join(others)} or {last}" if others else last
+            raise ValueError(
+                f"distilled guidance was asked for, but this model's {STUDENT} answers in "
+                f"{numbers} steps of DDIM with η = 0 and trailing spacing, guided at all noise "
+                "levels and without guidance_rescale: ask for these, or leave guidance_kind out"
+            )
+
+    def samplings(self, guidance: Guidance) -> list[Sampling]:
+        return [Sampling(n, guidance=guidance, **FEW_STEPS) for n in self.steps]
+
+    def takes(self, plan: Plan) -> Callable[[float], bool]:
+        """All."""
+        return lambda t: True
+
+    def answers(
+        self, timesteps: Sequence[float], scale: float, given: Mapping[str, Any]
+    ) -> Branches:
+        told = (scale, float(len(timesteps)))
+        return answers(self.network, timesteps, {**given, "guidance_scale": told})
+
+    @property
+    def note(self) -> dict[str, Any]:
+        return {**super().note, "steps": list(self.steps)}
+
+
+@dataclass(frozen=True)
 class _StudentNote(Checked):
     guidance_scales: tuple[Scale, Scale]
+    steps: tuple[Steps, ...] = field(default=())
 
 
-def load_student(
-    folder: ModelFolder, teacher: UNetConfig, dtype: torch.dtype | None
-) -> GuidanceStudent:
-    """The student of the folder's decoder, of which it differs by the scale's embedding alone."""
+def load_student(folder: ModelFolder, teacher: UNetConfig, dtype: torch.dtype | None) -> Student:
+    """The student of the folder's decoder, of which it differs by what it is told alone."""
     where = str(folder.path / STUDENT)
     config = UNetConfig.from_json(folder.config(STUDENT), where)
     width = config.time_cond_proj_dim
@@ -83,4 +160,7 @@ def load_student(
             "guidance_scales"
         )
     note = from_mapping(_StudentNote, noted, f"{folder.path}: {STUDENT_NOTE}")
-    return GuidanceStudent(folder.load(STUDENT, UNet, config, dtype), note.guidance_scales)
+    network = folder.load(STUDENT, UNet, config, dtype)
+    if note.steps:
+        return FewStepStudent(network, note.guidance_scales, note.steps)
+    return GuidanceStudent(network, note.guidance_scales)

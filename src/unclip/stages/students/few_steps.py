@@ -1,0 +1,230 @@
+"""A student of few steps: guidance and most of the decoder's steps, learned by one network.
+
+With K steps of DDIM (η = 0, trailing spacing) the process has K segments, each from a timestep t to
+the next one b, the last to the data. The student, told K and the guidance scale s, learns the x_0
+by which one step of DDIM leads from x_t to where the guided decoder's many steps would: to x_b. It
+does so for K = 4, 2 and 1 (or from 8 on) at once, each K learning from the finer one:
+
+- the finest by multistep consistency distillation (Heek et al., arXiv 2403.06807, section 3): one
+  step of the guided decoder's, to t' in the segment, from where the student itself goes on to x_b;
+- K by two jumps of what the student does with 2K, as progressive distillation has it (Salimans &
+  Ho, arXiv 2202.00512), but in one network and one run, without a teacher for each halving.
+
+The target is the x_0 that leads from x_t to x_b in one step,
+
+    x̂_0 = (x_b - (σ_b / σ_t) x_t) / (α_b - α_t σ_b / σ_t),
+
+computed with the student's weights of the moment, through which no gradient goes. A K beyond the
+finest is asked at the beginnings of segments alone, and is taught there alone; the finest half of
+the time, and in between for the other half, which its consistency needs.
+
+Shapes: N images, C × h × w in the decoder's space.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Self
+
+import torch
+from torch import Tensor
+
+from unclip.batch import Batch
+from unclip.config import Between, Checked, Probability
+from unclip.diffusion.losses import LossConfig
+from unclip.diffusion.prediction import Prediction
+from unclip.diffusion.schedules import Schedule, spacing_trailing
+from unclip.draws import uniform
+from unclip.networks.unet import UNet
+from unclip.networks.unet_config import CONDITIONAL
+from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage
+from unclip.stages.decoder.student import STUDENT_NOTE, FewStepStudent
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training
+from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.students.learning import (
+    LearnedScale,
+    Lesson,
+    StudentStage,
+    check_scales,
+    started_from,
+    teacher_of,
+)
+
+
+@dataclass(frozen=True)
+class FewStepSettings(Checked):
+    """What is chosen about a student of few steps before it is trained."""
+
+    # lowest and highest guidance scale that is learned
+    guidance_scales: tuple[LearnedScale, LearnedScale] = (1.0, 10.0)
+    # most steps that it learns to answer in; it learns the halves of that down to 1, too
+    most_steps: Annotated[int, Between(2, 64)] = 4
+    # steps of DDIM that the guided decoder would take; it takes one of them for each lesson
+    teacher_steps: Annotated[int, Between(2, 1000)] = 32
+    drop_text: Probability = 0.5  # probability that the caption is dropped, as for the decoder
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scales(self.guidance_scales)
+        if self.most_steps.bit_count() != 1:
+            raise ValueError(f"most_steps is {self.most_steps}, but must be 2, 4, 8, 16, 32 or 64")
+        if self.teacher_steps < self.most_steps:
+            raise ValueError(
+                f"teacher_steps is {self.teacher_steps}, but must be most_steps, "
+                f"{self.most_steps}, or more"
+            )
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Numbers of steps that are learned, the most first."""
+        return tuple(self.most_steps >> k for k in range(self.most_steps.bit_length()))
+
+
+class FewStepStage(StudentStage):
+    """The student, and the decoder that teaches it."""
+
+    def __init__(self, network: UNet, teacher: DecoderStage, settings: FewStepSettings) -> None:
+        student = FewStepStudent(network, settings.guidance_scales, settings.steps)
+        super().__init__(student, teacher, settings.loss)
+        self.settings = settings
+        self.segments = Segments(self.process.schedule, settings.steps)
+
+    @classmethod
+    def build(cls, settings: FewStepSettings, teacher: DecoderStage) -> Self:
+        """A student that starts as `teacher`'s U-Net.
+
+        Raises:
+            ValueError: the teacher predicts ε.
+        """
+        if teacher.process.config.prediction_type == "epsilon":
+            raise ValueError(
+                "the decoder predicts epsilon, from which few steps cannot be learned: x_0 is then "
+                "what is left of pure noise, divided by next to nothing; train a decoder with "
+                "--network.prediction-type sample or v_prediction"
+            )
+        return cls(started_from(teacher, 2), teacher, settings)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """How far the student's x_0 are from those that lead to the ends of its segments.
+
+        The first half of the rows learns the finest K, the others the coarser ones in turn.
+        """
+        lesson = self.lesson(batch, self.settings.drop_text, generator)
+        beginnings = uniform(len(lesson.x0), generator=generator)
+        steps, half = self._learned(len(lesson.x0))
+        k = torch.tensor(steps).to(beginnings.device, non_blocking=True)
+        between = (k == steps[0]) & (beginnings < 0.5)
+        t = torch.where(between, lesson.t, self.segments.beginning(lesson.t, k))
+        x_t = self.process.schedule.q_sample(lesson.x0, t, lesson.noise)
+        with torch.no_grad():
+            right = self._right(lesson, x_t, t, k, half)
+        output = self._answer(lesson, x_t, t, k)
+        predicted, _ = self.process.split(output.float(), self.teacher.space.channels)
+        mse, errors = self.process.errors(predicted, right.x0, right.eps, t)
+        apart = {
+            f"mse_{n}": (mse * (k == n)).sum().detach() / steps.count(n) for n in sorted({*steps})
+        }
+        return {"loss": errors.mean(), "mse": mse.mean().detach(), **apart}
+
+    def _learned(self, count: int) -> tuple[list[int], int]:
+        """The K of each of `count` rows, and how many of them learn the finest."""
+        finest, *coarser = self.settings.steps
+        half = (count + 1) // 2
+        return [finest] * half + [coarser[i % len(coarser)] for i in range(count - half)], half
+
+    def _right(self, lesson: Lesson, x_t: Tensor, t: Tensor, k: Tensor, half: int) -> Prediction:
+        """The x_0 that leads from x_t to the end of the segment in one step."""
+        b = self.segments.end(t, k)
+        fine, rest = slice(0, half), slice(half, None)
+        stride = len(self.process.schedule) // self.settings.teacher_steps
+        first, middle = [], []
+        if half:
+            taught = lesson[fine]
+            branches = self.branches(taught, x_t[fine], t[fine])
+            first.append(self.guided(taught, x_t[fine], t[fine], branches))
+            middle.append(torch.maximum(t[fine] - stride, b[fine]))
+        if half < len(t):
+            first.append(self._predicted(lesson[rest], x_t[rest], t[rest], 2 * k[rest]))
+            middle.append(self.segments.end(t[rest], 2 * k[rest]))
+        x0 = torch.cat([one.x0 for one in first])
+        eps = torch.cat([one.eps for one in first])
+        there = torch.cat(middle)
+        # Where the first jump ends in the segment, the student goes on from there.
+        jumped = torch.where(torch.arange(len(k), device=k.device) < half, k, 2 * k)
+        x_there = self._moved(x0, eps, there)
+        onwards = self._predicted(lesson, x_there, there.clamp(min=0), jumped)
+        x_b = self._moved(onwards.x0, onwards.eps, b)
+        alpha_t, sigma_t = self.process.schedule.alpha_sigma(t, x_t)
+        alpha_b, sigma_b = self.process.schedule.alpha_sigma(b, x_t)
+        ratio = sigma_b / sigma_t
+        ends = (there == b)[:, None, None, None]
+        least = self.process.config.clip_sample_range
+        x0_right = torch.where(ends, x0, (x_b - ratio * x_t) / (alpha_b - alpha_t * ratio))
+        if self.process.config.clip_sample:
+            x0_right = x0_right.clamp(-least, least)
+        return Prediction(x0_right, (x_t - alpha_t * x0_right) / sigma_t)
+
+    def _moved(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """DDIM with η = 0 to the timesteps t, -1 the data."""
+        alpha, sigma = self.process.schedule.alpha_sigma(t, x0)
+        return alpha * x0 + sigma * eps
+
+    def _answer(self, lesson: Lesson, x_t: Tensor, t: Tensor, k: Tensor) -> Tensor:
+        """The student's raw output (N, C or 2C, h, w)."""
+        told = torch.stack([lesson.scale, k.to(lesson.scale.dtype)], dim=1)
+        output: Tensor = self.network(
+            lesson.seen(x_t), t, **lesson.conditional, guidance_scale=told
+        )
+        return output
+
+    def _predicted(self, lesson: Lesson, x_t: Tensor, t: Tensor, k: Tensor) -> Prediction:
+        """The same as sampling takes it, clipped."""
+        return self.process.predict(self._answer(lesson, x_t, t, k), x_t, t)
+
+
+class Segments:
+    """The timesteps at which K steps begin and end, for each K that is learned.
+
+    Args:
+        steps: the values of K.
+    """
+
+    def __init__(self, schedule: Schedule, steps: tuple[int, ...]) -> None:
+        # Row K: the beginnings, ascending behind the data's -1, and padded with the last one.
+        self.table = torch.full((max(steps) + 1, max(steps) + 1), len(schedule) - 1)
+        for k in steps:
+            self.table[k, 0] = -1
+            self.table[k, 1 : k + 1] = spacing_trailing(schedule, k).flip(0)
+
+    def beginning(self, t: Tensor, k: Tensor) -> Tensor:
+        """The timesteps (N,) at which the segments begin that t (N,) lie in, of K (N,) steps."""
+        rows = self._rows(k)
+        return rows.gather(1, torch.searchsorted(rows, t[:, None]))[:, 0]
+
+    def end(self, t: Tensor, k: Tensor) -> Tensor:
+        """Those at which they end: below t, -1 for the data."""
+        rows = self._rows(k)
+        return rows.gather(1, torch.searchsorted(rows, t[:, None]) - 1)[:, 0]
+
+    def _rows(self, k: Tensor) -> Tensor:
+        self.table = self.table.to(k.device)
+        return self.table[k]
+
+
+def _build(settings: FewStepSettings, context: BuildContext) -> FewStepStage:
+    return FewStepStage.build(settings, teacher_of(context))
+
+
+SPEC = StageSpec(
+    "few-step-decoder",
+    Recipe(
+        FewStepSettings(),
+        Data(),
+        Training(batch_size=64, steps=20_000),
+        Optimiser(learning_rate=1.2e-4, warmup=1000),  # the decoder's
+    ),
+    {STUDENT: (CONDITIONAL,)},
+    _build,
+    teacher=TEACHER,
+    notes=(STUDENT_NOTE,),
+    embeddings="beside images",
+)
