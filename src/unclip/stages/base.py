@@ -1,7 +1,8 @@
 """What every stage is: trainable networks joined to their process, with `loss` and `sample`."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,18 @@ class Stage(Protocol):
     def save(self, folder: ModelFolder) -> None:
         """Write the components that `network` holds into a model folder."""
         ...
+
+
+@runtime_checkable
+class LearnsFromItself(Protocol):
+    """A stage whose targets are what the average of its own weights gives.
+
+    Attributes:
+        averaged: a block in which `network` has the averaged weights, for passes without gradients;
+            training gives it, and until then it changes nothing.
+    """
+
+    averaged: Callable[[], AbstractContextManager[None]]
 
 
 def check_channels(config: UNetConfig, inputs: int, process: DiffusionConfig, where: str) -> None:

@@ -22,6 +22,7 @@ from unclip.config import to_mapping
 from unclip.device.precision import dtype_named, name_of, peak_speed
 from unclip.draws import RowsGenerator
 from unclip.networks.layers import share_dropout
+from unclip.stages.base import LearnsFromItself
 from unclip.training import checkpoint
 from unclip.training.best import Best, Measured, overfitting, published
 from unclip.training.counting import counted
@@ -78,6 +79,8 @@ class Trainer:
         )
         if isinstance(self.state.optimiser, Muon):
             self.state.optimiser.dtype = self.dtype
+        if isinstance(job.stage, LearnsFromItself):
+            job.stage.averaged = self.state.ema.in_place
         self._published = resume
         if resume:
             self._resume()

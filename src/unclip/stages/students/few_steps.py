@@ -14,13 +14,16 @@ The target is the x_0 that leads from x_t to x_b in one step,
 
     x̂_0 = (x_b - (σ_b / σ_t) x_t) / (α_b - α_t σ_b / σ_t),
 
-computed with the student's weights of the moment, through which no gradient goes. A K beyond the
+computed with the average of the student's own weights: with those of the moment, which are taught
+by themselves then, a run diverged. A K beyond the
 finest is asked at the beginnings of segments alone, and is taught there alone; the finest half of
 the time, and in between for the other half, which its consistency needs.
 
 Shapes: N images, C × h × w in the decoder's space.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Self
 
@@ -86,6 +89,7 @@ class FewStepStage(StudentStage):
         student = FewStepStudent(network, settings.guidance_scales, settings.steps)
         super().__init__(student, teacher, settings.loss)
         self.settings = settings
+        self.averaged: Callable[[], AbstractContextManager[None]] = nullcontext
         self.segments = Segments(self.process.schedule, settings.steps)
 
     @classmethod
@@ -115,7 +119,7 @@ class FewStepStage(StudentStage):
         between = (k == steps[0]) & (beginnings < 0.5)
         t = torch.where(between, lesson.t, self.segments.beginning(lesson.t, k))
         x_t = self.process.schedule.q_sample(lesson.x0, t, lesson.noise)
-        with torch.no_grad():
+        with torch.no_grad(), self.averaged():
             right = self._right(lesson, x_t, t, k, half)
         output = self._answer(lesson, x_t, t, k)
         predicted, _ = self.process.split(output.float(), self.teacher.space.channels)
