@@ -14,7 +14,7 @@ TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
 .PHONY: demo pictures knobs test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
-  bench bench-serve fuzz-api bench-data bench-embeddings bench-processes bench-approximations plots paper $(COMPARED) gpu clean
+  bench bench-engines bench-serve fuzz-api bench-data bench-embeddings bench-processes bench-approximations plots paper $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -80,8 +80,14 @@ types: $(DEV)
 docs: $(DOCS)
 	$(BIN)/python docs/build.py
 
-bench: $(DEV)
+bench: $(DEV) bench-engines
 	$(BIN)/python benchmarks/run.py
+
+# A step in unclip, diffusers and OpenVINO, with all that this CPU has and with AVX2 alone; int8 of
+# OpenVINO's with ENGINES="--int8" (pip install nncf).
+bench-engines: $(DEV)
+	$(BIN)/python benchmarks/engines.py $(ENGINES)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python benchmarks/engines.py $(ENGINES)
 
 # What `unclip serve` costs and withstands, asked from this machine alone; about half an hour.
 bench-serve: $(DEV)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from unclip import networks
 from unclip.device.shapes import on_meta
+from unclip.device.threads import neighbours
 from unclip.files import private_folder
 from unclip.networks.unet import Attention, Context, UNet
 
@@ -91,6 +92,20 @@ def is_accelerated(network: nn.Module) -> bool:
     return isinstance(vars(network).get("_run"), OpenVINOSteps)
 
 
+def compiled(model: Any, dtype: torch.dtype) -> Any:
+    """A converted network for as many threads as torch has here, and for all that compute side by
+    side with this one."""
+    settings = {
+        "INFERENCE_PRECISION_HINT": _HINTS[dtype],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads() * neighbours(),
+        "NUM_STREAMS": neighbours(),
+        "ENABLE_CPU_PINNING": False,
+        # Fused by generated kernels, static fp32 networks crash (2026.4.1), and are slower.
+        "SNIPPETS_MODE": "DISABLE",
+    }
+    return _core().compile_model(model, "CPU", settings)
+
+
 class OpenVINOSteps:
     """`UNet._run` of one network: what it converts and compiles, it does when it is first asked.
 
@@ -100,7 +115,7 @@ class OpenVINOSteps:
     def __init__(self, network: UNet) -> None:
         self._network, self._torch = network, network._run
         self._converted: dict[bool, Any] = {}  # whether what is below is given -> model
-        self._compiled: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[Any, ...], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
 
     def __deepcopy__(self, _: Any) -> NoReturn:
@@ -124,27 +139,22 @@ class OpenVINOSteps:
         for shape in shapes[2 : 2 + len(attended)]:
             shape[1] = -1  # captions of any length
         with self._lock:
-            made = self._request(shapes, finest).infer(arrays, share_inputs=True)
-            out, *rest = (torch.from_numpy(made[i]) for i in range(len(made)))
+            ready = self._ready(shapes, finest)
+        request = ready.take()
+        made = request.infer(arrays, share_inputs=True)
+        out, *rest = (torch.from_numpy(made[i]) for i in range(len(made)))
+        ready.free.append(request)
         return out.to(x.dtype), rest[0] if below is None else below
 
-    def _request(self, shapes: list[list[int]], finest: bool) -> Any:
+    def _ready(self, shapes: list[list[int]], finest: bool) -> "_Compiled":
         """For inputs of these shapes; made where there is none yet."""
-        key = (*shapes[0], finest, torch.get_num_threads())
+        key = (*shapes[0], finest, torch.get_num_threads(), neighbours())
         if key in self._compiled:
             self._compiled.move_to_end(key)
             return self._compiled[key]
         model = self._model(finest).clone()
         model.reshape(dict(enumerate(shapes)))
-        settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[self._network.conv_in.weight.dtype],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,
-            # Fused by generated kernels, static fp32 networks crash (2026.4.1), and are slower.
-            "SNIPPETS_MODE": "DISABLE",
-        }
-        made = _core().compile_model(model, "CPU", settings).create_infer_request()
+        made = _Compiled(compiled(model, self._network.conv_in.weight.dtype))
         self._compiled[key] = made
         while len(self._compiled) > _KEPT:
             self._compiled.popitem(last=False)
@@ -155,6 +165,19 @@ class OpenVINOSteps:
         if finest not in self._converted:
             self._converted[finest] = _cached(self._network, finest)
         return self._converted[finest]
+
+
+class _Compiled:
+    """A compiled network, and its infer requests that nobody uses at the moment."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.free: list[Any] = []
+
+    def take(self) -> Any:
+        with suppress(IndexError):
+            return self.free.pop()
+        return self.model.create_infer_request()
 
 
 class _Step(nn.Module):

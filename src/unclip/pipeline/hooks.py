@@ -8,6 +8,7 @@ Shapes: N samples, ... the dimensions of one.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -31,10 +32,19 @@ class Hooks:
     Args:
         images: how many are computed at once.
         bar: a progress bar, which each step moves on by as many.
+        turn: held while the callback is called; several can sample at the same time.
     """
 
-    def __init__(self, pipeline: Any, callback: Callback | None, images: int, bar: Any) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        callback: Callback | None,
+        images: int,
+        bar: Any,
+        turn: AbstractContextManager[Any] | None = None,
+    ) -> None:
         self.pipeline, self.callback, self.images, self.bar = pipeline, callback, images, bar
+        self.turn = turn or nullcontext()
 
     def __call__(self, stage: str) -> samplers.Callback:
         """For "prior", "decoder", "super_res" or "inversion"."""
@@ -44,7 +54,8 @@ class Hooks:
             if self.callback is not None:
                 state: dict[str, Any] = {"stage": stage, "x0": prediction.x0, "images": self.images}
                 state |= dict.fromkeys(_STATE, x)
-                changed = _changed(self.callback(self.pipeline, i, t, state), x)
+                with self.turn:
+                    changed = _changed(self.callback(self.pipeline, i, t, state), x)
             self.bar.update(self.images)
             after = x if changed is None else changed
             if self.pipeline.interrupt:

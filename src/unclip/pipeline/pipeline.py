@@ -202,7 +202,10 @@ class Pipeline(DiffusersAPI):
                 number of "images"; sampling goes on with the "latents" of a dict that it returns.
             batch_size: images computed at once, which bounds the memory; all of them if one
                 generator draws for the whole batch. See `batch_size_for`.
-            settings, overrides: see `Settings`; its fields can be given by name.
+            settings, overrides: see `Settings`; its fields can be given by name. And `side_by_side`
+                (of all calls that make images): on a CPU parts of `batch_size` images are computed
+                at the same time, each on one thread, which for small networks is faster than
+                threads within their layers; images are those of one thread to the last bit.
 
         Raises:
             ValueError: a prompt, number or setting that makes no sense.

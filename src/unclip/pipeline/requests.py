@@ -4,8 +4,10 @@ what it gives.
 Shapes: N images, H × W pixels.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import torch
@@ -15,6 +17,7 @@ from unclip.checks import listed, of_kind, seed_after, shown
 from unclip.config import Between, Checked, Count, nearest, one_of
 from unclip.data.transforms import to_pil
 from unclip.device.memory import kept_memory
+from unclip.device.threads import side_by_side
 from unclip.diffusion import samplers
 from unclip.diffusion.prediction import Noise
 from unclip.pipeline.hooks import TENSORS, Hooks
@@ -68,6 +71,7 @@ class Request(Checked):
     decoder_latents: Any = None
     super_res_latents: Any = None
     batch_size: Count | None = None
+    side_by_side: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,22 +142,39 @@ class Request(Checked):
         batch = pipe.batch_size_for(self.batch_size)
         if isinstance(self.generator, torch.Generator):
             batch = len(seeds)
-        parts: list[Tensor] = []
+        parts, turn = [], threading.Lock()
         with kept_memory(pipe.device), pipe.progress_bar(total=steps * len(seeds)) as bar:
             for first in range(0, len(seeds), batch):
                 rows = slice(first, first + batch)
                 of = [k // count for k in range(len(seeds))[rows]]
                 noise = noise_for(self.generator, seeds, rows)
-                part = Part(pipe, self, of, noise, cut(self.latents, rows, len(seeds)), bar)
-                if pipe.interrupt:
-                    break
-                parts.append(draw(part))
-        made = torch.cat(parts)
+                starts = cut(self.latents, rows, len(seeds))
+                parts.append(Part(pipe, self, of, noise, starts, bar, turn))
+            together = self.side_by_side and self.generator is None and pipe.device.type == "cpu"
+            made = torch.cat(_drawn(pipe, parts, draw, together))
         known: list[int | None] = [*seeds] if self.generator is None else [None] * len(seeds)
         repeated = [text for text in prompts for _ in range(count)]
         images = convert(made, self.output_type)
         output = Output(images, repeated[: len(made)], known[: len(made)])
         return output if self.return_dict else cast(Output, output.to_tuple())
+
+
+def _drawn(
+    pipe: "Pipeline", parts: Sequence["Part"], draw: Callable[["Part"], Tensor], together: bool
+) -> list[Tensor]:
+    """Images (N, 3, H, W) of parts, of those that had begun when the call was interrupted."""
+
+    def drawn(part: Part) -> Tensor | None:
+        return None if pipe.interrupt else draw(part)
+
+    def stop() -> None:
+        pipe._interrupt = True
+
+    if together:
+        made = side_by_side([partial(drawn, part) for part in parts], stop)
+    else:
+        made = [drawn(part) for part in parts]
+    return [images for images in made if images is not None]
 
 
 @dataclass(frozen=True)
@@ -165,6 +186,7 @@ class Part:
         noise: draws theirs, from the stream of each.
         starts: x_T that the caller gave for them, by argument.
         bar: shows how far the request is.
+        turn: of the parts of a request, one calls the caller's function at a time.
     """
 
     pipe: "Pipeline"
@@ -173,6 +195,7 @@ class Part:
     noise: Noise
     starts: Mapping[str, Tensor]
     bar: Any
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def settings(self) -> Settings:
@@ -180,7 +203,8 @@ class Part:
 
     def hook(self, stage: str) -> samplers.Callback:
         """What a stage's sampler calls after each step: for the caller, and to interrupt."""
-        return Hooks(self.pipe, self.request.callback_on_step_end, len(self.of), self.bar)(stage)
+        call = self.request.callback_on_step_end
+        return Hooks(self.pipe, call, len(self.of), self.bar, self.turn)(stage)
 
     def noise_of(self, stage: str) -> Noise:
         """What a stage draws: first the x_T that the caller gave for it, if any."""

@@ -30,6 +30,8 @@ class Generate(PromptOptions, MarkingOptions):
     """What the images should show."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """Images for each prompt."""
+    side_by_side: bool = False
+    """Images side by side, each on one thread of a CPU, as many at once as there are threads."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
     """A folder, or a .png file; several images in one file become a labelled sheet."""
 
@@ -55,13 +57,16 @@ def run(arguments: Sequence[str]) -> int:
             seed=options.seed,
             settings=settings,
             batch_size=options.batch_size,
+            side_by_side=options.side_by_side,
             callback_on_step_end=lambda *step: bar.update(step[-1]["images"]),
         )
     done = time.perf_counter()
     used = settings.changed() | computed_as(pipe)
     given = {name: getattr(options, name) for name in ("batch_size", "variant")}
     given |= {"revision": pipe.revision or options.revision}
-    given |= {name: getattr(options, name) or None for name in ("offload", "compile")}
+    given |= {
+        name: getattr(options, name) or None for name in ("offload", "compile", "side_by_side")
+    }
     given |= {"watermark": None if options.watermark else False}
     used |= {name: value for name, value in given.items() if value is not None}
     notes = {"settings": used, **written_by(options.model, pipe)}
