@@ -139,8 +139,8 @@ def quantised(pair: Pair, run: Run) -> tuple[Run, float]:
     steps = openvino.OpenVINOSteps(network)
     ready = steps._ready
 
-    def watched(shapes: Any, finest: bool) -> Any:
-        request = ready(shapes, finest).take()
+    def watched(shapes: Any, variant: Any) -> Any:
+        request = ready(shapes, variant).take()
 
         class Watched:
             free: ClassVar[list[Any]] = []
@@ -158,10 +158,10 @@ def quantised(pair: Pair, run: Run) -> tuple[Run, float]:
     network._run = steps  # type: ignore[assignment]
     pair.ours()
     del network._run
-    model = openvino._cached(network, finest=False)
+    model = openvino.cached(network, openvino.Variant())
     model = nncf.quantize(model, nncf.Dataset(seen), subset_size=len(seen))
     steps = openvino.OpenVINOSteps(network)
-    steps._converted[False] = model
+    steps._converted[openvino.Variant()] = model
 
     def run_quantised() -> Tensor:
         network._run = steps  # type: ignore[assignment]

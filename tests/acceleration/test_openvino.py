@@ -120,6 +120,24 @@ def test_steps_of_any_shape() -> None:
         torch.testing.assert_close(made[1], made[0], atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_channels_beside_the_own_ones() -> None:
+    config = DECODERS["tiny"]
+    pair = networks(config)
+    masks = torch.nn.Conv2d(4, config.block_out_channels[0], 3, padding=1, bias=False)
+    x = torch.randn(2, config.in_channels + 4, 16, 16)
+    given = inputs(config, 2, 5)
+    made = []
+    for unet in pair:
+        unet.beside = masks.forward
+        shared = unet.conditions([3.0, 2.0], reuse=2, **given)
+        made.append([unet.proceed(x, t, shared) for t in (3.0, 2.0)])
+    for torchs, ours in zip(*made, strict=True):
+        torch.testing.assert_close(ours, torchs, atol=1e-4, rtol=1e-4)
+    narrow = pair[0].proceed(x[:, : config.in_channels], 3.0, pair[0].conditions([3.0], **given))
+    assert (narrow - made[0][0]).abs().max() > 0.01
+
+
 def test_a_size_that_does_not_divide_and_gradients_are_torchs() -> None:
     config = UPSAMPLERS["tiny"]
     first, second = networks(config)

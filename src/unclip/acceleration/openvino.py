@@ -17,6 +17,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -106,6 +107,19 @@ def compiled(model: Any, dtype: torch.dtype) -> Any:
     return _core().compile_model(model, "CPU", settings)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What of a U-Net is converted.
+
+    Args:
+        finest: its finest level alone; what those below it give is an input, and no result.
+        beside: with an input of features that are added to those of the first convolution.
+    """
+
+    finest: bool = False
+    beside: bool = False
+
+
 class OpenVINOSteps:
     """`UNet._run` of one network: what it converts and compiles, it does when it is first asked.
 
@@ -114,7 +128,7 @@ class OpenVINOSteps:
 
     def __init__(self, network: UNet) -> None:
         self._network, self._torch = network, network._run
-        self._converted: dict[bool, Any] = {}  # whether what is below is given -> model
+        self._converted: dict[Variant, Any] = {}
         self._compiled: OrderedDict[tuple[Any, ...], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -131,28 +145,34 @@ class OpenVINOSteps:
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, emb)):
             return self._torch(x, emb, context, below)
         self._network.check_size(x)
-        finest = below is not None
-        attended = _of_context(self._network, context, len(x), finest)
-        inputs = [x, emb.expand(len(x), -1), *attended, *([] if below is None else [below])]
+        own, network = self._network.config.in_channels, self._network
+        variant = Variant(below is not None, x.shape[1] > own)
+        inputs = [x[:, :own], emb.expand(len(x), -1)]
+        if variant.beside:
+            assert network.beside is not None
+            inputs.append(network.beside(x[:, own:]))
+        first = len(inputs)
+        attended = _of_context(network, context, len(x), variant)
+        inputs += [*attended, *([] if below is None else [below])]
         arrays = [_array(tensor) for tensor in inputs]
         shapes = [[*array.shape] for array in arrays]
-        for shape in shapes[2 : 2 + len(attended)]:
+        for shape in shapes[first : first + len(attended)]:
             shape[1] = -1  # captions of any length
         with self._lock:
-            ready = self._ready(shapes, finest)
+            ready = self._ready(shapes, variant)
         request = ready.take()
         made = request.infer(arrays, share_inputs=True)
         out, *rest = (torch.from_numpy(made[i]) for i in range(len(made)))
         ready.free.append(request)
         return out.to(x.dtype), rest[0] if below is None else below
 
-    def _ready(self, shapes: list[list[int]], finest: bool) -> "_Compiled":
+    def _ready(self, shapes: list[list[int]], variant: Variant) -> "_Compiled":
         """For inputs of these shapes; made where there is none yet."""
-        key = (*shapes[0], finest, torch.get_num_threads(), neighbours())
+        key = (*shapes[0], variant, torch.get_num_threads(), neighbours())
         if key in self._compiled:
             self._compiled.move_to_end(key)
             return self._compiled[key]
-        model = self._model(finest).clone()
+        model = self._model(variant).clone()
         model.reshape(dict(enumerate(shapes)))
         made = _Compiled(compiled(model, self._network.conv_in.weight.dtype))
         self._compiled[key] = made
@@ -160,11 +180,11 @@ class OpenVINOSteps:
             self._compiled.popitem(last=False)
         return made
 
-    def _model(self, finest: bool) -> Any:
+    def _model(self, variant: Variant) -> Any:
         """The network for any shapes, from the cache where it is there."""
-        if finest not in self._converted:
-            self._converted[finest] = _cached(self._network, finest)
-        return self._converted[finest]
+        if variant not in self._converted:
+            self._converted[variant] = cached(self._network, variant)
+        return self._converted[variant]
 
 
 class _Compiled:
@@ -181,35 +201,37 @@ class _Compiled:
 
 
 class _Step(nn.Module):
-    """What is converted: `run` of a U-Net with tensors only for arguments and results.
+    """What is converted: `_run` of a U-Net with tensors only for arguments and results."""
 
-    Args:
-        finest: what the levels below the finest give is the last argument, and no result.
-    """
-
-    def __init__(self, network: UNet, finest: bool) -> None:
+    def __init__(self, network: UNet, variant: Variant) -> None:
         super().__init__()
-        self.network, self.finest = network, finest
+        self.network, self.variant = network, variant
 
     def forward(self, x: Tensor, emb: Tensor, *others: Tensor) -> Any:
-        below = others[-1] if self.finest else None
-        layers, context = _attentions(self.network, self.finest), None
+        if self.variant.beside:
+            added, *others = others  # type: ignore[assignment]
+            self.network.beside = lambda _: added
+            x = torch.cat([x, x[:, :1]], dim=1)  # a channel more, for the network to ask
+        below = others[-1] if self.variant.finest else None
+        layers, context = _attentions(self.network, self.variant), None
         if layers:
             pairs = zip(others[1::2], others[2::2], strict=False)
             context = Context(dict(zip(layers, pairs, strict=False)), others[0])
         out, made = self.network._run(x, emb, context, below)
-        return out if self.finest else (out, made)
+        return out if self.variant.finest else (out, made)
 
 
-def _attentions(network: UNet, finest: bool) -> list[Attention]:
+def _attentions(network: UNet, variant: Variant) -> list[Attention]:
     """Its attention layers, perhaps those of the finest level alone."""
-    parts = [network.down_blocks[0], network.up_blocks[-1]] if finest else [network]
+    parts = [network.down_blocks[0], network.up_blocks[-1]] if variant.finest else [network]
     return [layer for part in parts for layer in part.modules() if isinstance(layer, Attention)]
 
 
-def _of_context(network: UNet, context: Context | None, count: int, finest: bool) -> list[Tensor]:
+def _of_context(
+    network: UNet, context: Context | None, count: int, variant: Variant
+) -> list[Tensor]:
     """The mask (N, L), and keys and values (N, L, C) of every layer; nothing without layers."""
-    layers = _attentions(network, finest)
+    layers = _attentions(network, variant)
     if context is None or not layers:
         return []
     pairs = [tensor for layer in layers for tensor in context.layers[layer]]
@@ -231,9 +253,9 @@ def _core() -> Any:
     return library().Core()
 
 
-def _cached(network: UNet, finest: bool) -> Any:
+def cached(network: UNet, variant: Variant) -> Any:
     """The converted network, read from the user's cache, or written there if that can be done."""
-    folder = cache_folder() / _key(network, finest)
+    folder = cache_folder() / _key(network, variant)
     if (folder / _MODEL).is_file():
         with suppress(RuntimeError):  # damaged: converted anew
             model = _core().read_model(folder / _MODEL)
@@ -241,7 +263,7 @@ def _cached(network: UNet, finest: bool) -> Any:
                 os.utime(folder)
             return model
         shutil.rmtree(folder, ignore_errors=True)
-    model = _converted(network, finest)
+    model = _converted(network, variant)
     with suppress(OSError, RuntimeError):  # without room for it, it is converted at each start
         folder.parent.mkdir(parents=True, exist_ok=True)
         with private_folder(folder) as private:
@@ -257,9 +279,9 @@ def cache_folder() -> Path:
     return cache / "unclip" / "openvino"
 
 
-def _key(network: UNet, finest: bool) -> str:
+def _key(network: UNet, variant: Variant) -> str:
     """Of all that a conversion depends on."""
-    digest = hashlib.sha256(f"{version()} {torch.__version__} {finest}".encode())
+    digest = hashlib.sha256(f"{version()} {torch.__version__} {variant}".encode())
     for name in _MODULES:
         digest.update((Path(networks.__file__).parent / name).read_bytes())
     digest.update(str(network.config).encode())
@@ -279,7 +301,7 @@ def _prune(newest: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _converted(network: UNet, finest: bool) -> Any:
+def _converted(network: UNet, variant: Variant) -> Any:
     """The network in fp32, in which bf16 weights lose nothing, for inputs of any shape."""
     config, tokens = network.config, 3
     with on_meta():
@@ -289,6 +311,8 @@ def _converted(network: UNet, finest: bool) -> Any:
     copy.requires_grad_(False).eval()
     side = config.sample_size
     inputs = [torch.zeros(2, config.in_channels, side, side), torch.zeros(2, config.time_embed_dim)]
+    if variant.beside:
+        inputs.append(torch.zeros(2, config.block_out_channels[0], side, side))
     context = None
     if config.cross_attention_dim is not None:
         hidden = torch.zeros(2, tokens, config.cross_attention_dim)
@@ -296,9 +320,10 @@ def _converted(network: UNet, finest: bool) -> Any:
     # With gradients enabled convolutions are plain ones (`networks/winograd.py`).
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numbers that become constants, as they should
-        whole = inputs + _of_context(copy, context, 2, finest=False)
-        inputs += _of_context(copy, context, 2, finest)
-        if finest:
-            inputs.append(_Step(copy, finest=False)(*whole)[1])
-        traced = torch.jit.trace(_Step(copy, finest), tuple(inputs), check_trace=False)  # type: ignore[no-untyped-call]
+        everything = replace(variant, finest=False)
+        whole = inputs + _of_context(copy, context, 2, everything)
+        inputs += _of_context(copy, context, 2, variant)
+        if variant.finest:
+            inputs.append(_Step(copy, everything)(*whole)[1])
+        traced = torch.jit.trace(_Step(copy, variant), tuple(inputs), check_trace=False)  # type: ignore[no-untyped-call]
         return library().convert_model(traced)
