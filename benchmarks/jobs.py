@@ -1,14 +1,21 @@
 """A job of many prompts in two processes that are killed twice, against one process's.
 
     python -m benchmarks.jobs [-n 10000] [--kills 2]
+    python -m benchmarks.jobs --cost [--model DIR] [-n 20] [-- FLAGS OF unclip batch]
 
-With a tiny model of random weights, some milliseconds an image. Prints how long it took,
-what the kills cost, and whether any image is missing, double or another one; exits 1 if so.
+With a tiny model of random weights, some milliseconds an image. The kills come at moments drawn
+by a seed, while shards are made. Prints how long it took, what the kills cost, and whether any
+image is missing, double or another one; exits 1 if so.
+
+With --cost: what one process needs for a model's images, by the difference of two jobs, in seconds
+of a core, which another program's load changes little; and its memory.
 """
 
 import argparse
 import json
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
@@ -29,6 +36,8 @@ _FAST = [
     "1",
     "--precision",
     "fp32",
+    "--batch-size",
+    "25",
 ]
 
 
@@ -36,7 +45,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("flags", nargs="*")
     options = parser.parse_args()
+    if options.cost:
+        return cost(options.model, options.n, options.flags)
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         tiny_model_folder(Path("model"))
@@ -47,19 +61,39 @@ def main() -> int:
         began = time.monotonic()
         assert begun("one").wait() == 0
         print(f"one process: {options.n:,} prompts in {time.monotonic() - began:.0f} s", flush=True)
-        began = time.monotonic()
+        began, moments = time.monotonic(), random.Random(0)
         for kill in range(options.kills):
             workers = [begun("two", k) for k in (0, 1)]
             wanted = (kill + 1) * options.n // 100 // (options.kills + 1)
             while shards("two") < wanted and all(one.poll() is None for one in workers):
                 time.sleep(0.05)
+            time.sleep(moments.uniform(0, 3))
             for one in workers:
                 one.send_signal(signal.SIGKILL)
                 one.wait()
-            print(f"killed at {shards('two')} shards", flush=True)
+            print(f"killed at {shards('two')} of {options.n // 100} shards", flush=True)
         assert [one.wait() for one in (begun("two", 0), begun("two", 1))] == [0, 0]
         print(f"two processes, killed {options.kills} times: {time.monotonic() - began:.0f} s")
         return compared(prompts)
+
+
+def cost(model: str, count: int, flags: list[str]) -> int:
+    """Print what a process needs for `count` images, beside its start."""
+    spent = []
+    with tempfile.TemporaryDirectory() as place:
+        for images in (1, 1 + count):
+            table = Path(place) / f"{images}.jsonl"
+            table.write_text('{"prompt": "a red star on a blue background"}\n' * images)
+            words = ["batch", str(table), "-o", f"{place}/{images}", "--model", model, *flags]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-m", "unclip", *words], env=environment, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    each = (spent[1] - spent[0]) / count
+    print(f"start and one image: {spent[0]:.1f} s of a core; each other one: {each:.2f} s, that is")
+    print(f"{3600 / each:,.0f} images an hour a core; {after.ru_maxrss / 1024:.0f} MB at most")
+    return 0
 
 
 def begun(folder: str, worker: int | None = None) -> "subprocess.Popen[bytes]":

@@ -16,10 +16,12 @@ from PIL import Image
 
 from unclip import Pipeline
 from unclip.data.registry import open_source
+from unclip.files import read_safetensors, write_safetensors
 from unclip.interfaces.batch import job as jobs
 from unclip.interfaces.batch.prompts import read_prompts
 from unclip.interfaces.cli import main
 from unclip.outputs.images import read_info
+from unclip.storage.folder import ModelFolder
 
 PROMPTS = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("star", "ring", "cat")]
 FAST = ["--prior-steps", "1", "--decoder-steps", "1", "--super-res-steps", "1"]
@@ -199,6 +201,50 @@ def test_killed_twice_in_two_processes(tiny_model: Path, folder: Path) -> None:
     assert ended == [0, 0]
     assert main(words(tiny_model, "right")) == 0
     assert files("out") == files("right")
+
+
+@pytest.mark.parametrize("part", ["prior", "super_res_first", "text_encoder", "decoder_scheduler"])
+def test_a_model_that_changed_in_any_part_is_another_one(part: str, tiny_copy: Path) -> None:
+    before = jobs.state_of(ModelFolder(tiny_copy))
+    found = list((tiny_copy / part).glob("*.safetensors"))
+    for file in found:
+        write_safetensors(file, {k: v + 1 for k, v in read_safetensors(file).items()})
+    if not found:
+        [config] = (tiny_copy / part).glob("*.json")
+        config.write_text(config.read_text().replace("1000", "999"))
+    assert jobs.state_of(ModelFolder(tiny_copy)) != before
+
+
+def test_a_model_that_is_tuned_or_halved_is_another_one_and_notes_are_not(
+    tiny_copy: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tiny_copy, "out")) == 0
+    index = json.loads((tiny_copy / "model_index.json").read_text())
+    (tiny_copy / "model_index.json").write_text(json.dumps({**index, "_held_out": {}}))
+    assert main(words(tiny_copy, "out")) == 0
+    tuned = {**index, "_defaults": {"decoder_guidance_scale": 2.5}}
+    (tiny_copy / "model_index.json").write_text(json.dumps(tuned))
+    before = files("out")
+    assert main(words(tiny_copy, "out")) == 2
+    assert "of another model, or of a state of it" in capsys.readouterr().err
+    assert files("out") == before
+    (tiny_copy / "model_index.json").write_text(json.dumps(index))
+    assert main(words(tiny_copy, "out")) == 0
+    [file] = (tiny_copy / "decoder").glob("*.safetensors")
+    write_safetensors(file, {k: v.bfloat16() for k, v in read_safetensors(file).items()})
+    assert main(words(tiny_copy, "out")) == 2
+
+
+def test_other_prompts_are_refused_and_more_of_them_too(
+    tiny_model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tiny_model, "out")) == 0
+    with Path("prompts.jsonl").open("a") as table:
+        table.write('{"prompt": "one more"}\n')
+    before = files("out")
+    assert main(words(tiny_model, "out")) == 2
+    assert "of other prompts" in capsys.readouterr().err
+    assert files("out") == before
 
 
 def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:

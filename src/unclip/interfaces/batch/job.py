@@ -7,30 +7,35 @@ renamed, and its bytes follow from the job alone. `failed/shard-000012.jsonl` li
 came to nothing: a shard without such a list is whole.
 """
 
+import hashlib
 import io
 import json
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unclip.checks import printable
 from unclip.files import shared_folder, whole, write_json, write_text
 from unclip.interfaces.batch.prompts import Row
 
+if TYPE_CHECKING:
+    from unclip.storage.folder import ModelFolder
+
 JOB = "job.json"
 _FAILED = "failed"
-_FORMAT = 1
+_FORMAT = 2
 _DIFFERENCES = {
     "format": "that another version of unclip wrote",
     "prompts": "of other prompts",
     "count": "with another number of images for each prompt",
     "seed": "with another seed",
     "per_shard": "in shards of another size",
-    "model": "of another model, or of a state of it before it was trained on",
+    "model": "of another model, or of a state of it before it was trained on or tuned",
     "settings": "with other settings",
     "precision": "computed in another precision",
+    "engine": "computed by another engine",
     "provenance": "otherwise marked or signed",
 }
 
@@ -49,10 +54,11 @@ class Job:
     """Of the first image of the first row; the others count on, where the table says none."""
     per_shard: int
     """Prompts of a shard."""
-    model: str
-    """Fingerprint of the model."""
-    precision: str
-    provenance: str
+    model: str = ""
+    """What `state_of` says of the model."""
+    precision: str = ""
+    provenance: str = ""
+    engine: str = "torch"
     settings: Mapping[str, Any] = field(default_factory=dict)
     format: int = _FORMAT
 
@@ -90,6 +96,24 @@ class Sample:
         yield f"{name}.json", notes.encode("utf-8", "backslashreplace")
 
 
+def state_of(model: "ModelFolder") -> str:
+    """A hash of all of a model folder that its images follow from: every component's weights, their
+    precision and settings, and what the index says of how the model is sampled."""
+    from unclip.evaluation.generated import fingerprint
+    from unclip.pipeline.loading import CLASSES, NOTES
+    from unclip.storage import belonging
+    from unclip.storage.weights import weight_files
+
+    silent = (*NOTES, belonging.NOTE)  # where weights come from changes no image
+    index = {name: said for name, said in model.index().items() if name not in silent}
+    digest = hashlib.sha256(json.dumps([fingerprint(model), index], sort_keys=True).encode())
+    for name in sorted(name for name in CLASSES if model.has(name)):
+        if any(model.component(name).glob("*.safetensors")):
+            for file in weight_files(model.component(name), model.variant):
+                digest.update(f"{name} {file.stat().st_size}".encode())
+    return digest.hexdigest()[:16]
+
+
 def shard_file(folder: Path, shard: int) -> Path:
     """Where a shard lies."""
     return folder / f"shard-{shard:06}.tar"
@@ -120,13 +144,9 @@ def claim(folder: Path, job: Job, measured: bool) -> Job:
                 raise ValueError(f"{where} has something else in it; give a job its own folder")
             write_json(folder / JOB, asdict(job))
             return job
-    try:
-        there = json.loads((folder / JOB).read_text("utf-8"))
-        precision = str(there["precision"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{where}/{JOB} is damaged; give a job another folder") from None
+    there = _read(folder)
     if measured:
-        job = replace(job, precision=precision)
+        job = replace(job, precision=there["precision"])
     wanted = json.loads(json.dumps(asdict(job)))
     if wanted != there:
         differs = [said for key, said in _DIFFERENCES.items() if wanted[key] != there.get(key)]
@@ -137,9 +157,26 @@ def claim(folder: Path, job: Job, measured: bool) -> Job:
     return job
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        there = json.loads((folder / JOB).read_text("utf-8"))
+        if not isinstance(there["precision"], str):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{printable(str(folder))}/{JOB} is damaged; give a job another folder"
+        ) from None
+    return dict(there)
+
+
 def is_whole(folder: Path, shard: int) -> bool:
     """Whether nothing is to be done for a shard."""
     return shard_file(folder, shard).is_file() and not failed_file(folder, shard).is_file()
+
+
+def failures(job: Job, folder: Path) -> int:
+    """How many shards of a job have rows that came to nothing."""
+    return sum(failed_file(folder, shard).is_file() for shard in range(job.shards))
 
 
 def read_shard(folder: Path, shard: int) -> list[Sample]:

@@ -10,13 +10,11 @@ from unclip.checks import Notice, seed_after
 from unclip.interfaces.batch.job import (
     Job,
     Sample,
-    failed_file,
-    is_whole,
     read_shard,
     shard_file,
     write_shard,
 )
-from unclip.interfaces.batch.prompts import Row, read_prompts
+from unclip.interfaces.batch.prompts import Row
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,13 +42,6 @@ class Worker:
     notes: Mapping[str, Any]
     batch_size: int | None
     advance: Callable[[int], None]
-
-    def work(self, table: Path, shards: Sequence[int]) -> int:
-        """Write those of the shards that are not whole; returns how many were written."""
-        todo = [shard for shard in shards if not is_whole(self.folder, shard)]
-        for shard, rows in by_shard(self.job, read_prompts(table), todo):
-            self.write(shard, rows)
-        return len(todo)
 
     def write(self, shard: int, rows: Sequence[Row]) -> None:
         """Make what a shard lacks of its rows, and put it in its place."""
@@ -128,11 +119,6 @@ def by_shard(
             if row.number == job.rows_of(shard)[-1]:
                 yield shard, part
                 part = []
-
-
-def failures(job: Job, folder: Path) -> int:
-    """How many shards of a job have rows that came to nothing."""
-    return sum(failed_file(folder, shard).is_file() for shard in range(job.shards))
 
 
 def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:

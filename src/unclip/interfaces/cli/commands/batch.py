@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import tyro
 
@@ -14,8 +14,8 @@ from unclip.checks import many, printable
 from unclip.device.processes import this_process
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import Count
-from unclip.interfaces.cli.options import PromptOptions, computed_as, parse
-from unclip.interfaces.cli.outputs import check_folder, written_by
+from unclip.interfaces.cli.options import PromptOptions, parse
+from unclip.interfaces.cli.outputs import check_folder
 from unclip.interfaces.cli.streams import progress_bar
 
 FAILED = 3
@@ -48,42 +48,35 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Batch, "batch", arguments)
     started = time.perf_counter()
     from unclip.device.names import usual
-    from unclip.device.precision import name_of
-    from unclip.interfaces.batch.job import Job, claim, is_whole
+    from unclip.interfaces.batch.crew import Alone, Errand
+    from unclip.interfaces.batch.job import Job, claim, failed_file, failures, is_whole
     from unclip.interfaces.batch.prompts import counted
-    from unclip.interfaces.batch.worker import Worker, failures
 
     number, workers = _share(options.worker)
     check_folder(options.output)
-    provenance = options.provenance()
+    provenance, settings = options.provenance(), options.settings()
     rows, digest = counted(options.prompts)
-    settings, pipe = options.settings(), options.open()
-    pipe.evaluations(settings)  # refuses what cannot be done
     signed = f"{provenance.watermark}, {provenance.identity is not None}, {options.c2pa_prompt}"
     wanted = Job(
-        digest, rows, options.n, options.seed, options.prompts_per_shard,
-        pipe.fingerprint, name_of(pipe.dtype), signed, settings.changed(),
+        digest, rows, options.n, options.seed, options.prompts_per_shard, provenance=signed,
+        engine=options.engine, settings=settings.changed(),
     )  # fmt: skip
+    crew = Alone(Errand.of(options, settings))
+    model, precision = crew.look()
+    wanted = replace(wanted, model=model, precision=precision)
     job = claim(options.output, wanted, measured=usual(options.precision) == "auto")
-    if job.precision != name_of(pipe.dtype):  # that of the worker who was first
-        pipe = replace(options, precision=cast(Any, job.precision)).open()
     mine = range(number, job.shards, workers)
     todo = [shard for shard in mine if not is_whole(options.output, shard)]
-    notes = {
-        **written_by(options.model, pipe),
-        "settings": settings.changed() | computed_as(pipe),
-    }
     total = sum(len(job.rows_of(shard)) for shard in todo) * job.count
     with progress_bar(total) as bar:
-        worker = Worker(
-            pipe, settings, job, options.output, provenance, notes, options.batch_size, bar.update
-        )
-        written = worker.work(options.prompts, mine)
-    if failures(job, options.output):  # once more
-        replace(worker, advance=lambda _: None).work(options.prompts, mine)
+        crew.work(job, options.prompts, todo, bar.update)
+    again = [shard for shard in mine if failed_file(options.output, shard).is_file()]
+    crew.work(job, options.prompts, again, lambda _: None)
     took = time.perf_counter() - started
-    there = f", {len(mine) - written:,} were there" if written < len(mine) else ""
-    print(f"worker {number} of {workers}: {many(written, 'shards')} written in {took:.1f} s{there}")
+    there = f", {len(mine) - len(todo):,} were there" if len(todo) < len(mine) else ""
+    print(
+        f"worker {number} of {workers}: {many(len(todo), 'shards')} written in {took:.1f} s{there}"
+    )
     where = printable(str(options.output))
     if bad := failures(job, options.output):
         print(
