@@ -75,10 +75,19 @@ def test_a_mistake_is_one_line(
         assert says in refused(words, capsys)
 
 
-def test_doctor(capsys: Capture) -> None:
+def test_doctor(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # of networks converted for OpenVINO
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for word in ("torch", "threads", "would use", "emoji font", "bundled model", "GFLOP/s"):
+    for word in (
+        "torch",
+        "threads",
+        "would use",
+        "emoji font",
+        "bundled model",
+        "GFLOP/s",
+        "engines",
+    ):
         assert word in said
 
 
