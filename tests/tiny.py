@@ -51,6 +51,7 @@ _NETWORKS: dict[str, dict[str, Any]] = {
         "dropout": 0.1,
     },
     "distilled-decoder": {},
+    "few-step-decoder": {},
     "upsampler": {"factor": 2, "widths": [16, 32], "groups": 8, "crop": 2},
     "upsampler-1024": {"factor": 2, "widths": [16, 32], "layers": 1, "groups": 8, "crop": 2},
 }

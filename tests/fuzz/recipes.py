@@ -17,7 +17,7 @@ _ONE_STEP = ("--training.steps", "1", "--training.batch-size", "2", "--training.
 @cache
 def good_recipe(stage: str) -> dict[str, Any]:
     """A tiny recipe that suits the tiny model, as a mapping."""
-    size = 16 if stage == "distilled-decoder" else 32
+    size = 16 if stage in ("distilled-decoder", "few-step-decoder") else 32
     return {"stage": stage, **to_mapping(tiny_recipe(stage, data={"size": size}))}
 
 

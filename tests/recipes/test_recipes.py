@@ -23,6 +23,7 @@ _NETWORKS: dict[str, dict[str, Any]] = {
     "ar-prior": {"num_layers": 1, "num_attention_heads": 2, "statistics": 8, "buckets": 32},
     "decoder": {"widths": [16, 32], "layers": 1, "head_width": 16, "groups": 8},
     "distilled-decoder": {},
+    "few-step-decoder": {},
     "upsampler": {"widths": [16, 32], "layers": 1, "groups": 8},
     "upsampler-1024": {"widths": [16, 32], "layers": 1, "groups": 8},
     "judge": {"widths": [8, 16, 16]},
@@ -46,7 +47,7 @@ def test_it_trains(file: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert recipe.optimiser == whole.optimiser
     model = ModelFolder(tmp_path / "model")
     FrozenCLIP.load(ModelFolder(tiny_model)).save(model)
-    if spec.name == "distilled-decoder":  # of this one
+    if spec.name in ("distilled-decoder", "few-step-decoder"):  # of this one
         taught = tiny_recipe(
             "decoder", network={"prediction_type": "sample"}, training={"steps": 1}
         )

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.stages.decoder.test_stage import CAPTIONS
 from tests.stages.students.test_guidance import counted, sampled, small
+from tests.tiny import noise, scenes
 from unclip import Pipeline, Settings
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.losses import LossConfig
@@ -38,9 +40,6 @@ def stage(teacher: DecoderStage) -> FewStepStage:
 
 def taken(stage: FewStepStage, steps: int, *seeds: int) -> Tensor:
     """Images by the student in so many steps."""
-    from tests.stages.decoder.test_stage import CAPTIONS
-    from tests.tiny import noise, scenes
-
     text = stage.clip.text(CAPTIONS[: len(seeds)])
     z_i = stage.clip.image(scenes(len(seeds), 32, 10)["images"])
     sampling = Sampling(steps, guidance=GUIDED, **FEW_STEPS)
@@ -232,3 +231,17 @@ def test_a_decoder_of_noise_cannot_teach(teacher: DecoderStage) -> None:
     noisy = DecoderStage(teacher.network, teacher.clip, process, teacher.settings)
     with pytest.raises(ValueError, match="predicts epsilon, from which few steps cannot be learn"):
         FewStepStage.build(SETTINGS, noisy)
+
+
+def test_the_bundled_student_ends_where_the_decoders_many_steps_do() -> None:
+    stage, batch = Pipeline.from_pretrained(dtype="fp32", device="cpu").decoder, scenes(6)
+    text, z_i = stage.clip.text(batch["captions"]), stage.clip.image(batch["images"])
+
+    def made(guidance: Guidance, steps: int) -> Tensor:
+        sampling = Sampling(steps, guidance=guidance, **FEW_STEPS)
+        return stage.sample(z_i, text, sampling, noise(*range(6)))
+
+    many, one = made(Guidance(3.0), 32), made(Guidance(3.0), 1)
+    far = (one - many).square().mean()
+    errors = [((made(GUIDED, n) - many).square().mean() / far).item() for n in (1, 2, 4)]
+    assert max(errors) < 0.25
