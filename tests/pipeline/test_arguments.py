@@ -123,7 +123,8 @@ def of_pipelines(pipe: Pipeline, tiny_model: Path) -> Table:
         "from_pretrained": (
             Pipeline.from_pretrained,
             {"folder": tiny_model, "revision": None, "variant": None, "dtype": "fp32",
-             "device": "cpu", "offload": False, "compile": False, "torch_dtype": "fp32",
+             "device": "cpu", "offload": False, "compile": False, "engine": "torch",
+             "torch_dtype": "fp32",
              "cache_dir": None, "token": None, "local_files_only": False, "use_safetensors": None},
         ),
         "Pipeline": (
