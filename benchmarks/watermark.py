@@ -1,19 +1,23 @@
 """What the mark in images survives, how rarely it is found where it is not, and what it costs.
 
     python benchmarks/watermark.py survives [--data DATA] [--size 256] [-n 300]
+                                            [--changes NAME…]
     python benchmarks/watermark.py ours [-n 20]
     python benchmarks/watermark.py unmarked [--data DATA] [--size 128] [-n 100000] [--first 0]
+                                            [--workers 2]
 
 `survives` marks images of any data, or pieces of photographs (`--data photographs`, which needs
-scikit-learn), and changes them in every way of `CHANGES`; `ours` has the
-bundled model make, enlarge, edit and repaint images; `unmarked` searches images without a mark.
-One thread; docs/provenance.md has the tables.
+scikit-learn), and changes them in every way of `CHANGES`; `ours` has the bundled model make,
+enlarge, edit and repaint images; `unmarked` searches `-n` images without a mark: an eighth as many
+scenes, each in all eight ways in which a square can be turned and mirrored.
+One thread, `--workers` processes; docs/provenance.md has the tables.
 """
 
 import argparse
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -23,6 +27,8 @@ from unclip.outputs.provenance import Provenance, number_of
 from unclip.outputs.watermark import NUMBERED, Found, find, mark
 
 Change = Callable[[Image.Image], Image.Image]
+PART = 50
+"""Scenes that a process searches at a time."""
 
 
 def encoded(kind: str, quality: int) -> Change:
@@ -121,8 +127,8 @@ def photographs(size: int, count: int) -> Iterator[Image.Image]:
         yield square.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def survives(data: str, size: int, count: int) -> None:
-    """Print what is found of images that were marked and changed."""
+def survives(data: str, size: int, count: int, names: Sequence[str]) -> None:
+    """Print what is found of images that were marked and changed in the ways of these names."""
     originals = list(images(data, size, count))
     numbers = [number_of(one) if size >= NUMBERED else 0 for one in originals]
     began = time.process_time()
@@ -132,8 +138,9 @@ def survives(data: str, size: int, count: int) -> None:
     print(f"{data}, {count} images of {size} px: PSNR {min(losses):.1f} dB at least,")
     print(f"{np.mean(losses):.1f} on average; marking took {1000 * took:.1f} ms an image\n")
     print("| change | found | number right | largest p |\n|---|---|---|---|")
-    for name, change in CHANGES.items():
-        row(name, [find(change(one)) for one in marked], numbers if size >= NUMBERED else [])
+    for name in names:
+        found = [find(CHANGES[name](one)) for one in marked]
+        row(name, found, numbers if size >= NUMBERED else [])
 
 
 def row(name: str, found: Sequence[Found], numbers: Sequence[int]) -> None:
@@ -183,16 +190,35 @@ def ours(count: int) -> None:
         row(name, [find(change(one)) for one in marked], [])
 
 
-def unmarked(data: str, size: int, count: int, first: int) -> None:
+def turned(image: Image.Image) -> Iterator[Image.Image]:
+    """The image in all eight ways in which a square can lie: to the pattern these are eight images,
+    as none of its blocks looks alike in two of them."""
+    for one in (image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
+        yield one
+        for how in (
+            Image.Transpose.ROTATE_90,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.ROTATE_270,
+        ):
+            yield one.transpose(how)
+
+
+def searched(data: str, size: int, first: int, count: int) -> list[float]:
+    """p-values of `count` images without a mark and of all their turns."""
+    return [find(way).p for image in images(data, size, count, first) for way in turned(image)]
+
+
+def unmarked(data: str, size: int, count: int, first: int, workers: int) -> None:
     """Print how many images without a mark are taken for marked ones, and their smallest p."""
     began, ps = time.monotonic(), []
-    for i, image in enumerate(images(data, size, count, first), 1):
-        ps.append(find(image).p)
-        if i % 500 == 0 or i == count:
-            seconds = time.monotonic() - began
-            wrong = sum(p <= 1e-6 for p in ps)
-            print(f"{i:,} images of {data}, {size} px, {seconds:.0f} s: {wrong} found;", end=" ")
-            print(f"smallest p {min(ps):.1g}, {np.mean(np.array(ps) < 1):.2%} below 1", flush=True)
+    parts = [(data, size, number, PART) for number in range(first, first + -(-count // 8), PART)]
+    with ProcessPoolExecutor(workers) as pool:
+        for found in pool.map(searched, *zip(*parts, strict=True)):
+            ps += found
+            seconds, wrong = time.monotonic() - began, sum(p <= 1e-6 for p in ps)
+            print(f"{len(ps):,} images ({len(ps) // 8:,} of {data}, turned), {size} px, "
+                  f"{seconds:.0f} s: {wrong} found; smallest p {min(ps):.1g}, "
+                  f"{np.mean(np.array(ps) < 1):.2%} below 1", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -201,14 +227,16 @@ def main() -> None:
     parser.add_argument("--data", default="emoji:shapes")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("-n", type=int, default=100)
-    parser.add_argument("--first", type=int, default=0, help="number of the first image")
+    parser.add_argument("--first", type=int, default=0, help="number of the first scene")
+    parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES))
+    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     if options.what == "ours":
         ours(options.n)
     elif options.what == "survives":
-        survives(options.data, options.size, options.n)
+        survives(options.data, options.size, options.n, options.changes)
     else:
-        unmarked(options.data, options.size, options.n, options.first)
+        unmarked(options.data, options.size, options.n, options.first, options.workers)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _child(maker: Maker, random: Random, good: Good, place: Path) -> None:
     )
     end = Ended(ascii(case.title)[1:-1], code, [], output, errors)
     end.faults = [
-        *_said(code, output, errors),
+        *_said(code, output, errors, case.codes),
         *_left(case, code, before, after),
         *(["asks the network"] if asked and not any("hf:" in word for word in case.words) else []),
         *(["needs much memory"] if _used() - used > MEMORY else []),
@@ -136,10 +136,10 @@ def attempt(case: Case) -> int:
         return 1
 
 
-def _said(code: int, output: str, errors: str) -> list[str]:
-    """What is wrong with an exit code and with what was printed."""
+def _said(code: int, output: str, errors: str, codes: tuple[int, ...]) -> list[str]:
+    """What is wrong with an exit code, which may be one of `codes`, and with what was printed."""
     faults = []
-    if code not in (0, 2):
+    if code not in codes:
         faults.append(f"exit {code}")
     if any(word in errors for word in _BROKEN) and code != 2:
         faults.append("traceback")

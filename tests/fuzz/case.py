@@ -16,8 +16,12 @@ from tests.conftest import captioned_folder
 from tests.tiny import tiny_model_folder, with_autoregressive_prior
 from unclip import Pipeline
 from unclip.interfaces.cli import main
+from unclip.interfaces.cli.commands.batch import FAILED
+from unclip.interfaces.cli.commands.verify import CONTRADICTED, UNSURE
 from unclip.outputs.latents import write_embeddings
 
+CODES = {"verify": (0, 2, UNSURE, CONTRADICTED), "batch": (0, 2, FAILED)}
+"""Exit codes of commands that have others than those for what is made and what is refused."""
 QUICK = ("--precision", "fp32", "--decoder-steps", "1", "--super-res-steps", "1")
 
 
@@ -31,6 +35,7 @@ class Case:
     writes: tuple[str, ...] = ()  # names of inputs that success may change
     encoding: str = "utf-8"  # of the output
     keeps: tuple[str, ...] = ()  # names that may be there after a refusal, too
+    codes: tuple[int, ...] = (0, 2)  # exit codes that it may end with
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.fuzz.case import QUICK, Case, Good
+from tests.fuzz.case import CODES, QUICK, Case, Good
 from tests.fuzz.hostile import WORDS
 from tests.fuzz.recipes import good_recipe
 from unclip.config import dump_toml
 from unclip.evaluation.people.answers import Answers
 from unclip.interfaces.cli.commands import (
+    batch,
     blend,
     decode,
     edit,
@@ -24,9 +25,11 @@ from unclip.interfaces.cli.commands import (
     inpaint,
     invert,
     probe,
+    serve,
     tune,
     upscale,
     vary,
+    verify,
     world,
 )
 from unclip.interfaces.cli.commands.train import SPECS, _options
@@ -72,6 +75,10 @@ _COMMANDS: dict[tuple[str, ...], tuple[Any, tuple[str, ...]]] = {
         world.Look, ("--kinds", "shapes", "--rows", "1", "--columns", "2", "--size", "32"),
     ),
     ("info",): (info.Info, ()),
+    ("verify", "good.png"): (verify.Verify, ()),
+    ("batch", "prompts.csv"): (batch.Batch, (*QUICK, *_PRIOR, "-o", "job")),
+    # Open to other machines without keys: nothing is served.
+    ("serve",): (serve.Serve, ("--host", "0.0.0.0")),
     ("tune", "model"): (
         tune.Tune, ("--dry-run", "--data", "images", "-n", "4", "--budget", "1s"),
     ),
@@ -128,7 +135,8 @@ def make(random: Random, place: Path, good: Good) -> Case:
     start = random.choice(list(_COMMANDS))
     options, quick = _COMMANDS[start]
     words = [*start, *quick]
-    if start[0] not in ("info", "data", "tune") and start[1:2] != ("pairs",):
+    (place / "prompts.csv").write_text("prompt,seed\na star,1\na heart,2\n")
+    if start[0] not in ("info", "data", "tune", "verify") and start[1:2] != ("pairs",):
         words += ["--model", "model"]
     if start[1:2] == ("pairs",):
         shutil.copytree(place / "images", place / "others")
@@ -149,7 +157,8 @@ def make(random: Random, place: Path, good: Good) -> Case:
         words += [f"{flag}={given[0]}"] if given and random.random() < 0.3 else [flag, *given]
         spoilt.append(f"{flag} {[one[:40] for one in given]}")
     title = f"{' '.join(start[:2])}: {', '.join(spoilt)}"
-    return Case(title, tuple(words), encoding=random.choice(_ENCODINGS))
+    codes = CODES.get(start[0], Case.codes)
+    return Case(title, tuple(words), encoding=random.choice(_ENCODINGS), codes=codes)
 
 
 def _knobs(options: Any) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tests.fuzz.case import QUICK, Case, Good
+from tests.fuzz.case import CODES, QUICK, Case, Good
 from tests.fuzz.hostile import JSON, WORDS, document, replace, spoil_bytes
 
 _FORMATS = {
@@ -44,6 +44,8 @@ _COMMANDS = (
     ("embed", "{}"),
     ("probe", "{}", "--components", "2", "--data", "{two}"),
     ("info", "{}"),
+    ("verify", "{}"),
+    ("verify", "{}"),
 )
 _OUTPUTS = {"invert": "o.safetensors", "embed": "o.npy"}
 _SLOWER = {"invert": ("--precision", "fp32"), "embed": ("--precision", "fp32")}
@@ -70,7 +72,8 @@ def make(random: Random, place: Path, good: Good) -> Case:
             name = name[:200] + random.choice((".png", ".JPG", ".jpeg", ".safetensors"))
         if name not in ("", ".", "..") and len(name.encode(errors="surrogateescape")) < 255:
             file = file.rename(place / name)
-    return Case(said, _words(random, file.name, place, good))
+    words = _words(random, file.name, place, good)
+    return Case(said, words, codes=CODES.get(words[0], Case.codes))
 
 
 def _words(random: Random, name: str, place: Path, good: Good) -> tuple[str, ...]:
@@ -82,7 +85,7 @@ def _words(random: Random, name: str, place: Path, good: Good) -> tuple[str, ...
         "{two}": str(good.root / "two.npy"),
     }
     words = (command, *(places.get(word, word) for word in rest))
-    if command == "info":
+    if command in ("info", "verify"):
         return words
     quick = _SLOWER.get(command, QUICK)
     if command == "upscale":

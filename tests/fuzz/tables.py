@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from tests.fuzz.case import Case, Good
+from tests.fuzz.case import CODES, QUICK, Case, Good
 from tests.fuzz.hostile import JSON, WORDS, document, replace, spoil_bytes
 from unclip.data.folder import FolderSource
 
@@ -55,6 +55,11 @@ def make(random: Random, place: Path, good: Good) -> Case:
     spoilers: tuple[Callable[[Random, Path], str], ...] = (_csv, _csv, _jsonl, _jsonl, _text, _tree)
     said = random.choice(spoilers)(random, data)
     way = random.random()
+    lists = [*data.glob("*.csv"), *data.glob("*.jsonl")]
+    if lists and way < 0.25:  # a table of captions is one of prompts, too
+        model = ("--model", str(good.model), *QUICK, "--prior-steps", "1")
+        words = ("batch", str(lists[0]), "-o", "job", *model)
+        return Case(f"batch: {said}", words, codes=CODES["batch"])
     if way < 0.45:
         words = ("train", "clip", "--model", "m", "--run", "r", "--data", "images", *_SMALL)
         return Case(f"train: {said}", words)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.outputs.test_watermark import scene
+from unclip.outputs.animation import save_animation
 from unclip.outputs.images import read_info, save_png
 from unclip.outputs.manifest import KINDS, Identity, Manifest, open_identity, read
 from unclip.outputs.provenance import NOTE, UNMARKED, Evidence, Provenance, number_of
@@ -121,6 +122,26 @@ def test_a_manifest_holds_until_a_byte_changes(kind: str, identity: Identity) ->
     assert broken is not None
     assert not broken.valid
     assert broken.problem
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".apng"])
+def test_an_animation_is_marked_in_each_frame_and_signed_as_a_whole(
+    suffix: str, identity: Identity, tmp_path: Path
+) -> None:
+    file, how = tmp_path / f"a{suffix}", Provenance(identity=identity)
+    save_png(scene(2, 64), tmp_path / "before.png", {})
+    frames = [scene(seed, 128) for seed in range(3)]
+    save_animation(
+        frames, file, {"version": "1"}, provenance=how, made_from=[tmp_path / "before.png"]
+    )
+    found = read(file.read_bytes(), "image/gif" if suffix == ".gif" else "image/png")
+    assert found is not None
+    assert (found.valid, found.generated) == (True, True)
+    with Image.open(file) as moving:
+        assert moving.n_frames == 3  # type: ignore[attr-defined]
+        for number in range(3):
+            moving.seek(number)
+            assert find(moving.convert("RGB")).marked
 
 
 @pytest.mark.parametrize("kind", KINDS)

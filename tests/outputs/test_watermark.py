@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from unclip.outputs import watermark
+from unclip.outputs.images import labelled_sheet
 from unclip.outputs.watermark import find, mark
 
 NUMBER = 0x8421C3A5
@@ -109,6 +110,23 @@ def test_what_is_kept_is_kept_bit_for_bit() -> None:
     same = (np.asarray(before) == np.asarray(after)).all(-1)
     assert (marked[same] == np.asarray(before)[same]).all()
     assert find(Image.fromarray(marked)).marked
+
+
+def test_a_sheet_is_marked_in_its_images_alone() -> None:
+    pictures = [[scene(seed, 128) for seed in row] for row in ((1, 2), (3, 4))]
+    sheet = labelled_sheet(pictures, ["one", "two"], ["a", "b"])
+    boxes = [box for row in sheet.boxes for box in row if box is not None]
+    assert [sheet.image.crop(box).tobytes() for box in boxes] == [
+        one.tobytes() for row in pictures for one in row
+    ]
+    marked = mark(sheet.image, NUMBER, only=boxes)
+    assert find(marked).number == NUMBER
+    assert all(find(marked.crop(box)).marked for box in boxes)
+    assert all(psnr(sheet.image.crop(box), marked.crop(box)) > 40 for box in boxes)
+    for image in (sheet.image, marked):
+        for box in boxes:
+            image.paste("white", box)
+    assert sheet.image.tobytes() == marked.tobytes()
 
 
 def test_a_number_that_cannot_be_said_is_refused() -> None:

@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -171,6 +172,7 @@ _WIDE_FONTS = (
 )
 _MAX_LABEL = 200  # characters
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Box = tuple[int, int, int, int]
 
 
 def contact_sheet(
@@ -192,6 +194,28 @@ def contact_sheet(
     path: where to write the sheet too, as PNG with `info`. Returns the sheet.
     ValueError: no image at all, more labels than rows or columns, or a sheet over 100 megapixels.
     """
+    sheet = labelled_sheet(images, row_labels, column_labels, cell, title).image
+    if path is not None:
+        save_png(sheet, path, info or {})
+    return sheet
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A labelled grid of images, and the box (left, top, right, bottom) of each image on it."""
+
+    image: Image.Image
+    boxes: Sequence[Sequence[Box | None]]
+
+
+def labelled_sheet(
+    images: Sequence[Sequence[Image.Image | None]],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    cell: int | None = None,
+    title: str = "",
+) -> Sheet:
+    """The sheet of `contact_sheet`, and where its images are."""
     columns = max((len(row) for row in images), default=0)
     present = [image for row in images for image in row if image is not None]
     if not present:
@@ -199,16 +223,13 @@ def contact_sheet(
     if len(row_labels) > len(images) or len(column_labels) > columns:
         raise ValueError("the contact sheet has more labels than rows or columns")
     cell = cell or max(96, max(max(image.size) for image in present))
-    sheet = _Sheet(cell, len(images), columns, row_labels, column_labels, title)
-    for y, row in enumerate(images):
-        for x, image in enumerate(row):
-            sheet.place(image, x, y)
-    if path is not None:
-        save_png(sheet.image, path, info or {})
-    return sheet.image
+    page = _Page(cell, len(images), columns, row_labels, column_labels, title)
+    boxes = [[page.place(image, x, y) for x, image in enumerate(row)]
+             for y, row in enumerate(images)]  # fmt: skip
+    return Sheet(page.image, boxes)
 
 
-class _Sheet:
+class _Page:
     """The page: measures its labels first, then takes images."""
 
     def __init__(
@@ -247,19 +268,22 @@ class _Sheet:
     def _top(self, row: int) -> int:
         return self.y0 + sum(self.heights[:row]) + row * self.gap
 
-    def place(self, image: Image.Image | None, column: int, row: int) -> None:
+    def place(self, image: Image.Image | None, column: int, row: int) -> Box | None:
+        """Put an image into its cell, or grey; where it lies."""
         x, y = self.x0 + column * (self.cell + self.gap), self._top(row)
         y += (self.heights[row] - self.cell) // 2
         if image is None:
             self.draw.rectangle((x, y, x + self.cell - 1, y + self.cell - 1), fill=_FAINT)
-            return
+            return None
         scale = self.cell / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
         # Small images are enlarged in whole pixels, so that what the model made stays visible.
         sharp = scale >= 2 and max(image.size) <= 64
         filter_ = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
         image = image.convert("RGB").resize((width, height), filter_)
-        self.image.paste(image, (x + (self.cell - width) // 2, y + (self.cell - height) // 2))
+        left, top = x + (self.cell - width) // 2, y + (self.cell - height) // 2
+        self.image.paste(image, (left, top))
+        return left, top, left + width, top + height
 
 
 class _Label:

@@ -1,4 +1,5 @@
-"""C2PA manifests (specification 2.2) in PNG, JPEG and WebP: signed claims of how an image was made.
+"""C2PA manifests (specification 2.2) in PNG, JPEG, WebP and GIF: signed claims of how an image was
+made.
 
 With the extra `provenance` (c2pa-python). Nothing is fetched: neither timestamps nor certificates
 nor manifests that lie elsewhere.
@@ -17,7 +18,7 @@ from typing import Any
 from unclip.checks import printable
 from unclip.files import whole
 
-KINDS = ("image/png", "image/jpeg", "image/webp")
+KINDS = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _GENERATED = f"{_SOURCE}trainedAlgorithmicMedia"
 _COMPOSITE = f"{_SOURCE}compositeWithTrainedAlgorithmicMedia"

@@ -18,7 +18,7 @@ from PIL import Image
 from unclip.checks import printable
 from unclip.files import as_path
 from unclip.outputs import watermark
-from unclip.outputs.images import check_png, encoded, write_whole
+from unclip.outputs.images import Box, check_png, encoded, write_whole
 from unclip.outputs.watermark import Found
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ class Provenance:
     """Whether the manifest says the prompt, or the command, too."""
 
     def marked(
-        self, image: Image.Image, kept: Image.Image | None = None
+        self,
+        image: Image.Image,
+        kept: Image.Image | None = None,
+        only: Sequence[Box] | None = None,
     ) -> tuple[Image.Image, dict[str, str]]:
         """The image as it is written, and what the notes say of that.
 
@@ -56,6 +59,8 @@ class Provenance:
             image: RGB.
             kept: of an image of the same size, pixels that are the same are left as they are,
                 and the mark goes on with the number that the mark of this one has.
+            only: parts that the mark is in, such as the images of a sheet, if it is found again
+                there; all of it if left out.
         """
         if not self.watermark:
             return image, {NOTE: OFF}
@@ -63,14 +68,17 @@ class Provenance:
         if not kind:
             return image, {NOTE: TOO_SMALL}
         if kept is not None:
-            before = watermark.find(kept)
-            number = before.number if before.scale == 1 and before.sure else None
+            before = watermark.find(kept, [1.0])
+            number = before.number if before.sure else None
             number = number_of(image) if number is None else number
             return watermark.mark(image, number if kind == "number" else 0, kept), {NOTE: PARTIAL}
         number = number_of(image) if kind == "number" else 0
         said = f"{number:08x}" if kind == "number" else PRESENCE
-        written = watermark.mark(image, number)
-        return written, {NOTE: said if watermark.holds(written) else TOO_NOISY}
+        for parts in (only, None):  # where the parts hide it, the margins of a sheet still show it
+            written = watermark.mark(image, number, only=parts)
+            if watermark.holds(written):
+                return written, {NOTE: said}
+        return written, {NOTE: TOO_NOISY}
 
     def save_png(
         self,
@@ -79,15 +87,17 @@ class Provenance:
         info: Mapping[str, Any],
         kept: Image.Image | None = None,
         made_from: Sequence[Path] = (),
+        only: Sequence[Box] | None = None,
     ) -> None:
         """Write a PNG, as `images.save_png` does, marked and perhaps signed.
 
         Args:
             made_from: files that the image was made from; ingredients of the manifest.
+            kept, only: as of `marked`.
         """
         path = as_path(path, "path")
         check_png(path)
-        written, note = self.marked(image, kept)
+        written, note = self.marked(image, kept, only)
         notes = {**info, **note}
         write_whole(path, self.signed(encoded(written, notes), "image/png", notes, made_from))
 
@@ -97,7 +107,7 @@ class Provenance:
         """An encoded image with the manifest, if there is an identity; else as it is.
 
         Args:
-            kind: image/png, image/jpeg or image/webp.
+            kind: image/png, image/jpeg, image/webp or image/gif.
             notes: of which the manifest says the model, the mark's number, and if asked the prompt.
         """
         if self.identity is None:

@@ -17,12 +17,15 @@ were tried, that is the p-value.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from unclip.outputs.images import Box
 
 SMALLEST = 128
 """Pixels of the shorter side: smaller images carry no mark."""
@@ -151,13 +154,20 @@ def strength(image: Image.Image) -> str:
     return "number" if side >= NUMBERED else "presence" if side >= SMALLEST else ""
 
 
-def mark(image: Image.Image, number: int = 0, kept: Image.Image | None = None) -> Image.Image:
+def mark(
+    image: Image.Image,
+    number: int = 0,
+    kept: Image.Image | None = None,
+    only: Sequence[Box] | None = None,
+) -> Image.Image:
     """The image with a mark, of at least 41 dB of PSNR.
 
     Args:
         image: RGB or grey (L), the shorter side at least 128 pixels.
         number: 32 bits; zero where the image is smaller than 256 pixels.
         kept: an image of the same size: pixels that are the same in it are left as they are.
+        only: parts of the image (left, top, right, bottom); pixels elsewhere are left as they are,
+            and the decibels are those of the parts.
 
     Raises:
         ValueError: the image is too small, or the number does not fit.
@@ -174,11 +184,15 @@ def mark(image: Image.Image, number: int = 0, kept: Image.Image | None = None) -
     pattern = _pattern().tile(_informed(luminance, _signs(number)), steps)
     added: Field = np.tile(pattern, repeats)[:height, :width]
     busy = np.minimum(_deviation(luminance)[1], _BUSIEST)
-    added = np.asarray(added * (1 + _gain(added, busy) * busy), np.float32)
+    inside: Any = ... if only is None else _inside(only, luminance.shape)
+    gain = _gain(added[inside], busy[inside])
+    added = np.asarray(added * (1 + gain * busy), np.float32)
+    if only is not None:
+        added[~inside] = 0
     if kept is not None:
         same = np.asarray(kept.convert(image.mode)) == np.asarray(image)
         added[same if same.ndim == 2 else same.all(-1)] = 0
-    added *= min(1.0, math.sqrt(_MOST / max(float(np.mean(added**2)), 1e-9)))
+    added *= min(1.0, math.sqrt(_MOST / max(float(np.mean(added[inside] ** 2)), 1e-9)))
     # Where white and black are pure, there is room for one direction only.
     room = np.minimum(np.abs(added), _ROOM)
     if pixels.ndim == 3:
@@ -187,10 +201,18 @@ def mark(image: Image.Image, number: int = 0, kept: Image.Image | None = None) -
     return Image.fromarray(np.clip(np.rint(marked), 0, 255).astype(np.uint8))
 
 
+def _inside(parts: Sequence[Box], shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which pixels (H, W) are in one of the parts."""
+    inside = np.zeros(shape, np.bool_)
+    for left, top, right, bottom in parts:
+        inside[top:bottom, left:right] = True
+    return inside
+
+
 def _informed(luminance: Field, signs: Field) -> Field:
     """The signs, larger where the image itself has little of them, smaller where it has much:
     no coefficient counts more than the median one (`_limited`)."""
-    chips = _chips(_folded(luminance), 0, 0) * signs
+    chips = _chips(_folded(luminance), [0])[0] * signs
     limit = float(np.median(np.abs(chips))) + 1e-12
     return np.asarray(signs * np.clip(_EVEN - _LEAN * chips / limit, *_RANGE), np.float32)
 
@@ -229,11 +251,15 @@ def _deviation(luminance: Field) -> tuple[Field, Field]:
 # --- searching ----------------------------------------------------------------------------------
 
 
-def find(image: Image.Image) -> Found:
-    """Search for a mark, at several sizes of the image."""
+def find(image: Image.Image, scales: Sequence[float] = _SCALES) -> Found:
+    """Search for a mark, at several sizes of the image.
+
+    Args:
+        scales: by which the image's size is multiplied.
+    """
     luminance = image.convert("L")
     best = Found(1.0)
-    for scale in _SCALES:
+    for scale in scales:
         if best.p < _CERTAIN:
             break
         size = round(image.width * scale), round(image.height * scale)
@@ -249,7 +275,7 @@ def find(image: Image.Image) -> Found:
 def holds(marked: Image.Image) -> bool:
     """Whether an image that `mark` has made is found again: pure noise hides any mark."""
     tile = _folded(_luminance(marked))
-    return min(_at(tile, signs, 0, 0)[0] for signs in _patterns()) <= LIMIT
+    return min(float(_at(tile, signs, [0])[0][0]) for signs in _patterns()) <= LIMIT
 
 
 def _folded(luminance: Field) -> Field:
@@ -270,12 +296,13 @@ def _searched(tile: Field, scale: float) -> Found:
     best = Found(1.0)
     for signs, template in zip(_patterns(), _templates(), strict=True):
         correlation = np.fft.irfft2(spectrum * template, s=tile.shape)
-        for lag in np.argpartition(correlation, -_CANDIDATES, axis=None)[-_CANDIDATES:]:
-            p, chips = _at(tile, signs, *divmod(int(lag), _TILE))
-            if p < best.p:
-                with_number = len(signs) < len(chips)
-                number, sure = _number(chips) if with_number else (None, False)
-                best = Found(p, number, sure, scale)
+        lags = np.argpartition(correlation, -_CANDIDATES, axis=None)[-_CANDIDATES:]
+        p, chips = _at(tile, signs, lags.tolist())
+        which = int(np.argmin(p))
+        if p[which] < best.p:
+            with_number = len(signs) < chips.shape[1]
+            number, sure = _number(chips[which]) if with_number else (None, False)
+            best = Found(float(p[which]), number, sure, scale)
     return best
 
 
@@ -292,27 +319,39 @@ def _templates() -> tuple[np.ndarray[Any, Any], ...]:
     return tuple(np.conj(np.fft.rfft2(_pattern().tile(signs))) for signs in _patterns())
 
 
-def _at(tile: Field, signs: Field, row: int, column: int) -> tuple[float, Field]:
-    """The p-value of signs in a tile that begins at a row and column, and all of its chips."""
-    chips = _limited(_chips(tile, row, column))
-    tested = chips[: len(signs)]
-    z = float(tested @ signs) / max(float(np.linalg.norm(tested)), 1e-12)
-    return (min(1.0, _TRIALS * math.exp(-(z**2) / 2)) if z > 0 else 1.0), chips
+def _at(tile: Field, signs: Field, lags: Sequence[int]) -> tuple[np.ndarray[Any, Any], Field]:
+    """For each of K places at which the pattern may begin, row · 128 + column: the p-value (K,) of
+    signs there, and all of the chips (K, 768)."""
+    chips = _limited(_chips(tile, lags))
+    tested = chips[:, : len(signs)]
+    z = (tested @ signs).astype(np.float64) / np.maximum(np.linalg.norm(tested, axis=1), 1e-12)
+    return np.where(z > 0, np.minimum(1.0, _TRIALS * np.exp(-(z**2) / 2)), 1.0), chips
 
 
-def _chips(tile: Field, row: int, column: int) -> Field:
-    """The coefficients (768,) of a tile that begins at a row and column."""
+def _chips(tile: Field, lags: Sequence[int]) -> Field:
+    """The coefficients (K, 768) of a tile that begins at each of K places."""
     n = _TILE // _BLOCK
-    blocks = np.roll(tile, (-row, -column), (0, 1)).reshape(n, _BLOCK, n, _BLOCK)
-    coefficients = blocks.swapaxes(1, 2).reshape(n, n, -1) @ _basis().reshape(len(_basis()), -1).T
+    twice = np.tile(tile, (2, 2))
+    begun = [divmod(lag, _TILE) for lag in lags]
+    parts = [twice[row : row + _TILE, column : column + _TILE] for row, column in begun]
+    blocks = np.stack([part.reshape(n, _BLOCK, n, _BLOCK).swapaxes(1, 2) for part in parts])
+    coefficients = blocks.reshape(len(lags), n, n, -1) @ _basis().reshape(len(_basis()), -1).T
+    return np.asarray(coefficients.reshape(len(lags), -1)[:, _flat()], np.float32)
+
+
+@lru_cache(1)
+def _flat() -> np.ndarray[Any, Any]:
+    """Where the chips (768,) are among all coefficients of a tile."""
     rows, columns, which = _pattern().places.T
-    return np.asarray(coefficients[rows, columns, which], np.float32)
+    return np.asarray((rows * (_TILE // _BLOCK) + columns) * len(_FREQUENCIES) + which)
 
 
 def _limited(chips: Field) -> Field:
-    """The chips, none of which outvotes many others."""
-    limit = _VOTES * float(np.median(np.abs(chips)))
-    return np.clip(chips, -limit, limit)
+    """The chips (K, 768), none of which outvotes many others."""
+    half = chips.shape[1] // 2
+    middle = np.partition(np.abs(chips), (half - 1, half), axis=1)[:, half - 1 : half + 1]
+    limit = _VOTES * middle.mean(axis=1, keepdims=True)
+    return np.asarray(np.clip(chips, -limit, limit), np.float32)
 
 
 def _number(chips: Field) -> tuple[int, bool]:

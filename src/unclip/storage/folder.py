@@ -65,6 +65,10 @@ class _Draft:
         return {key: entry for key, entry in index.items() if key not in gone} | self.entries
 
 
+class ReplacedError(ValueError):
+    """Weights that are read when they are needed are no more those that were opened."""
+
+
 class ModelFolder:
     """A model folder on disk.
 
@@ -197,8 +201,12 @@ class ModelFolder:
             seen = _stamps(path, self.variant)
 
             def read() -> None:
-                if _stamps(path, self.variant) != seen:
-                    raise ValueError(f"{path} was replaced after it was opened; open it again")
+                try:
+                    same = _stamps(path, self.variant) == seen
+                except (OSError, ValueError):  # it is gone
+                    same = False
+                if not same:
+                    raise ReplacedError(f"{path} was replaced after it was opened; open it again")
                 load_weights(module, path, dtype, self.variant)
 
             self.offload.manage(module, read)

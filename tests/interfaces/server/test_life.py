@@ -5,11 +5,12 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -175,32 +176,80 @@ def test_numbers_for_prometheus(pipe: Pipeline) -> None:
         assert line in text
 
 
-def test_sigterm_finishes_what_runs_refuses_the_rest_and_exits_0(tiny_model: Path) -> None:
-    """The command itself, in a process."""
-    run = [sys.executable, "-m", "unclip", "serve", "--model", str(tiny_model), "--port", "0",
-           "--precision", "fp32", "--device", "cpu"]  # fmt: skip
-    process = subprocess.Popen(
-        run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        address = process.stdout.readline().split(" at ")[1].split(" ")[0]
-        slow = {**SMALL, "decoder_num_inference_steps": 150}
-        with httpx2.Client(base_url=address, timeout=60) as http, ThreadPoolExecutor(3) as pool:
-            running = pool.submit(http.post, GENERATE, json=slow)
-            until(lambda: "unclip_requests_running 1.0" in http.get("/metrics").text)
-            queued = pool.submit(http.post, GENERATE, json=slow)
-            until(lambda: "unclip_requests_waiting 1.0" in http.get("/metrics").text)
-            process.send_signal(signal.SIGTERM)
-            assert queued.result().status_code == 503
-            assert http.get("/ready").status_code == 503
-            assert running.result().status_code == 200
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0, said
-    assert all(json.loads(line) for line in said.splitlines() if line.startswith("{"))
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_model_folder_that_changes_under_the_server(
+    offload: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """What was opened is served on; weights that are read anew are not taken for it."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    opened = Pipeline.from_pretrained(folder, device="cpu", dtype="fp32", offload=offload)
+    with serving(opened) as one:
+        sent = {**SMALL, "seed": 1}
+        before = one.post(GENERATE, json=sent).json()["data"]
+        for file in folder.glob("decoder/*.safetensors"):
+            other = file.with_suffix(".other")
+            other.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\0")
+            other.replace(file)
+        after = one.post(GENERATE, json=sent)
+        if offload:
+            assert (after.status_code, after.json()["error"]["code"]) == (503, "model_changed")
+            shutil.rmtree(folder)
+            assert one.post(GENERATE, json=sent).json()["error"]["code"] == "model_changed"
+        else:
+            assert _pixels(after.json()["data"]) == _pixels(before)
+        assert one.http.get("/health").status_code == 200
+
+
+def _pixels(data: Any) -> list[bytes]:
+    return [Image.open(BytesIO(base64.b64decode(one["b64_json"]))).tobytes() for one in data]
+
+
+def test_sigterm_finishes_what_runs_refuses_the_rest_and_exits_0(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command itself, in this thread, which takes the signal; its clients are in others."""
+    root = logging.getLogger()
+    for logger, name in ((root, "handlers"), (root, "level"), (LOG, "level")):
+        monkeypatch.setattr(logger, name, copy(getattr(logger, name)))
+    with listening("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    slow = {**SMALL, "decoder_num_inference_steps": 150}
+
+    def there(http: httpx2.Client, what: str) -> bool:
+        try:
+            return what in http.get("/metrics").text
+        except httpx2.ConnectError:
+            return False
+
+    def asked() -> list[int]:
+        """The statuses of what runs, of what waits, and of /ready after the signal."""
+        try:
+            with (
+                httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http,
+                ThreadPoolExecutor(2) as pool,
+            ):
+                until(lambda: there(http, "unclip_requests_running 0.0"))
+                running = pool.submit(http.post, GENERATE, json=slow)
+                until(lambda: there(http, "unclip_requests_running 1.0"))
+                queued = pool.submit(http.post, GENERATE, json=slow)
+                until(lambda: there(http, "unclip_requests_waiting 1.0"))
+                os.kill(os.getpid(), signal.SIGTERM)
+                answers = [queued.result(), http.get("/ready"), running.result()]
+                return [answer.status_code for answer in answers]
+        except BaseException:
+            os.kill(os.getpid(), signal.SIGTERM)  # or the command would go on for ever
+            raise
+
+    words = ["--model", str(tiny_model), "--port", str(port), "--precision", "fp32"]
+    with ThreadPoolExecutor(1) as pool, warnings.catch_warnings():
+        statuses = pool.submit(asked)
+        assert main(["serve", *words, "--device", "cpu"]) == 0
+        assert statuses.result() == [503, 503, 200]
+    said = capsys.readouterr()
+    assert f"127.0.0.1:{port}" in said.out
+    events = [json.loads(line)["event"] for line in said.err.splitlines() if line.startswith("{")]
+    assert "shutting down" in events
+    assert "request" in events
 
 
 @pytest.mark.parametrize(

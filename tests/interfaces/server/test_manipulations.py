@@ -3,6 +3,7 @@
 import base64
 import json
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,23 @@ def test_blend(served: Served, pipe: Pipeline) -> None:
     frames = pipe.blend([picture(24, 1), picture(24, 2)], 3, seed=4, settings=FEW).images
     equal(made, frames)
     check(served.post("/v1/unclip/blend", files=files[:1], data=sent), 400, "image")
+
+
+def test_blend_by_weights_and_with_the_first_ones_noise(served: Served, pipe: Pipeline) -> None:
+    pictures = [picture(24, seed) for seed in (1, 2)]
+    sent: dict[str, Any] = {"files": [("image[]", png(one)) for one in pictures]}
+    weighted = {**TEXTS, "weights": "[1, 3]", "seed": "4"}
+    made = images(served.post("/v1/unclip/blend", **sent, data=weighted))
+    equal(made, pipe.blend(pictures, weights=[1, 3], seed=4, settings=FEW).images)
+    fixed = {**TEXTS, "frames": "2", "seed": "4", "invert": "true", "invert_steps": "2"}
+    made = images(served.post("/v1/unclip/blend", **sent, data={**fixed, "noise": "fixed"}))
+    latents = pipe.invert(pictures, 2)
+    equal(made, pipe.blend(latents, 2, noise="fixed", seed=4, settings=FEW).images)
+    for wrong, name in (
+        ({"weights": "[1, 2, 3]"}, "weights"), ({"weights": "[0, 0]"}, "weights"),
+        ({"weights": "[1, 2]", "frames": "2"}, "frames"), ({"noise": "fixed"}, "noise"),
+    ):  # fmt: skip
+        check(served.post("/v1/unclip/blend", **sent, data={**TEXTS, **wrong}), 400, name)
 
 
 def test_edit_inverts_first_and_latents_say_the_same(served: Served, pipe: Pipeline) -> None:
@@ -83,6 +101,43 @@ def test_embed_and_decode(served: Served, pipe: Pipeline) -> None:
     check(served.post("/v1/unclip/embed", json={}), 400, "input")
     check(served.post("/v1/unclip/decode", json={"embedding": [1.0, 2.0]}), 400, "embedding")
     check(served.post("/v1/unclip/decode", json={"embedding": "x"}), 400, "embedding")
+
+
+def test_hidden_states_are_those_of_a_texts_tokens(served: Served, pipe: Pipeline) -> None:
+    texts = ["a star", "a ring at night"]
+    answer = served.post("/v1/unclip/embed", json={"input": texts, "hidden_states": True}).json()
+    text = pipe.clip.text(texts)
+    for one, hidden, mask in zip(answer["data"], text.hidden, text.mask, strict=True):
+        assert np.allclose(one["hidden_states"], hidden[mask.bool()].numpy(), atol=1e-6)
+    for body in ({"input": ["a"] * 17, "hidden_states": True}, {"hidden_states": True}):
+        name = "hidden_states" if "input" in body else "input"
+        check(served.post("/v1/unclip/embed", json=body), 400, name)
+    sent = {"files": {"image": png(picture())}, "data": {"hidden_states": "true"}}
+    check(served.post("/v1/unclip/embed", **sent), 400, "hidden_states")
+
+
+def test_a_full_disk_is_a_503_and_no_fault(
+    served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Latents are a file for a moment; nothing else that is served is."""
+    asked = {"files": {"image": png(picture())}, "data": {"invert_steps": "1"}}
+    file = base64.b64decode(served.post("/v1/unclip/invert", **asked).json()["data"][0]["latents"])
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unclip.outputs.latents.write_safetensors", _refusing)
+        check(served.post("/v1/unclip/invert", **asked), 503, says="room")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        again = {"image": ("l.safetensors", file)}
+        check(served.post("/v1/unclip/edit", files=again, data={"prompt": "a"}), 503, says="room")
+    assert served.post("/v1/unclip/invert", **asked).status_code == 200
+
+
+def _refusing(*_: Any, **__: Any) -> None:
+    raise ValueError("cannot write: No space left on device")
 
 
 def test_probe(served: Served, pipe: Pipeline) -> None:

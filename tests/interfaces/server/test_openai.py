@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.interfaces.server.conftest import DECODED, FEW, Served, holed, picture, png
+from tests.interfaces.server.conftest import (
+    DECODED,
+    FEW,
+    Held,
+    Served,
+    holed,
+    picture,
+    png,
+    serving,
+)
 from unclip.interfaces.cli.reproduction import command_for
 from unclip.interfaces.server.openai import moments
 from unclip.outputs.images import read_info
@@ -93,6 +102,29 @@ def test_a_stream_shows_real_images_on_the_way(served: Served, pipe: Pipeline) -
     assert {image.size for image in images} == {(32, 32)}
 
 
+def test_each_image_on_the_way_is_nearer_and_the_first_comes_before_half_of_the_steps(
+    pipe: Pipeline,
+) -> None:
+    """At the decoder's size, so that no upsampler's step is between them and the final one."""
+    steps = {"prior_num_inference_steps": 2, "decoder_num_inference_steps": 12, "size": "16x16"}
+    asked = {"prompt": "a star", "seed": 3, "stream": True, "partial_images": 3, "sampler": "ddim"}
+    with serving(pipe) as one:
+        engine = Held(one.desk)
+        one.desk.scheduler.engine = engine
+        body = {**asked, **steps}
+        with one.http.stream("POST", "/v1/images/generations", json=body) as answer:
+            lines = answer.iter_lines()
+            engine.go(7)  # of 14 steps
+            first = next(line for line in lines if line.startswith("data: "))
+            assert engine.ended == []
+            engine.go()
+            events = [first, *(line for line in lines if line.startswith("data: "))]
+    images = [np.asarray(opened(json.loads(one[6:])["b64_json"]), float) for one in events]
+    distances = [float(np.abs(one - images[-1]).mean()) for one in images]
+    assert len(distances) == 4
+    assert distances == sorted(distances, reverse=True)
+
+
 def test_images_on_the_way_come_in_the_first_half() -> None:
     assert moments(25, 3) == [3, 7, 11]
     assert moments(25, 1) == [5]
@@ -124,6 +156,31 @@ def test_edits_repaint_what_is_transparent(served: Served, pipe: Pipeline, own: 
         alone = pipe.inpaint(image, "a star", mask, seed=5, settings=SETTINGS).images[0]
         assert same(opened(one.b64_json), alone)
     kept = np.asarray(mask) == 0
+    assert (np.asarray(opened(one.b64_json))[kept] == np.asarray(image)[kept]).all()
+
+
+def test_boxes_are_repainted_too(served: Served, pipe: Pipeline) -> None:
+    body = {"seed": 5, "boxes": [[6, 6, 16, 16], [0, 0, 3, 3]], **FEW}
+    made = served.openai.images.edit(
+        image=png(picture()),
+        prompt="a star",
+        extra_body={**body, "boxes": json.dumps(body["boxes"])},
+    )
+    [one] = made.data or []
+    boxes = [(6, 6, 16, 16), (0, 0, 3, 3)]
+    alone = pipe.inpaint(picture(), "a star", boxes=boxes, seed=5, settings=SETTINGS).images[0]
+    assert same(opened(one.b64_json), alone)
+
+
+def test_an_edit_keeps_what_it_does_not_repaint_though_it_is_marked(served: Served) -> None:
+    image = picture(132)
+    made = served.openai.images.edit(
+        image=png(image), prompt="a star",
+        extra_body={"seed": 5, "boxes": "[[10, 10, 120, 100]]", **FEW, "resamples": 1},
+    )  # fmt: skip
+    [one] = made.data or []
+    kept = np.ones((132, 132), bool)
+    kept[10:100, 10:120] = False
     assert (np.asarray(opened(one.b64_json))[kept] == np.asarray(image)[kept]).all()
 
 

@@ -44,7 +44,9 @@ def lives_on(served: Served) -> Iterator[None]:
         ("input_fidelity", "high"), ("output_format", "gif"), ("output_compression", 50),
         ("response_format", "file"), ("n", 0), ("n", 11), ("n", "two"), ("n", True),
         ("size", "31x31"), ("size", "32x16"), ("size", 32), ("seed", -1), ("seed", 1.5),
-        ("prompt", 5), ("prompt", "x" * 10_001), ("prompt", "a\u0000b"), ("stream", "yes"),
+        ("prompt", 5), ("prompt", "a\u0000b"), ("stream", "yes"),
+        pytest.param("prompt", "x" * 10_001, id="a long prompt"),
+        pytest.param("prompt", "x" * 10_000_000, id="a prompt of ten megabytes"),
         ("partial_images", 4), ("partial_images", 2), ("steps", "slow"), ("sampler", "euler"),
         ("decoder_guidance_scale", "NaN"), ("decoder_num_inference_steps", 10**9), ("model", "x"),
         ("resamples", 2), ("", 1),
@@ -107,7 +109,11 @@ def test_masks(served: Served) -> None:
     for mask in (picture(16), picture(24), picture(24).convert("RGBA"), holed(picture(20))):
         files = {"image": image, "mask": png(mask)}
         check(served.post(EDIT, files=files, data=said), 400, "mask")
-    check(served.post(EDIT, files={"image": image}, data=said), 400, "mask", "transparency")
+    none = check(served.post(EDIT, files={"image": image}, data=said), 400, "mask", "transparency")
+    assert "/v1/unclip/edit" in none["message"]
+    for boxes in ("[[0, 0, 4]]", "[[0, 0, 99, 99]]", "[[4, 4, 4, 9]]", "[]", "x"):
+        wrong = {**said, "boxes": boxes}
+        check(served.post(EDIT, files={"image": image}, data=wrong), 400, "boxes")
     files = {"image": image, "mask": png(holed(picture()))}
     check(served.post(EDIT, files=files, data={**said, "size": "512x512"}), 400, "size")
     check(served.post(EDIT, files=files), 400, "prompt")

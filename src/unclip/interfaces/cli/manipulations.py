@@ -170,7 +170,7 @@ def write(
     """
     from unclip.device.precision import name_of
     from unclip.outputs.animation import save_animation
-    from unclip.outputs.images import contact_sheet
+    from unclip.outputs.images import labelled_sheet
 
     used = options.settings().changed() | computed_as(pipe)
     notes = {**written_by(options.model, pipe, command), "seed": options.seed, "settings": used}
@@ -182,7 +182,8 @@ def write(
         where = _write_numbered(images, output, command[0], partial(save, kept=kept))
     elif suffix in ANIMATIONS:
         where = write_file(
-            output, partial(save_animation, images, info=notes, provenance=provenance)
+            output,
+            partial(save_animation, images, info=notes, provenance=provenance, made_from=made_from),
         )
     elif len(images) == 1:
         where = write_file(output, partial(save, images[0], kept=kept))
@@ -194,8 +195,9 @@ def write(
         columns = ["the image", *columns]
     cell = max(96, *images[0].size)
     for sheet in sheets:
-        drawn = contact_sheet(rows, names, columns, cell=cell)
-        where += f", {write_file(sheet, partial(save, drawn))}"
+        drawn = labelled_sheet(rows, names, columns, cell)
+        ours = [box for row in drawn.boxes for box in row[bool(origins) :] if box is not None]
+        where += f", {write_file(sheet, partial(save, drawn.image, only=ours))}"
     size = "×".join(map(str, images[0].size))
     print(
         f"{many(len(images), 'images')} of {size} pixels in "

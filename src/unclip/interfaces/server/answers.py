@@ -25,11 +25,19 @@ T = TypeVar("T")
 
 
 def encoded(
-    image: Image.Image, asked: AskedImages, info: Mapping[str, Any], provenance: Provenance
+    image: Image.Image,
+    asked: AskedImages,
+    info: Mapping[str, Any],
+    provenance: Provenance,
+    kept: Image.Image | None = None,
 ) -> bytes:
-    """The image in the format that was asked for, marked as generated; a PNG carries `info`."""
+    """The image in the format that was asked for, marked as generated; a PNG carries `info`.
+
+    Args:
+        kept: no mark changes the pixels that this one has too.
+    """
     file = BytesIO()
-    written, mark = provenance.marked(image)
+    written, mark = provenance.marked(image, kept)
     notes = {**info, **mark}
     if asked.output_format == "png":
         written.save(file, "PNG", pnginfo=text_chunks(notes))
@@ -56,13 +64,15 @@ class Made:
     infos: Sequence[Mapping[str, Any]]
     more: Mapping[str, Any]
     """What the answer says beside them, under "unclip"."""
+    kept: Image.Image | None = None
+    """An image whose pixels, where they have them too, no mark changes."""
 
 
 async def listed(desk: Desk, request: Request, asked: AskedImages, made: Made) -> JSONResponse:
     """OpenAI's answer: `data` with an image or address each."""
     data: list[dict[str, Any]] = []
     for image, info in zip(made.images, made.infos, strict=True):
-        file = await asyncio.to_thread(encoded, image, asked, info, desk.provenance)
+        file = await asyncio.to_thread(encoded, image, asked, info, desk.provenance, made.kept)
         if asked.response_format == "url":
             name = desk.kept.put(file, f"image/{asked.output_format}")
             data.append({"url": f"{request.base_url}v1/images/files/{name}"})
@@ -85,10 +95,11 @@ def event(
     image: Image.Image,
     info: Mapping[str, Any],
     provenance: Provenance,
+    kept: Image.Image | None = None,
     **more: Any,
 ) -> bytes:
     """A server-sent event with an image."""
-    file = encoded(image, asked, info, provenance)
+    file = encoded(image, asked, info, provenance, kept)
     said = {
         "type": kind, "b64_json": base64.b64encode(file).decode(),
         "created_at": int(time.time()), "size": "x".join(map(str, image.size)), "quality": "auto",

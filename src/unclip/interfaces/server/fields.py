@@ -28,6 +28,9 @@ Texts = Annotated[tuple[str, ...], Between(1, 100)]
 Component = Annotated[float, Between(-1e6, 1e6)]  # of an embedding
 Row = Annotated[tuple[Component, ...], Between(1, 2**16)]
 Rows = Annotated[tuple[Row, ...], Between(1, 1000)]
+Weights = Annotated[tuple[Annotated[float, Between(0, 1e6)], ...], Between(2, 16)]
+Corner = Annotated[int, Between(0, 2**16)]  # pixels
+Boxes = Annotated[tuple[Annotated[tuple[Corner, ...], Between(4, 4)], ...], Between(1, 16)]
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,14 @@ class Edit(Streamed):
     stages: ClassVar = (*STAGES, INPAINTING)
     needs: ClassVar = ("image", "prompt")
     files: ClassVar = {
-        "image": "The image; what is transparent in it is repainted if there is no mask",
+        "image": "The image; what is transparent in it is repainted if there are no mask and boxes",
         "mask": "An image of the same size; where it is transparent, the image is repainted",
     }  # fmt: skip
     prompt: str = knob("Caption of what the image shows then", default="")
+    boxes: Boxes | None = knob(
+        "Boxes that are repainted, [[x0, y0, x1, y1], …] in pixels from the upper left corner, x1 "
+        "and y1 just outside", left_out="only what is transparent is",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,15 @@ class Blend(AskedImages):
     stages: ClassVar = DECODING
     needs: ClassVar = ("image",)
     files: ClassVar = {"image": "Images, two at least, in their order; or one file of latents"}
-    frames: Images = knob("Number of images, the ends among them", default=5)
+    frames: Images | None = knob("Number of images, the ends among them", left_out="5")
+    weights: Weights | None = knob(
+        "Weights, one for each image: a single image of their weighted mean, instead of frames",
+        left_out="images from the first to the last",
+    )
+    noise: str | None = knob(
+        "Noise between inverted images: slerp of theirs too, or the first one's for all",
+        choices=("slerp", "fixed"), left_out="slerp",
+    )  # fmt: skip
     size: str | None = knob('Size as "WIDTHxHEIGHT", or "auto"', left_out="the largest")
     invert: bool = knob(
         "Whether to start from the images' own noise, not fresh noise", default=False
@@ -183,6 +198,10 @@ class Embedding(Asked):
 
     files: ClassVar = {"image": "Images, of any size"}
     input: str | Texts | None = knob("Text or texts to embed", left_out="images are embedded")
+    hidden_states: bool = knob(
+        "Whether to give the hidden states of each text's tokens too, of 16 texts at most",
+        default=False,
+    )
 
 
 @dataclass(frozen=True)

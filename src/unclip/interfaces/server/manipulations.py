@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ from unclip.interfaces.server.openai import Order, command_notes, ordered
 from unclip.interfaces.server.refusals import RefusedError
 from unclip.networks.pca import Components, Moments
 from unclip.outputs.latents import Latents, check_embeddings
-from unclip.pipeline.latent_space import check_frames, check_thetas, path, towards
+from unclip.pipeline.latent_space import (
+    check_frames,
+    check_thetas,
+    check_weights,
+    mean_direction,
+    path,
+    towards,
+)
 from unclip.pipeline.manipulations import probed
 from unclip.pipeline.together import Planned, Wanted
 
@@ -36,21 +44,46 @@ Watch = Callable[[str, int, Any], None]
 Found = tuple[Tensor, Tensor | None]
 """z_i (N, D) of images that are to be made, and x_T (N, 3, h, h) if they have no fresh noise."""
 Source = list[Image.Image] | Latents
+_HIDDEN = 16  # texts of a request whose hidden states are given
 
 
 async def blend(request: Request) -> Response:
     """POST /v1/unclip/blend."""
     order = await ordered(request.app.state.desk, request, Blend, image=16)
-    source = await _source(order)
-    frames = order.asked.frames
-    _refused("image", lambda: check_frames(frames, len(source)))
+    source, asked = await _source(order), order.asked
+    count = _blended(order, source)
 
     def between(z_i: Tensor, x_t: Tensor | None) -> Found:
-        return path(z_i, frames), None if x_t is None else path(x_t, frames)
+        def mean(points: Tensor) -> Tensor:
+            return path(points, count) if weights is None else mean_direction(points, weights)
 
-    words = ["blend", *["IMAGE"] * len(source), "--frames", str(frames)]
-    words += ["--invert"] * order.asked.invert
-    return await _decoded(order, source, between, words, frames)
+        if x_t is None:
+            return mean(z_i), None
+        fixed = asked.noise == "fixed"
+        return mean(z_i), x_t[:1].expand(count, *x_t.shape[1:]) if fixed else mean(x_t)
+
+    weights = asked.weights
+    words = ["blend", *["IMAGE"] * len(source)]
+    words += ["--frames", str(count)] if weights is None else ["--weights", *map(str, weights)]
+    words += ["--invert"] * asked.invert + (["--noise", asked.noise] if asked.noise else [])
+    return await _decoded(order, source, between, words, count)
+
+
+def _blended(order: Order, source: Source) -> int:
+    """The number of images that a blend is asked for; RefusedError where its fields do not fit."""
+    asked, points = order.asked, len(source)
+    if asked.noise is not None and not (asked.invert or isinstance(source, Latents)):
+        raise RefusedError(400, "noise is of inverted images: say invert", param="noise",
+                           code="invalid_value")  # fmt: skip
+    if asked.weights is None:
+        frames = 5 if asked.frames is None else asked.frames
+        _refused("image", lambda: check_frames(frames, points))
+        return frames
+    if asked.frames is not None:
+        raise RefusedError(400, "weights make one image: leave frames out", param="frames",
+                           code="invalid_value")  # fmt: skip
+    _refused("weights", lambda: check_weights(asked.weights, points))
+    return 1
 
 
 async def edit(request: Request) -> Response:
@@ -160,12 +193,23 @@ async def embed(request: Request) -> Response:
     if texts:
         order.desk.notices(*texts)
     images = [await order.image("image", number) for number in range(count)]
-    z = await _called(
-        order, lambda _: pipe.embed_texts(texts) if texts else pipe.embed_images(images)
-    )
-    data = [
+    if order.asked.hidden_states and not 0 < len(texts) <= _HIDDEN:
+        raise RefusedError(400, f"hidden_states are of 1 to {_HIDDEN} texts",
+                           param="hidden_states", code="invalid_value")  # fmt: skip
+
+    def embedded(_: Watch) -> tuple[Tensor, list[Tensor]]:
+        if images:
+            return pipe.embed_images(images), []
+        text = pipe.clip.text(pipe.captions(texts))
+        shown = zip(text.hidden, text.mask, strict=True) if order.asked.hidden_states else ()
+        return text.z_t, [hidden[mask.bool()] for hidden, mask in shown]
+
+    z, hidden = await _called(order, embedded)
+    data: list[dict[str, Any]] = [
         {"object": "embedding", "index": k, "embedding": row} for k, row in enumerate(z.tolist())
     ]
+    for one, states in zip(data, hidden, strict=False):
+        one["hidden_states"] = states.float().tolist()
     usage = {"prompt_tokens": 0, "total_tokens": 0}
     return JSONResponse({"object": "list", "data": data, "model": order.desk.name, "usage": usage})
 
@@ -184,8 +228,7 @@ async def _source(order: Order) -> Source:
 
 def _latents(order: Order, data: bytes) -> Latents:
     pipe = order.desk.pipe
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "latents.safetensors"
+    with _scratch() as file:
         file.write_bytes(data)
         try:
             latents = Latents.load(file)
@@ -198,10 +241,24 @@ def _latents(order: Order, data: bytes) -> Latents:
 
 
 def _file_of(latents: Latents) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "latents.safetensors"
-        latents.save(file)
+    with _scratch() as file:
+        try:
+            latents.save(file)
+        except ValueError as error:  # what a full disk is to whoever saves
+            raise OSError(str(error)) from None
         return file.read_bytes()
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """The place of a file that is there for a moment; RefusedError 503 where there is no room."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "latents.safetensors"
+    except OSError:
+        raise RefusedError(
+            503, "the server's disk has no room for latents", code="no_room"
+        ) from None
 
 
 async def _decoded(

@@ -135,24 +135,44 @@ async def edits(request: Request) -> Response:
     """POST /v1/images/edits."""
     desk: Desk = request.app.state.desk
     order = await ordered(desk, request, Edit)
-    image = await order.image("image")
-    name = "mask" if "mask" in order.body.files else "image"
+    image, own = await order.image("image"), order.asked.boxes or ()
+    mask = await _mask(order)
+    size = f"{image.width}x{image.height}"
+    if order.asked.size not in (None, "auto", size):
+        raise RefusedError(400, f"an edit has its image's size, {size}", param="size")
     try:
-        mask = await asyncio.to_thread(
-            open_transparency, order.body.files[name][0], max_pixels=desk.limits.pixels, name=name
-        )
-        own = f"{image.width}x{image.height}"
-        if order.asked.size not in (None, "auto", own):
-            raise RefusedError(400, f"an edit has its image's size, {own}", param="size")
-        hole = await asyncio.to_thread(plan_hole, image, mask, (), desk.pipe.sizes[-1])
+        hole = await asyncio.to_thread(plan_hole, image, mask, own, desk.pipe.sizes[-1])
     except ValueError as error:
-        raise RefusedError(400, str(error), param="mask", code="invalid_image") from None
+        name = "boxes" if mask is None else "mask"
+        raise RefusedError(400, str(error), param=name, code="invalid_image") from None
 
     def wanted(seed: int) -> Wanted:
         return Wanted(order.settings, seed, order.asked.prompt, hole=hole)
 
-    words = ["inpaint", "IMAGE", "MASK", order.asked.prompt]
-    return await answer(order, wanted, lambda seed: command_notes(words, seed, order.settings))
+    words = ["inpaint", "IMAGE", *["MASK"] * (mask is not None), order.asked.prompt]
+    words += [word for box in own for word in ("--box", ",".join(map(str, box)))]
+    return await answer(
+        order, wanted, lambda seed: command_notes(words, seed, order.settings), image
+    )
+
+
+async def _mask(order: Order) -> Image.Image | None:
+    """What is transparent in the mask, or, without mask and boxes, in the image."""
+    name = "mask" if "mask" in order.body.files else "image"
+    if name == "image" and order.asked.boxes:
+        return None
+    pixels = order.desk.limits.pixels
+    try:
+        return await asyncio.to_thread(
+            open_transparency, order.body.files[name][0], max_pixels=pixels, name=name
+        )
+    except ValueError as error:
+        more = "" if name == "mask" else (
+            ": give a mask, boxes, or an image with a transparent part; /v1/unclip/edit changes "
+            "all of an image by words"
+        )  # fmt: skip
+        said = f"{error}{more}"
+        raise RefusedError(400, said, param="mask", code="invalid_image") from None
 
 
 async def variations(request: Request) -> Response:
@@ -204,13 +224,17 @@ def command_notes(words: Sequence[str], seed: int, settings: Settings) -> dict[s
 
 
 async def answer(
-    order: Order, wanted: Callable[[int], Wanted], info: Callable[[int], Mapping[str, Any]]
+    order: Order,
+    wanted: Callable[[int], Wanted],
+    info: Callable[[int], Mapping[str, Any]],
+    kept: Image.Image | None = None,
 ) -> Response:
     """Images for a request, a seed each, in one answer or as they come.
 
     Args:
         wanted: the image of a seed.
         info: what its notes say beside what all notes say.
+        kept: an image whose pixels, where the results have them too, no mark changes.
     """
     desk, asked = order.desk, order.asked
     _check_stream(asked)
@@ -223,14 +247,14 @@ async def answer(
     infos = [{**info(seed), **notes} for seed in seeds]
     more = {"seeds": seeds, "notices": list(order.notices)}
     if asked.stream:
-        return Events(_streamed(order, rows[0], infos[0], more))
+        return Events(_streamed(order, rows[0], Made([], infos, more, kept)))
 
     async def made() -> Sequence[Image.Image]:
         with desk.scheduler.place(order.client, desk.limits.seconds) as place:
             return await place.images(rows)
 
     images = await unless_gone(order.request.receive, made())
-    return await listed(desk, order.request, asked, Made(images, infos, more))
+    return await listed(desk, order.request, asked, Made(images, infos, more, kept))
 
 
 def _check_stream(asked: Streamed) -> None:
@@ -250,10 +274,13 @@ def moments(steps: int, images: int) -> list[int]:
     return sorted({max(0, round(steps * (k + 1) / (images + 3)) - 1) for k in range(images)})
 
 
-async def _streamed(
-    order: Order, row: Planned, info: Mapping[str, Any], more: Mapping[str, Any]
-) -> AsyncIterator[bytes]:
-    """Events of one image: those on the way, then itself."""
+async def _streamed(order: Order, row: Planned, made: Made) -> AsyncIterator[bytes]:
+    """Events of one image: those on the way, then itself.
+
+    Args:
+        made: what is said with it, without the image.
+    """
+    info, kept = made.infos[0], made.kept
     desk, asked, loop = order.desk, order.asked, asyncio.get_running_loop()
     kind = _EVENTS.get(type(asked), "image_generation")
     told: asyncio.Queue[Image.Image] = asyncio.Queue()
@@ -265,25 +292,25 @@ async def _streamed(
 
     with desk.scheduler.place(order.client, desk.limits.seconds) as place:
         yield b": there is a place\n\n"
-        made = asyncio.ensure_future(place.images([row], step))
+        making = asyncio.ensure_future(place.images([row], step))
         try:
             sent = 0
-            while not made.done() or not told.empty():
+            while not making.done() or not told.empty():
                 getting = asyncio.ensure_future(told.get())
-                await asyncio.wait({made, getting}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({making, getting}, return_when=asyncio.FIRST_COMPLETED)
                 if getting.done():
                     image = getting.result()
                     yield await asyncio.to_thread(
                         event, f"{kind}.partial_image", asked, image, info, desk.provenance,
-                        partial_image_index=sent,
+                        kept, partial_image_index=sent,
                     )  # fmt: skip
                     sent += 1
                 else:
                     getting.cancel()
-            [image] = made.result()
+            [image] = making.result()
         finally:
-            made.cancel()
+            making.cancel()
     yield await asyncio.to_thread(
-        event, f"{kind}.completed", asked, image, info, desk.provenance, usage=UNCOUNTED,
-        unclip=dict(more),
+        event, f"{kind}.completed", asked, image, info, desk.provenance, kept, usage=UNCOUNTED,
+        unclip=dict(made.more),
     )  # fmt: skip

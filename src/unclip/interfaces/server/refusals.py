@@ -6,6 +6,7 @@ from starlette.responses import JSONResponse
 
 from unclip.checks import printable
 from unclip.serving.scheduler import ClosingError, FullError, LateError
+from unclip.storage.folder import ReplacedError
 
 _MOST = 600  # characters of a sentence
 
@@ -44,6 +45,11 @@ def refusal_of(error: BaseException) -> RefusedError:
         return RefusedError(503, str(error), code="shutting_down", headers=wait)
     if isinstance(error, LateError):
         return RefusedError(504, str(error), code="timeout")
+    if isinstance(error, ReplacedError):
+        return RefusedError(
+            503, "the model's files were replaced while it was served: start the server anew",
+            code="model_changed",
+        )  # fmt: skip
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
         return RefusedError(400, str(error))
     if _is_memory(error):

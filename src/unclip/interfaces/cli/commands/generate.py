@@ -102,7 +102,7 @@ def write(
         notes: what all have in common.
         provenance: how they say that they were generated.
     """
-    from unclip.outputs.images import contact_sheet
+    from unclip.outputs.images import labelled_sheet
 
     count = len(images) // len(prompts)
     if is_file(output) and len(images) > 1:
@@ -111,8 +111,10 @@ def write(
             "prompt": list(prompts), "n": count, "seed": seeds[0], "output": output.name, **notes
         }  # fmt: skip
         labels = [f"seed {seed}" for seed in seeds[:count]]
-        sheet = contact_sheet(rows, list(prompts), labels)
-        where = write_file(output, partial(provenance.save_png, sheet, info=all_notes))
+        sheet = labelled_sheet(rows, list(prompts), labels)
+        made = [box for row in sheet.boxes for box in row if box is not None]
+        save = partial(provenance.save_png, sheet.image, info=all_notes, only=made)
+        where = write_file(output, save)
         return f"{where}, a sheet of {len(prompts)} × {count}"
     names = [_slug(prompt) for prompt in prompts]
     repeated = len(set(names)) < len(names)

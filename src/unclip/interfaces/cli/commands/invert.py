@@ -52,15 +52,17 @@ def run(arguments: Sequence[str]) -> int:
     for path, decibels in zip(options.images, found, strict=True):
         print(f"{path}: the reconstruction has a PSNR of {decibels:.1f} dB")
     if options.sheet:
-        from unclip.outputs.images import contact_sheet
+        from unclip.outputs.images import labelled_sheet
 
         size = pipe.decoder.size
         made = pipe.reconstruct(latents, size=size, batch_size=options.batch_size).images
         rows = [list(pair) for pair in zip(convert(pipe.squares(images), "pil"), made, strict=True)]
         labels = [f"{p.name}, {db:.1f} dB" for p, db in zip(options.images, found, strict=True)]
         columns = ["image", "reconstruction"]
-        drawn = contact_sheet(rows, labels, columns)
-        save = partial(provenance.save_png, drawn, info={"command": ["invert", *arguments]})
+        drawn = labelled_sheet(rows, labels, columns)
+        ours = [box for _, box in drawn.boxes if box is not None]
+        info = {"command": ["invert", *arguments]}
+        save = partial(provenance.save_png, drawn.image, info=info, only=ours)
         where += f", {write_file(options.sheet, save)}"
     size, took = pipe.decoder.size, time.perf_counter() - started
     print(f"latents of {len(images)} × {size}×{size} pixels in {took:.1f} s: {where}")
