@@ -296,3 +296,22 @@ def test_contact_sheet_refuses() -> None:
         contact_sheet([[RED]], (), ["a", "b"])
     with pytest.raises(ValueError, match="too big"):
         contact_sheet([[RED] * 200] * 200, cell=1024)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, image = tmp_path / "a.png", Image.new("RGB", (8, 8))
+    save_png(image, file, {"seed": 1})
+
+    def full(path: Path, data: bytes) -> int:
+        with path.open("wb") as partial:
+            partial.write(data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(ValueError, match=r"a\.png cannot be written: No space left"):
+            save_png(image, file, {"seed": 2})
+    assert read_info(file) == {"seed": 1}
+    assert list(tmp_path.iterdir()) == [file]
