@@ -16,6 +16,7 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
+from unclip.interfaces.server.app import application
 from unclip.interfaces.server.desk import Desk
 from unclip.interfaces.server.serving import Server, listening
 from unclip.pipeline.pipeline import Pipeline
@@ -43,10 +44,16 @@ class Served:
 
 
 @contextmanager
-def serving(pipe: Pipeline, **more: Any) -> Iterator[Served]:
-    """A server of a pipeline while the block runs."""
+def serving(
+    pipe: Pipeline, app: Callable[[Desk], Any] = application, **more: Any
+) -> Iterator[Served]:
+    """A server of a pipeline while the block runs.
+
+    Args:
+        app: makes the application of the desk.
+    """
     desk = Desk(pipe, "tiny", **more)
-    server = Server(desk, listening("127.0.0.1", 0))
+    server = Server(desk, listening("127.0.0.1", 0), app=app(desk))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     until(lambda: server.started)

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ class Desk:
         log_prompts: whether the log may hold captions.
         hosts: that requests may name, where there are no keys; all if empty.
         provenance: how images say that they were generated.
+        closing: is called, in the event loop, when the server ends.
     """
 
     pipe: Pipeline
@@ -50,6 +52,7 @@ class Desk:
     hosts: frozenset[str] = frozenset()
     metrics: Metrics = field(default_factory=Metrics)
     provenance: Provenance = field(default_factory=Provenance)
+    closing: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.started = int(time.time())

@@ -13,11 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unclip.checks import printable
 from unclip.interfaces.server.desk import Desk
+from unclip.interfaces.server.keys import cookie_of
 from unclip.interfaces.server.refusals import RefusedError, answer_to, refusal_of
 
 LOG = logging.getLogger("unclip.serve")
-OPEN = ("/health", "/ready", "/docs", "/openapi.json", "/")
-"""Paths that need no key."""
+OPEN = ("/health", "/ready", "/docs", "/openapi.json", "/", "/login")
+"""Paths that need no key; the page at / asks for it itself."""
 _LEFT = 499  # the client closed its connection, as nginx calls it
 _FILES = "/v1/images/files/"
 
@@ -72,6 +73,7 @@ class Guard:
             )  # fmt: skip
         if desk.keys and path not in OPEN and not path.startswith(_FILES):
             client = desk.keys.client(headers.get(b"authorization", ""))
+            client = client or desk.keys.session(cookie_of(scope["headers"]))
             if client is None:
                 given = b"authorization" in headers
                 raise RefusedError(

@@ -2,6 +2,10 @@
 
 import hashlib
 import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 
 from unclip.checks import printable
@@ -9,6 +13,9 @@ from unclip.files import read_text
 
 _MOST = 2**20  # bytes of the file
 _SHORTEST = 16  # characters
+COOKIE = "unclip_session"
+"""Of a browser whose person has shown a key on the page."""
+_SESSIONS = 10_000  # at once, at most
 
 
 class Keys:
@@ -20,6 +27,10 @@ class Keys:
 
     def __init__(self, keys: dict[str, str] | None = None) -> None:
         self._digests = {_digest(key): name for key, name in (keys or {}).items()}
+        self._sessions: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+
+    SESSION = 7 * 86_400
+    """Seconds that a browser's session lasts, until the server ends at most."""
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -27,11 +38,38 @@ class Keys:
     def client(self, authorization: str) -> str | None:
         """Whose key an Authorization header holds; every key is compared, whichever it is."""
         scheme, _, key = authorization.partition(" ")
-        given, found = _digest(key.strip()), None
+        found = self._named(key.strip())
+        return found if scheme.lower() == "bearer" else None
+
+    def _named(self, key: str) -> str | None:
+        given, found = _digest(key), None
         for digest, name in self._digests.items():
             if hmac.compare_digest(digest, given):
                 found = name
-        return found if scheme.lower() == "bearer" else None
+        return found
+
+    def opened(self, key: str) -> str | None:
+        """What a browser shows from now on in the key's place; None if the key is wrong."""
+        name = self._named(key)
+        if name is None:
+            return None
+        token = secrets.token_urlsafe(32)
+        self._sessions[_digest(token)] = (time.monotonic(), name)
+        while len(self._sessions) > _SESSIONS:
+            self._sessions.popitem(last=False)
+        return token
+
+    def session(self, token: str) -> str | None:
+        """Whose session it is, if it is one that lasts; found by a hash of what was given."""
+        since, name = self._sessions.get(_digest(token), (0.0, ""))
+        return name if name and time.monotonic() - since < self.SESSION else None
+
+
+def cookie_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The session that a browser's cookies hold, or nothing."""
+    given = b";".join(value for name, value in headers if name == b"cookie").decode("latin-1")
+    pairs = (one.strip().partition("=") for one in given.split(";"))
+    return next((value for name, _, value in pairs if name == COOKIE), "")
 
 
 def _digest(key: str) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unclip.checks import Notice
@@ -77,17 +78,22 @@ class Server(uvicorn.Server):
 
     Args:
         ready: is called with the address once requests are taken, and signals minded.
+        app: the desk's `application`, where more is mounted on it.
     """
 
     def __init__(
-        self, desk: Desk, sock: socket.socket, ready: Callable[[str], None] | None = None
+        self,
+        desk: Desk,
+        sock: socket.socket,
+        ready: Callable[[str], None] | None = None,
+        app: FastAPI | None = None,
     ) -> None:
         self.desk, self.sock, self.ready = desk, sock, ready
         self._signalled = 0
         config = uvicorn.Config(
-            guarded(application(desk), desk), log_config=None, access_log=False, lifespan="off",
-            http=_Impatient, ws="none", timeout_graceful_shutdown=_LAST, server_header=False,
-            date_header=True, h11_max_incomplete_event_size=32 * 1024,
+            guarded(app or application(desk), desk), log_config=None, access_log=False,
+            lifespan="off", http=_Impatient, ws="none", timeout_graceful_shutdown=_LAST,
+            server_header=False, date_header=True, h11_max_incomplete_event_size=32 * 1024,
         )  # fmt: skip
         super().__init__(config)
 
@@ -130,6 +136,8 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         LOG.info('{"event": "shutting down"}')
         await self.desk.scheduler.close()
+        for end in self.desk.closing:
+            end()
         await asyncio.sleep(0.2)  # the last answers, and refusals, are written
         self.should_exit = True
 

@@ -5,12 +5,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import BatchSize, whole
 from unclip.interfaces.cli.options import ModelOptions, parse
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from unclip.interfaces.server.desk import Desk
+
+_NO_PAGE = "There is no page for people, as gradio is not there: pip install 'unclip[web]'"
 _NEEDED = "unclip serve needs packages that are not there ({}): pip install 'unclip[serve]'"
 
 
@@ -56,6 +62,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(_NEEDED.format(error.name)) from None
     import asyncio
 
+    from unclip.interfaces.server.app import application
     from unclip.interfaces.server.bodies import Limits
     from unclip.interfaces.server.desk import Desk
     from unclip.interfaces.server.keys import Keys, read_keys
@@ -79,14 +86,30 @@ def run(arguments: Sequence[str]) -> int:
         frozenset({"127.0.0.1", "localhost", "[::1]", options.host} if own else ()),
         provenance=provenance,
     )  # fmt: skip
+    app = application(desk)
+    paged = _with_page(app, desk)
     log_to()
 
     def ready(address: str) -> None:
         print(f"{desk.name} is served at {address} (what can be asked: {address}/docs)")
+        if not paged:
+            print(_NO_PAGE)
         sys.stdout.flush()
 
-    asyncio.run(Server(desk, sock, ready).serve())
+    asyncio.run(Server(desk, sock, ready, app).serve())
     return 0
+
+
+def _with_page(app: "FastAPI", desk: "Desk") -> bool:
+    """Put the page for people on the application; False where its packages are not there."""
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        return False
+    from unclip.interfaces.web.mounting import mount
+
+    mount(app, desk)
+    return True
 
 
 def _is_own(host: str) -> bool:
