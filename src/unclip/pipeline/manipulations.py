@@ -7,13 +7,14 @@ Each finds the (z_i, x_T) that it is about and hands them to `decode_embeddings`
 Shapes: N images, D embedding width, h pixels at the decoder's resolution.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from unclip.checks import listed, many, of_kind, whole_number
+from unclip.checks import Notice, listed, many, of_kind, whole_number
 from unclip.config import one_of
 from unclip.device.memory import kept_memory
 from unclip.diffusion.guidance import Guidance
@@ -33,7 +34,8 @@ from unclip.pipeline.latent_space import (
 from unclip.pipeline.noise import STARTED
 from unclip.pipeline.pictures import Images, Picture, check_images
 from unclip.pipeline.requests import Output, OutputType, Part, Request, check_arguments
-from unclip.pipeline.settings import Settings
+from unclip.pipeline.settings import Settings, preset
+from unclip.stages.decoder.student import FewStepStudent
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -302,7 +304,15 @@ def _latents(
     if not isinstance(image, Latents):
         return pipe.embed_images(image).cpu(), None, arguments
     image.check(pipe.clip.width, pipe.decoder.size, pipe.fingerprint)
-    settings = arguments["settings"].for_reconstruction(image.steps)
+    asked = arguments["settings"]
+    settings = asked.for_reconstruction(image.steps)
+    few = isinstance(pipe.decoder.student, FewStepStudent) and preset(asked.steps).decoder_few_steps
+    if few and not pipe.sampling("decoder", settings).guidance.distilled:
+        warnings.warn(
+            f"inverted latents are decoded by the decoder itself, in {image.steps} steps: its "
+            "student does not know the way back",
+            Notice, stacklevel=3,
+        )  # fmt: skip
     return image.z_i, image.x_T, arguments | {"settings": settings}
 
 

@@ -284,7 +284,7 @@ PRESETS |= {
         decoder_few_steps={"steps": 1},
     ),
     "fast": Preset(  # a fifth of `default`'s operations, or less
-        prior={"steps": 12, "sampler": "dpm++", "eta": 1.0},
+        prior={"steps": 12, "sampler": "dpm++", "eta": 0.0},
         decoder={"steps": 9, "sampler": "dpm++", "eta": 1.0, "guidance_interval": (1.0, math.inf)},
         decoder_distilled={"steps": 14, "sampler": "dpm++", "eta": 1.0},
         decoder_few_steps={"steps": 4},

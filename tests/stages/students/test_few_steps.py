@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tests.stages.decoder.test_stage import CAPTIONS
 from tests.stages.students.test_guidance import counted, sampled, small
 from tests.tiny import noise, scenes
 from unclip import Pipeline, Settings
+from unclip.checks import Notice
 from unclip.diffusion.guidance import Guidance
 from unclip.diffusion.losses import LossConfig
 from unclip.diffusion.sampling import Sampling
@@ -212,6 +214,19 @@ def test_parts_of_images_are_painted_by_the_decoder_unless_it_sees_what_is_known
     asked = replace(settings, guidance_kind="distilled")
     with pytest.raises(ValueError, match="has not learned to complete images"):
         pipe.sampling("decoder", asked, painting=True)
+
+
+def test_inverted_latents_are_the_decoders_own(
+    folder: ModelFolder, recwarn: pytest.WarningsRecorder
+) -> None:
+    pipe = Pipeline.from_pretrained(folder.path, device="cpu", dtype="fp32")
+    image = Image.new("RGB", (16, 16), "red")
+    latents = pipe.invert(image, 3)
+    asked = {"settings": Settings(steps="turbo", size=16), "output_type": "tensor"}
+    by_decoder = pipe.vary(latents, settings=Settings(size=16), output_type="tensor").images
+    assert not recwarn.list
+    assert torch.equal(pipe.vary(latents, **asked).images, by_decoder)  # type: ignore[arg-type]
+    assert "decoded by the decoder itself, in 3 steps" in str(recwarn.pop(Notice).message)
 
 
 def test_it_is_saved_beside_its_teacher(
