@@ -157,8 +157,9 @@ class Settings(Knobs):
         'are guided; "0 inf" is all', "prior", "decoder", preset=True,
     )  # fmt: skip
     guidance_kind: str | None = knob(
-        "Kind of guidance in the decoder: both branches, or at half the cost what a student has "
-        "learned of them (distilled), if the model has one", "decoder", choices=GUIDANCE_KINDS,
+        "Kind of guidance in the decoder: both branches, or at half the cost or less what a "
+        "student has learned of them (distilled), if the model has one", "decoder",
+        choices=GUIDANCE_KINDS,
         left_out="the preset's",
     )  # fmt: skip
     reuse: Reuse | None = knob(
