@@ -56,10 +56,15 @@ def integers(below: int, count: int, *shape: int, generator: torch.Generator) ->
     )
 
 
+def first_row(count: int, generator: torch.Generator) -> int:
+    """Which of the whole batch's rows the first of this process's `count` rows is."""
+    return generator.rank * count if isinstance(generator, RowsGenerator) else 0
+
+
 def _rows(
     count: int, generator: torch.Generator, draw: Callable[[int, torch.Generator], Tensor]
 ) -> Tensor:
     if not isinstance(generator, RowsGenerator):
         return draw(count, generator)
-    first = generator.rank * count
+    first = first_row(count, generator)
     return draw(generator.processes * count, generator.whole)[first : first + count].clone()

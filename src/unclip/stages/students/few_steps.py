@@ -35,7 +35,7 @@ from unclip.config import Between, Checked, Probability
 from unclip.diffusion.losses import LossConfig
 from unclip.diffusion.prediction import Prediction
 from unclip.diffusion.schedules import Schedule, spacing_trailing
-from unclip.draws import uniform
+from unclip.draws import first_row, uniform
 from unclip.networks.unet import UNet
 from unclip.networks.unet_config import CONDITIONAL
 from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage
@@ -110,17 +110,17 @@ class FewStepStage(StudentStage):
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """How far the student's x_0 are from those that lead to the ends of its segments.
 
-        The first half of the rows learns the finest K, the others the coarser ones in turn.
+        Every other row learns the finest K, those between the coarser ones in turn.
         """
         lesson = self.lesson(batch, self.settings.drop_text, generator)
         beginnings = uniform(len(lesson.x0), generator=generator)
-        steps, half = self._learned(len(lesson.x0))
+        steps = self._learned(len(lesson.x0), first_row(len(lesson.x0), generator))
         k = torch.tensor(steps).to(beginnings.device, non_blocking=True)
         between = (k == steps[0]) & (beginnings < 0.5)
         t = torch.where(between, lesson.t, self.segments.beginning(lesson.t, k))
         x_t = self.process.schedule.q_sample(lesson.x0, t, lesson.noise)
         with torch.no_grad(), self.averaged():
-            right = self._right(lesson, x_t, t, k, half)
+            right = self._right(lesson, x_t, t, k, steps)
         output = self._answer(lesson, x_t, t, k)
         predicted, _ = self.process.split(output.float(), self.teacher.space.channels)
         mse, errors = self.process.errors(predicted, right.x0, right.eps, t)
@@ -129,43 +129,59 @@ class FewStepStage(StudentStage):
         }
         return {"loss": errors.mean(), "mse": mse.mean().detach(), **apart}
 
-    def _learned(self, count: int) -> tuple[list[int], int]:
-        """The K of each of `count` rows, and how many of them learn the finest."""
+    def _learned(self, count: int, first: int) -> list[int]:
+        """The K of each of `count` rows of a batch, of which they are the `first` one and on."""
         finest, *coarser = self.settings.steps
-        half = (count + 1) // 2
-        return [finest] * half + [coarser[i % len(coarser)] for i in range(count - half)], half
+        return [
+            coarser[i // 2 % len(coarser)] if i % 2 else finest for i in range(first, first + count)
+        ]
 
-    def _right(self, lesson: Lesson, x_t: Tensor, t: Tensor, k: Tensor, half: int) -> Prediction:
+    def _right(
+        self, lesson: Lesson, x_t: Tensor, t: Tensor, k: Tensor, steps: list[int]
+    ) -> Prediction:
         """The x_0 that leads from x_t to the end of the segment in one step."""
-        b = self.segments.end(t, k)
-        fine, rest = slice(0, half), slice(half, None)
-        stride = len(self.process.schedule) // self.settings.teacher_steps
-        first, middle = [], []
-        if half:
-            taught = lesson[fine]
-            branches = self.branches(taught, x_t[fine], t[fine])
-            first.append(self.guided(taught, x_t[fine], t[fine], branches))
-            middle.append(torch.maximum(t[fine] - stride, b[fine]))
-        if half < len(t):
-            first.append(self._predicted(lesson[rest], x_t[rest], t[rest], 2 * k[rest]))
-            middle.append(self.segments.end(t[rest], 2 * k[rest]))
-        x0 = torch.cat([one.x0 for one in first])
-        eps = torch.cat([one.eps for one in first])
-        there = torch.cat(middle)
-        # Where the first jump ends in the segment, the student goes on from there.
-        jumped = torch.where(torch.arange(len(k), device=k.device) < half, k, 2 * k)
-        x_there = self._moved(x0, eps, there)
-        onwards = self._predicted(lesson, x_there, there.clamp(min=0), jumped)
+        x0, eps, there = self._jumped(lesson, x_t, t, k, steps)
+        b, finest = self.segments.end(t, k), self.settings.steps[0]
+        # Where the jump ends within the segment, the student goes on from there.
+        onwards = self._predicted(
+            lesson,
+            self._moved(x0, eps, there),
+            there.clamp(min=0),
+            torch.where(k == finest, k, 2 * k),
+        )
         x_b = self._moved(onwards.x0, onwards.eps, b)
         alpha_t, sigma_t = self.process.schedule.alpha_sigma(t, x_t)
         alpha_b, sigma_b = self.process.schedule.alpha_sigma(b, x_t)
         ratio = sigma_b / sigma_t
         ends = (there == b)[:, None, None, None]
-        least = self.process.config.clip_sample_range
         x0_right = torch.where(ends, x0, (x_b - ratio * x_t) / (alpha_b - alpha_t * ratio))
         if self.process.config.clip_sample:
-            x0_right = x0_right.clamp(-least, least)
+            most = self.process.config.clip_sample_range
+            x0_right = x0_right.clamp(-most, most)
         return Prediction(x0_right, (x_t - alpha_t * x0_right) / sigma_t)
+
+    def _jumped(
+        self, lesson: Lesson, x_t: Tensor, t: Tensor, k: Tensor, steps: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The first jump from x_t: the prediction that it is made by, and the timesteps (N,) where
+        it ends. The guided decoder's where the finest K is learned, else the student's with 2K."""
+        finest = self.settings.steps[0]
+        fine = torch.tensor([i for i, n in enumerate(steps) if n == finest], dtype=torch.int64)
+        rest = torch.tensor([i for i, n in enumerate(steps) if n != finest], dtype=torch.int64)
+        x0, eps, there = torch.empty_like(x_t), torch.empty_like(x_t), torch.empty_like(t)
+        if len(fine):
+            rows = fine.to(t.device, non_blocking=True)
+            taught, stride = lesson[rows], len(self.process.schedule) // self.settings.teacher_steps
+            branches = self.branches(taught, x_t[rows], t[rows])
+            found = self.guided(taught, x_t[rows], t[rows], branches)
+            x0[rows], eps[rows] = found.x0, found.eps
+            there[rows] = torch.maximum(t[rows] - stride, self.segments.end(t[rows], k[rows]))
+        if len(rest):
+            rows = rest.to(t.device, non_blocking=True)
+            found = self._predicted(lesson[rows], x_t[rows], t[rows], 2 * k[rows])
+            x0[rows], eps[rows] = found.x0, found.eps
+            there[rows] = self.segments.end(t[rows], 2 * k[rows])
+        return x0, eps, there
 
     def _moved(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """DDIM with η = 0 to the timesteps t, -1 the data."""

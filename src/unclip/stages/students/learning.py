@@ -54,8 +54,8 @@ class Lesson:
         """(N, C, h, w) with the mask channels behind it, if there are any."""
         return x_t if self.beside is None else torch.cat([x_t, self.beside], dim=1)
 
-    def __getitem__(self, rows: slice) -> "Lesson":
-        """Some of the rows."""
+    def __getitem__(self, rows: Tensor) -> "Lesson":
+        """Some of the rows, by their numbers (M,)."""
         n = len(self.x0)
         condition = {
             name: torch.cat([value[:n][rows], value[n:][rows]])
