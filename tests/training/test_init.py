@@ -206,7 +206,7 @@ def test_a_second_upsampler_starts_from_the_first(origin: Path, tmp_path: Path) 
         train("upsampler-1024", tmp_path / "other", tmp_path / "run2", model, size=256, **predicts)
 
 
-def test_mask_channels_are_added_to_a_decoder_and_not_taken_away(
+def test_mask_channels_are_added_to_a_decoder_and_taken_away(
     origin: Path, tmp_path: Path
 ) -> None:
     model, further = tmp_path / "model", tmp_path / "further"
@@ -222,8 +222,10 @@ def test_mask_channels_are_added_to_a_decoder_and_not_taken_away(
     assert new.network.masks is not None
     assert new.network.masks.conv.weight.abs().max() < 1e-6
     train("decoder", further, tmp_path / "run2", model, inpainting=True)
-    with pytest.raises(ValueError, match=r"has mask channels; add --network\.inpainting"):
-        train("decoder", tmp_path / "third", tmp_path / "run3", model)
+    train("decoder", tmp_path / "third", tmp_path / "run3", model)
+    third = ModelFolder(tmp_path / "third")
+    assert not third.has("decoder_masks")
+    assert not DecoderStage.load(third, FrozenCLIP.load(third)).settings.inpainting
 
 
 def test_a_student_starts_from_its_folders_decoder_and_nothing_else(

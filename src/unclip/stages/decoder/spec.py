@@ -29,7 +29,9 @@ def _warm_start(
         )
     if settings.inpainting and not stage.settings.inpainting:
         stage.widen()
-    if stage.settings.inpainting and not settings.inpainting:
+    if stage.network.masks is not None and not settings.inpainting:
+        stage.drop_masks()
+    elif stage.settings.inpainting and not settings.inpainting:
         raise ValueError(
             f"the decoder of {origin.path} has mask channels; add --network.inpainting"
         )

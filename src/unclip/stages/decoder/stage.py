@@ -240,6 +240,12 @@ class DecoderStage:
         masks = fresh_masks(self.network.decoder.config).to(self.network.decoder.conv_in.weight)
         self.network.add(masks.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
+    def drop_masks(self) -> None:
+        """Take mask channels that are an addition away again: what it makes of nothing known stays
+        what it was."""
+        self.settings = replace(self.settings, inpainting=False)
+        self.network.masks = self.network.decoder.beside = None
+
     def _denoiser(
         self,
         z_i: Tensor,
