@@ -39,9 +39,8 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self, others: Mapping[str, Tensor]) -> None:
-        theirs = [others[name] for name in self.live]
-        own: list[Tensor] = [parameter.detach() for parameter in self.live.values()]
-        kept = [one.clone() for one in own]
-        torch._foreach_copy_(own, theirs)
-        torch._foreach_copy_(theirs, kept)
+        for name, parameter in self.live.items():
+            live = parameter.detach().clone()
+            parameter.copy_(others[name])
+            others[name].copy_(live)
         torch.clear_autocast_cache()  # of weights in a half precision
