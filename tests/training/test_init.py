@@ -206,9 +206,7 @@ def test_a_second_upsampler_starts_from_the_first(origin: Path, tmp_path: Path) 
         train("upsampler-1024", tmp_path / "other", tmp_path / "run2", model, size=256, **predicts)
 
 
-def test_mask_channels_are_added_to_a_decoder_and_taken_away(
-    origin: Path, tmp_path: Path
-) -> None:
+def test_mask_channels_are_added_to_a_decoder_and_taken_away(origin: Path, tmp_path: Path) -> None:
     model, further = tmp_path / "model", tmp_path / "further"
     train("decoder", model, tmp_path / "run", origin, inpainting=True)
     old, new = (
