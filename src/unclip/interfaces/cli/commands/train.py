@@ -78,6 +78,7 @@ def run(arguments: Sequence[str]) -> int:
     if name not in SPECS:
         raise ValueError(f"unknown stage {name!r}{suggest(name, [*SPECS, 'all'])}")
     from unclip.stages.recipe import Recipe
+    from unclip.storage.folder import ModelFolder
     from unclip.training.job import Folders
     from unclip.training.plan import plan
     from unclip.training.start import start
@@ -114,7 +115,9 @@ def run(arguments: Sequence[str]) -> int:
         return 128 + stopped
     if this_process().rank == 0:  # the first of torchrun's processes speaks for all
         model, where = printable(str(options.model)), printable(str(folder))
-        print(f"{', '.join(spec.components)} written to {model}; the run is in {where}")
+        there = ModelFolder(options.model)
+        written = [*spec.components, *filter(there.has, spec.optional)]
+        print(f"{', '.join(written)} written to {model}; the run is in {where}")
     return 0
 
 
