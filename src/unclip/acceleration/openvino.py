@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip import networks
+from unclip.device.instructions import instructions
 from unclip.device.shapes import on_meta
 from unclip.device.threads import neighbours
 from unclip.files import private_folder
@@ -50,6 +51,11 @@ def check_openvino(device: torch.device, dtype: torch.dtype) -> None:
         said = str(dtype).removeprefix("torch.")
         raise ValueError(
             f"engine openvino computes in fp32 and bf16, not in {said}: take one of them"
+        )
+    if dtype == torch.bfloat16 and dtype not in instructions().multiplied:
+        raise ValueError(
+            "engine openvino computes in bf16 where a CPU multiplies it, and this one does not: "
+            "take fp32"
         )
     library()
 
