@@ -24,7 +24,7 @@ from unclip.pipeline.settings import (
     resolve,
 )
 from unclip.stages.conditioning import TextCondition
-from unclip.stages.decoder.student import FEW_STEPS, FewStepStudent
+from unclip.stages.decoder.student import FEW_STEP_SAMPLING, FewStepStudent
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import SAMPLED_AS, UpsamplerStage
 
@@ -80,8 +80,8 @@ def _of_student(
     cannot."""
     student, asked = pipe.decoder.student, settings.guidance_kind == "distilled"
     row: Row | None = rows.decoder_distilled or (rows.decoder if asked else None)
-    few = isinstance(student, FewStepStudent)
-    if painting and (pipe.decoder.network.masks or (few and not pipe.decoder.settings.inpainting)):
+    few, masks = isinstance(student, FewStepStudent), pipe.decoder.network.masks
+    if student and painting and (masks or (few and not pipe.decoder.settings.inpainting)):
         # A student sees no mask channels that are apart, and RePaint's way goes through many steps.
         if asked:
             raise ValueError(
@@ -91,7 +91,7 @@ def _of_student(
     if isinstance(student, FewStepStudent):
         most = {"steps": max(student.steps)}
         row = rows.decoder_few_steps or (most if asked else None)
-        row = row and {**row, **FEW_STEPS}
+        row = row and {**row, **FEW_STEP_SAMPLING}
     if row is None or not (asked or settings.guidance_kind is None):
         return None
     values = {**said(row), "guidance_distilled": True}

@@ -19,6 +19,7 @@ class EMA:
         self.decay = decay
         self.live = dict(network.named_parameters())
         self.average = {name: p.detach().clone().float() for name, p in self.live.items()}
+        self.away = False  # whether other weights are in the place of the live ones
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -32,9 +33,11 @@ class EMA:
         """A block in which the network has the averaged weights, or others of the same names."""
         others = self.average if weights is None else weights
         self._swap(others)
+        self.away = True
         try:
             yield
         finally:
+            self.away = False
             self._swap(others)
 
     @torch.no_grad()

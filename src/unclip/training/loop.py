@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import math
 import sys
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -80,13 +81,24 @@ class Trainer:
         if isinstance(self.state.optimiser, Muon):
             self.state.optimiser.dtype = self.dtype
         if isinstance(job.stage, LearnsFromItself):
-            job.stage.averaged = self.state.ema.in_place
+            job.stage.averaged = self._averaged
         self._published = resume
         if resume:
             self._resume()
         self._compare_best()
         self.parts, self.waiting = job.data.batches(self.state.step), Waiting()
         self.samples: list[int] = []  # of the step under way, where they are to be logged
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within a pass, a block with the averaged weights, or with those that are measured."""
+        if self.state.ema.away:
+            yield
+            return
+        with self.state.ema.in_place():
+            self.parallel.regather(self.trained)
+            yield
+        self.parallel.regather(self.trained)
 
     def _resume(self) -> None:
         checkpoint.resume(self.state, self.checkpoints)

@@ -122,6 +122,11 @@ class Parallel(Replicas, Protocol):
         """
         ...
 
+    def regather(self, trained: Trained) -> None:
+        """Within a pass, after other weights came into the network's place: gather them instead of
+        those that were gathered for it. Collective."""
+        ...
+
     # ---- gradients -----------------------------------------------------------------------------
 
     def clip_gradients(self, network: nn.Module, largest: float) -> Tensor:
@@ -180,6 +185,9 @@ class Alone:
         return nullcontext()
 
     def computed(self, trained: Trained) -> None:
+        pass
+
+    def regather(self, trained: Trained) -> None:
         pass
 
     def clip_gradients(self, network: nn.Module, largest: float) -> Tensor:

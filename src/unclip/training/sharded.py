@@ -97,6 +97,15 @@ class Sharded(Replicated):
             if isinstance(module, FSDPModule):
                 module.reshard()
 
+    def regather(self, trained: Trained) -> None:
+        # What is in no unit, which else stays gathered from the beginning of a pass to its end; a
+        # unit gathers its own whenever it computes.
+        assert isinstance(trained, FSDPModule)
+        trained.set_reshard_after_forward(True, recurse=False)
+        trained.reshard()
+        trained.set_reshard_after_forward(False, recurse=False)
+        trained.unshard()
+
     def clip_gradients(self, network: nn.Module, largest: float) -> Tensor:
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         norm = self.replica_norm(gradients)

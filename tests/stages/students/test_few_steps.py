@@ -1,5 +1,6 @@
 """A student of few steps: what its segments are, what it learns, and how it is sampled."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from unclip.diffusion.schedules import Schedule
 from unclip.pipeline.settings import PRESETS
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import STUDENT, DecoderStage
-from unclip.stages.decoder.student import FEW_STEPS, FewStepStudent
+from unclip.stages.decoder.student import FEW_STEP_SAMPLING, FewStepStudent
 from unclip.stages.students.few_steps import FewStepSettings, FewStepStage, Segments
 from unclip.storage.folder import ModelFolder
 
@@ -44,7 +45,7 @@ def taken(stage: FewStepStage, steps: int, *seeds: int) -> Tensor:
     """Images by the student in so many steps."""
     text = stage.clip.text(CAPTIONS[: len(seeds)])
     z_i = stage.clip.image(scenes(len(seeds), 32, 10)["images"])
-    sampling = Sampling(steps, guidance=GUIDED, **FEW_STEPS)
+    sampling = Sampling(steps, guidance=GUIDED, **FEW_STEP_SAMPLING)
     return stage.teacher.sample(z_i, text, sampling, noise(*seeds))
 
 
@@ -197,6 +198,8 @@ def test_presets_choose_it(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch)
     assert steps("turbo", decoder_guidance_scale=9.0) == plain
     assert steps("turbo", negative_prompt="a dog") == plain
     assert steps("turbo", guidance_rescale=0.7) == plain
+    assert steps("turbo", guidance_interval=(0.0, 5.0)) == plain
+    assert steps("turbo", guidance_interval=(0.0, math.inf)) == (1, True)
     assert steps("turbo", guidance_kind="branches") == plain
     assert steps("turbo", decoder_num_inference_steps=7) == (7, False)
     seen = counted(monkeypatch)
@@ -252,7 +255,7 @@ def test_the_bundled_student_ends_where_the_decoders_many_steps_do() -> None:
     text, z_i = stage.clip.text(batch["captions"]), stage.clip.image(batch["images"])
 
     def made(guidance: Guidance, steps: int) -> Tensor:
-        sampling = Sampling(steps, guidance=guidance, **FEW_STEPS)
+        sampling = Sampling(steps, guidance=guidance, **FEW_STEP_SAMPLING)
         return stage.sample(z_i, text, sampling, noise(*range(6)))
 
     many, one = made(Guidance(3.0), 32), made(Guidance(3.0), 1)

@@ -5,6 +5,7 @@ of few steps, which has learned guidance and most of the steps beside. What it h
 folder's index notes.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -22,7 +23,7 @@ from unclip.storage.folder import ModelFolder
 
 STUDENT = "decoder_distilled"
 STUDENT_NOTE = f"_{STUDENT}"  # in the index: what the student has learned
-FEW_STEPS: Final[Mapping[str, Any]] = {"sampler": "ddim", "eta": 0.0, "spacing": "trailing"}
+FEW_STEP_SAMPLING: Final[Mapping[str, Any]] = {"sampler": "ddim", "eta": 0.0, "spacing": "trailing"}
 """How a student of few steps is sampled, whatever their number: from the beginning of one segment
 of the process to that of the next."""
 
@@ -97,13 +98,13 @@ class FewStepStudent(GuidanceStudent):
 
     def samples(self, sampling: Sampling) -> bool:
         guidance = sampling.guidance
-        asked = {name: getattr(sampling, name) for name in FEW_STEPS}
-        everywhere = guidance.interval is None or guidance.interval[0] == 0
+        asked = {name: getattr(sampling, name) for name in FEW_STEP_SAMPLING}
+        everywhere = guidance.interval in (None, (0.0, math.inf))
         return (
             self.knows(guidance.one_scale)
             and guidance.one_scale != 1  # nothing is guided then, and the decoder is asked
             and sampling.steps in self.steps
-            and asked == FEW_STEPS
+            and asked == FEW_STEP_SAMPLING
             and everywhere
             and not guidance.rescale
         )
@@ -120,7 +121,7 @@ class FewStepStudent(GuidanceStudent):
             )
 
     def samplings(self, guidance: Guidance) -> list[Sampling]:
-        return [Sampling(n, guidance=guidance, **FEW_STEPS) for n in self.steps]
+        return [Sampling(n, guidance=guidance, **FEW_STEP_SAMPLING) for n in self.steps]
 
     def takes(self, plan: Plan) -> Callable[[float], bool]:
         """All."""

@@ -14,10 +14,9 @@ The target is the x_0 that leads from x_t to x_b in one step,
 
     x̂_0 = (x_b - (σ_b / σ_t) x_t) / (α_b - α_t σ_b / σ_t),
 
-computed with the average of the student's own weights: with those of the moment, which are taught
-by themselves then, a run diverged. A K beyond the
-finest is asked at the beginnings of segments alone, and is taught there alone; the finest half of
-the time, and in between for the other half, which its consistency needs.
+computed with the average of the student's own weights. A K beyond the finest is asked at the
+beginnings of segments alone, and is taught there alone; the finest half of the time, and in between
+for the other half, which its consistency needs.
 
 Shapes: N images, C × h × w in the decoder's space.
 """
@@ -37,18 +36,15 @@ from unclip.diffusion.prediction import Prediction
 from unclip.diffusion.schedules import Schedule, spacing_trailing
 from unclip.draws import first_row, uniform
 from unclip.networks.unet import UNet
-from unclip.networks.unet_config import CONDITIONAL
-from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage
-from unclip.stages.decoder.student import STUDENT_NOTE, FewStepStudent
-from unclip.stages.recipe import Data, Optimiser, Recipe, Training
-from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.decoder import DecoderStage
+from unclip.stages.decoder.student import FewStepStudent
 from unclip.stages.students.learning import (
     LearnedScale,
     Lesson,
     StudentStage,
     check_scales,
     started_from,
-    teacher_of,
+    student_spec,
 )
 
 
@@ -230,21 +226,4 @@ class Segments:
         return self.table[k]
 
 
-def _build(settings: FewStepSettings, context: BuildContext) -> FewStepStage:
-    return FewStepStage.build(settings, teacher_of(context))
-
-
-SPEC = StageSpec(
-    "few-step-decoder",
-    Recipe(
-        FewStepSettings(),
-        Data(),
-        Training(batch_size=64, steps=20_000),
-        Optimiser(learning_rate=1.2e-4, warmup=1000),  # the decoder's
-    ),
-    {STUDENT: (CONDITIONAL,)},
-    _build,
-    teacher=TEACHER,
-    notes=(STUDENT_NOTE,),
-    embeddings="beside images",
-)
+SPEC = student_spec("few-step-decoder", FewStepSettings(), FewStepStage.build)

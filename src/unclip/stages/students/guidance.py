@@ -23,17 +23,13 @@ from unclip.batch import Batch
 from unclip.config import Checked, Probability
 from unclip.diffusion.losses import LossConfig
 from unclip.networks.unet import UNet
-from unclip.networks.unet_config import CONDITIONAL
-from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage, GuidanceStudent
-from unclip.stages.decoder.student import STUDENT_NOTE
-from unclip.stages.recipe import Data, Optimiser, Recipe, Training
-from unclip.stages.spec import BuildContext, StageSpec
+from unclip.stages.decoder import DecoderStage, GuidanceStudent
 from unclip.stages.students.learning import (
     LearnedScale,
     StudentStage,
     check_scales,
     started_from,
-    teacher_of,
+    student_spec,
 )
 
 
@@ -83,21 +79,4 @@ class DistillationStage(StudentStage):
         return process.with_bound(losses, cond, fraction, lesson.x0, noise, t)
 
 
-def _build(settings: DistillationSettings, context: BuildContext) -> DistillationStage:
-    return DistillationStage.build(settings, teacher_of(context))
-
-
-SPEC = StageSpec(
-    "distilled-decoder",
-    Recipe(
-        DistillationSettings(),
-        Data(),
-        Training(batch_size=64, steps=20_000),
-        Optimiser(learning_rate=1.2e-4, warmup=1000),  # the decoder's
-    ),
-    {STUDENT: (CONDITIONAL,)},
-    _build,
-    teacher=TEACHER,
-    notes=(STUDENT_NOTE,),
-    embeddings="beside images",
-)
+SPEC = student_spec("distilled-decoder", DistillationSettings(), DistillationStage.build)

@@ -3,8 +3,9 @@
 Shapes: N images, H × W pixels at the decoder's resolution, C × h × w in its space.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,13 +20,17 @@ from unclip.diffusion.samplers import noise_from
 from unclip.diffusion.sampling import Sampling
 from unclip.draws import uniform
 from unclip.networks.unet import UNet
+from unclip.networks.unet_config import CONDITIONAL
+from unclip.stages.base import Stage
 from unclip.stages.conditioning import dropped, text_condition
-from unclip.stages.decoder import DecoderStage
-from unclip.stages.decoder.student import GuidanceStudent
-from unclip.stages.spec import BuildContext
+from unclip.stages.decoder import STUDENT, TEACHER, DecoderStage
+from unclip.stages.decoder.student import STUDENT_NOTE, GuidanceStudent
+from unclip.stages.recipe import Data, Optimiser, Recipe, Training
+from unclip.stages.spec import BuildContext, StageSpec
 from unclip.storage.belonging import check_belonging
 from unclip.storage.folder import ModelFolder
 
+S = TypeVar("S")
 LearnedScale = Annotated[float, Between(1, 1000)]
 WIDTH = 16  # of the embedding of each number that a student is told
 
@@ -89,7 +94,30 @@ def check_scales(scales: tuple[float, float]) -> None:
         )
 
 
-def teacher_of(context: BuildContext) -> DecoderStage:
+def student_spec(name: str, settings: S, build: Callable[[S, DecoderStage], Stage]) -> StageSpec[S]:
+    """How a student is trained, whatever it learns.
+
+    Args:
+        settings: the defaults.
+        build: a fresh one from its settings and the decoder that teaches it.
+    """
+    return StageSpec(
+        name,
+        Recipe(
+            settings,
+            Data(),
+            Training(batch_size=64, steps=20_000),
+            Optimiser(learning_rate=1.2e-4, warmup=1000),  # the decoder's
+        ),
+        {STUDENT: (CONDITIONAL,)},
+        lambda chosen, context: build(chosen, _teacher_of(context)),
+        teacher=TEACHER,
+        notes=(STUDENT_NOTE,),
+        embeddings="beside images",
+    )
+
+
+def _teacher_of(context: BuildContext) -> DecoderStage:
     """The decoder of the folder that a student is trained for, in fp32, where it is trained.
 
     Raises:
