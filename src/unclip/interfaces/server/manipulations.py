@@ -119,7 +119,9 @@ async def decode(request: Request) -> Response:
     z_i = z_i.repeat_interleave(order.asked.n, dim=0)
     seeds = order.seeds(order.asked.n) * (len(z_i) // order.asked.n)
     rows = _planned(order, z_i, None, seeds)
-    notes = [command_notes(["decode", "EMBEDDINGS"], seed, order.settings) for seed in seeds]
+    notes = [
+        command_notes(order.desk, ["decode", "EMBEDDINGS"], seed, order.settings) for seed in seeds
+    ]
 
     async def made() -> list[Image.Image]:
         with order.desk.scheduler.place(order.client, order.desk.limits.seconds) as place:
@@ -175,7 +177,7 @@ async def upscale(request: Request) -> Response:
 
     made = await _called(order, enlarged)
     order.desk.metrics.images.inc()
-    notes = command_notes(["upscale", "IMAGE"], seed, settings)
+    notes = command_notes(order.desk, ["upscale", "IMAGE"], seed, settings)
     return await _listed(order, [made], [notes], [seed])
 
 
@@ -292,7 +294,7 @@ async def _decoded(
             return await place.images(_planned(order, z_i, x_t, seeds, settings))
 
     images = await unless_gone(order.request.receive, made())
-    notes = [command_notes(words, seed, order.settings) for seed in seeds]
+    notes = [command_notes(order.desk, words, seed, order.settings) for seed in seeds]
     return await _listed(order, images, notes, seeds)
 
 

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from unclip.checks import seed_after
 from unclip.data.transforms import image_size, open_image, open_transparency
+from unclip.device.precision import name_of
 from unclip.interfaces.server.answers import (
     UNCOUNTED,
     Events,
@@ -152,7 +153,7 @@ async def edits(request: Request) -> Response:
     words = ["inpaint", "IMAGE", *["MASK"] * (mask is not None), order.asked.prompt]
     words += [word for box in own for word in ("--box", ",".join(map(str, box)))]
     return await answer(
-        order, wanted, lambda seed: command_notes(words, seed, order.settings), image
+        order, wanted, lambda seed: command_notes(order.desk, words, seed, order.settings), image
     )
 
 
@@ -186,7 +187,9 @@ async def variations(request: Request) -> Response:
         return Wanted(order.settings, seed, image=image)
 
     words = ["vary", "IMAGE"]
-    return await answer(order, wanted, lambda seed: command_notes(words, seed, order.settings))
+    return await answer(
+        order, wanted, lambda seed: command_notes(order.desk, words, seed, order.settings)
+    )
 
 
 async def models(request: Request) -> Response:
@@ -214,9 +217,18 @@ def _model(desk: Desk) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def command_notes(words: Sequence[str], seed: int, settings: Settings) -> dict[str, Any]:
+def opening_words(desk: Desk) -> list[str]:
+    """The flags of a command that does as the desk does, whatever is asked of it."""
+    model = ["--model", desk.model] if desk.model else []
+    mark = [] if desk.provenance.watermark else ["--no-watermark"]
+    return [*model, "--precision", name_of(desk.pipe.dtype), *mark]
+
+
+def command_notes(
+    desk: Desk, words: Sequence[str], seed: int, settings: Settings
+) -> dict[str, Any]:
     """What the notes of an image that was made of another say: the command that does the same."""
-    command, named = [*words, "--seed", str(seed)], flags()
+    command, named = [*words, *opening_words(desk), "--seed", str(seed)], flags()
     for name, value in settings.changed().items():
         values = value if isinstance(value, tuple) else (value,)
         command += [f"--{named[name]}", *map(str, values)]

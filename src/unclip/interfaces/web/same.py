@@ -7,7 +7,7 @@ from typing import Any
 from unclip.device.precision import name_of
 from unclip.interfaces.cli.reproduction import command_for
 from unclip.interfaces.server.desk import Desk
-from unclip.interfaces.server.openai import command_notes
+from unclip.interfaces.server.openai import command_notes, opening_words
 from unclip.pipeline.settings import Settings
 
 
@@ -40,11 +40,10 @@ def words_of(
         elif value is not None and value is not False:
             values = value if isinstance(value, tuple | list) else (value,)
             words += [f"--{name}", *map(str, values)]
-    if seed is not None:
-        words += command_notes([], seed, settings)["command"]
-    words += ["--model", desk.model] if desk.model else []
-    words += ["--precision", name_of(desk.pipe.dtype)]
-    words += [] if desk.provenance.watermark else ["--no-watermark"]
+    if seed is None:
+        words += opening_words(desk)
+    else:
+        words += command_notes(desk, [], seed, settings)["command"]
     dashed = any(file.startswith("-") for file in files)  # would pass for flags
     return [command, *words, "--", *files] if dashed else [command, *files, *words]
 
