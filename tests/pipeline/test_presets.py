@@ -13,6 +13,7 @@ from unclip.diffusion.sampling import Sampling
 from unclip.pipeline.inpainting import RESAMPLES
 from unclip.pipeline.settings import PRESETS, Preset
 from unclip.stages.decoder import GuidanceStudent
+from unclip.stages.decoder.student import FewStepStudent
 
 ROW = Preset(
     {"steps": 3, "sampler": "dpm++"},
@@ -114,6 +115,31 @@ def test_the_published_layouts_values_are_exact_and_the_default(pipe: Pipeline) 
             assert (sampling.guidance.interval, sampling.reuse) == (None, 1)
             assert sampling.sampler == pipe.defaults["sampler"]
         assert pipe.sampling(stage, Settings()).steps == steps
+
+
+def test_only_default_yields_to_what_a_model_says(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pipe.defaults, "decoder_num_inference_steps", 15)
+    monkeypatch.setitem(pipe.defaults, "super_res_num_inference_steps", 1)
+    assert pipe.sampling("decoder", Settings()).steps == 15
+    assert pipe.sampling("decoder", Settings(decoder_num_inference_steps=9)).steps == 9
+    assert pipe.sampling("decoder", Settings("fast")).steps == PRESETS["fast"].decoder["steps"]
+    assert pipe.sampling("prior", Settings()).steps == 25
+    assert pipe.sampling("super_res", Settings()).steps == 1
+    process = pipe.upsamplers[0].process
+    monkeypatch.setattr(process, "config", replace(process.config, prediction_type="epsilon"))
+    assert pipe.sampling("super_res", Settings()).steps == 2
+
+
+def test_a_student_of_few_steps_takes_its_own_number_not_the_models(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = FewStepStudent(pipe.decoder.network.decoder, (1.0, 4.0), (4, 2, 1))
+    monkeypatch.setattr(pipe.decoder, "student", student)
+    monkeypatch.setitem(pipe.defaults, "decoder_num_inference_steps", 15)
+    asked = Settings(guidance_kind="distilled", decoder_guidance_scale=3.0)
+    assert pipe.sampling("decoder", asked).steps == 4
 
 
 def test_latents_reuse_nothing_unless_they_are_told_to() -> None:

@@ -52,6 +52,17 @@ def test_each_stage_says_what_suits_it_and_the_pipeline_does_it(tiny_copy: Path)
     assert pipe.sampling("decoder", Settings(steps="fast")).sampler == "dpm++"
 
 
+def test_steps_go_with_the_network_that_they_were_measured_with(tiny_copy: Path) -> None:
+    folder = ModelFolder(tiny_copy)
+    steps = {f"{stage}_num_inference_steps": 3 for stage in ("prior", "decoder", "super_res")}
+    folder.update_index({DEFAULTS: steps})
+    note(folder, decoder_of(folder))
+    said = folder.index()[DEFAULTS]
+    assert {name for name in said if "steps" in name} == steps.keys() - {
+        "decoder_num_inference_steps"
+    }
+
+
 def test_what_never_missed_its_condition_is_not_guided(tiny_copy: Path) -> None:
     stage = decoder_of(ModelFolder(tiny_copy))
     for changed, scale in (

@@ -15,6 +15,7 @@ from unclip.pipeline.inputs import check_prompts
 from unclip.pipeline.settings import (
     INPAINTING,
     STAGES,
+    UPSAMPLING,
     Preset,
     Row,
     Settings,
@@ -50,8 +51,11 @@ def sampling(pipe: "Pipeline", stage: str, settings: Settings, painting: bool = 
         model = of_prior(model, _kind(pipe, settings))
 
     def said(row: Row) -> dict[str, Any]:
-        steps = max(row["steps"], _least_steps(pipe, stage))
-        return resolve(stage, settings, {**row, "steps": steps}, model)
+        yields = rows.yields and row is getattr(rows, stage)  # not those of students
+        values = resolve(stage, settings, row, model, yields)
+        if stage in UPSAMPLING and settings.super_res_num_inference_steps is None:
+            values["steps"] = max(values["steps"], _least_steps(pipe, stage))
+        return values
 
     values = said(getattr(rows, stage))
     if stage == "decoder":

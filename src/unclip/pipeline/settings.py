@@ -70,6 +70,7 @@ class Preset:
         decoder_distilled: the decoder's row where its student gives guided predictions at once;
             without one, such guidance must be asked for.
         decoder_few_steps: the number of steps where it has a student of few steps; likewise.
+        yields: whether the model's word comes before these rows, not after them.
 
     Raises:
         ValueError: a row says no steps, what no preset says, or a value that makes no sense.
@@ -81,6 +82,7 @@ class Preset:
     super_res_1024: Row
     decoder_distilled: Row | None = None
     decoder_few_steps: Row | None = None
+    yields: bool = False
 
     def __post_init__(self) -> None:
         for stage in (*STAGES, DISTILLED, FEW_STEPS):
@@ -111,15 +113,15 @@ class Settings(Knobs):
     )
     prior_num_inference_steps: Steps | None = knob(
         "Number of steps of the diffusion prior; an autoregressive one takes as many as z_i has "
-        "codes", "prior", flag="prior-steps", row="steps", preset=True,
+        "codes", "prior", flag="prior-steps", row="steps", preset=True, model=True,
     )  # fmt: skip
     decoder_num_inference_steps: Steps | None = knob(
         "Number of steps of the decoder", "decoder", flag="decoder-steps", row="steps", preset=True,
-        inverted=INVERSION,
+        model=True, inverted=INVERSION,
     )  # fmt: skip
     super_res_num_inference_steps: Steps | None = knob(
         "Number of steps of each upsampler", *UPSAMPLING, flag="super-res-steps", row="steps",
-        preset=True,
+        preset=True, model=True,
     )  # fmt: skip
     prior_guidance_scale: Scale | None = knob(
         "Guidance scale of the prior", "prior", flag="prior-guidance", row="guidance_scale",
@@ -292,7 +294,7 @@ PRESETS |= {
         super_res={"steps": 1, "sampler": "ddim", "reuse": 2},
         super_res_1024={"steps": 1, "sampler": "ddim", "reuse": 2},
     ),
-    "default": Preset({"steps": 25}, {"steps": 25}, {"steps": 7}, {"steps": 7}),
+    "default": Preset({"steps": 25}, {"steps": 25}, {"steps": 7}, {"steps": 7}, yields=True),
     "paper": Preset({"steps": 64}, {"steps": 250}, {"steps": 27}, {"steps": 15}),
 }
 
@@ -302,8 +304,11 @@ def preset(name: str) -> Preset:
     return PRESETS[one_of(name, "preset", PRESETS)]
 
 
-def resolve(stage: str, request: Settings, row: Row, model: Mapping[str, Any]) -> dict[str, Any]:
-    """How a stage is sampled, by the names that `Sampling` has: the first that says it wins.
+def resolve(
+    stage: str, request: Settings, row: Row, model: Mapping[str, Any], yields: bool = False
+) -> dict[str, Any]:
+    """How a stage is sampled, by the names that `Sampling` has: the first that says it wins, of the
+    request, the preset and the model.
 
     What nobody says is not in the result. A preset's value that belongs to its sampler
     (`Knob.beside`) does not count where the request says another one.
@@ -311,13 +316,15 @@ def resolve(stage: str, request: Settings, row: Row, model: Mapping[str, Any]) -
     Args:
         row: the preset's, of the stage.
         model: what it says of itself, by fields' names, see `model_says` and `of_prior`.
+        yields: whether the model comes before the preset.
     """
     found: dict[str, Any] = {}
     for name, one in concerning(type(request), [stage]).items():
         key = one.row or name
         overruled = one.beside and getattr(request, one.beside) is not None
         own = model.get(f"{stage}_{name}", model.get(name))
-        said = (getattr(request, name), None if overruled else row.get(key), own)
+        rows = None if overruled else row.get(key)
+        said = (getattr(request, name), *((own, rows) if yields else (rows, own)))
         value = next((value for value in said if value is not None), None)
         if value is not None:
             found[key] = value

@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 from unclip.storage.folder import ModelFolder
 
 DEFAULTS = "_defaults"
-"""In the index: guidance scales, samplers and η, by argument name."""
+"""In the index: guidance scales, samplers, η and numbers of steps, by argument name."""
+_STEPS = "num_inference_steps"
 TUNED = "_tuned"
 """In the index: which of the defaults were chosen by measuring, and how (`unclip tune`)."""
 SAYS = "says"
@@ -72,6 +73,9 @@ def note(folder: ModelFolder, stage: Any, anew: bool = True) -> None:
     said = _defaults(index)
     if not anew and own.keys() & said.keys():
         return
+    # Steps are the word of whoever measured the network that was there.
+    for key in own:
+        said.pop(f"{key.removesuffix('_sampler')}_{_STEPS}", None)
     folder.update_index({DEFAULTS: said | own, **_less_tuned(index, own)})
 
 
@@ -81,7 +85,7 @@ def take(folder: ModelFolder, origin: Mapping[str, Any], stage: str) -> None:
     Args:
         stage: as arguments begin.
     """
-    names = ("guidance_scale", "sampler", "eta")
+    names = ("guidance_scale", "sampler", "eta", _STEPS)
     theirs, index = _defaults(origin), folder.index()
     said = {key: value for key, value in _defaults(index).items()
             if key not in {f"{stage}_{name}" for name in names}}  # fmt: skip
