@@ -2,9 +2,10 @@
 
 Held-out scenes of one object on one background are drawn, encoded and manipulated. The judge, which
 knows nothing of CLIP, says of each result its object, the object's colour, and the background. Each
-scene is edited in one attribute, the three in turn.
+scene is edited in one of them or in two at once, in turn.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.checks import seed_after
+from unclip.config import one_of
 from unclip.data.world.compose import Draft, Thing
 from unclip.data.world.grammar import Grammar
-from unclip.data.world.scene import COLOURS, Background, Scene, WorldConfig
+from unclip.data.world.scene import COLOURS, Background, Object, Scene, WorldConfig
 from unclip.data.world.scenery import PAINTED, visible_colours
 from unclip.data.world.world import World
 from unclip.evaluation.intervals import Rate
@@ -34,6 +36,9 @@ from unclip.pipeline.settings import Settings
 from unclip.randomness import Draws
 
 ATTRIBUTES: Final = ("object", "colour", "background")
+TWO: Final = "two at once"
+EDITS: Final = (*ATTRIBUTES, TWO)
+_PAIRS: Final = tuple(itertools.combinations(ATTRIBUTES, 2))
 THETAS: Final = (0.25, 0.35, 0.5)
 STARTS: Final = ("inverted", "fresh")
 ETAS: Final = (0.0, 1.0)
@@ -43,9 +48,10 @@ _EDIT: Final = 90  # key of the stream that chooses new values
 
 @dataclass(frozen=True)
 class Case:
-    """An edit: a scene, and the same with another value of one attribute."""
+    """An edit, one of `EDITS`: a scene, and the same with other values of some attributes."""
 
-    attribute: str
+    edit: str
+    attributes: tuple[str, ...]
     scene: Scene
     wanted: Scene
 
@@ -57,11 +63,11 @@ class Case:
 
 @dataclass(frozen=True)
 class EditScore:
-    """Edits of one attribute.
+    """Edits of one attribute, or of two at once.
 
     Attributes:
-        changed: those with the new value.
-        kept: those whose two other attributes are the scene's.
+        changed: those with the new values.
+        kept: those whose other attributes are the scene's.
         success: those with both.
     """
 
@@ -79,7 +85,7 @@ class Edits:
 
     Attributes:
         scenes: how many were manipulated.
-        edits: start ("inverted" latents, or "fresh" noise) → θ → attribute → scores.
+        edits: start ("inverted" latents, or "fresh" noise) → θ → edit, of `EDITS` → scores.
         variations: "η = 0" and "η = 1", from inverted latents → attribute, or "all" three → how
             often it is the scene's. With η = 0 they are the reconstructions.
         ends: of blends between two scenes' latents, "θ = 0" and "θ = 1" → how often it is the first
@@ -91,11 +97,11 @@ class Edits:
     variations: dict[str, dict[str, Rate]]
     ends: dict[str, dict[str, Rate]]
 
-    def best(self, start: str, attribute: str) -> float:
+    def best(self, start: str, edit: str) -> float:
         """The θ with most successes, the smallest of equal ones. Chosen on the scenes that it is
         measured on, so its rate is a little flattering."""
         scores = self.edits[start]
-        return max(scores, key=lambda theta: (scores[theta][attribute].success.right, -theta))
+        return max(scores, key=lambda theta: (scores[theta][edit].success.right, -theta))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -107,7 +113,10 @@ class Edits:
                 }
                 for start, by_theta in self.edits.items()
             },
-            "best_theta": {s: {a: self.best(s, a) for a in ATTRIBUTES} for s in self.edits},
+            "best_theta": {
+                start: {name: self.best(start, name) for name in next(iter(scores.values()))}
+                for start, scores in self.edits.items()
+            },
             "variations": _plain(self.variations),
             "blend_ends": _plain(self.ends),
         }
@@ -125,40 +134,49 @@ def single(config: WorldConfig) -> WorldConfig:
     return plain(config, 1)
 
 
-def case(scene: Scene, attribute: str, config: WorldConfig) -> Case:
-    """The scene with another shape, colour or background, in which the object still stands out.
+def case(scene: Scene, edit: str, config: WorldConfig) -> Case:
+    """The scene with another shape, colour or background, or two of them, in which the object still
+    stands out.
 
-    The new value is one that the configuration knows, a function of the scene's seed and number.
+    New values are some that the configuration knows, a function of the scene's seed and number.
+
+    Args:
+        edit: one of `EDITS`; which two change at once follows from the scene's number.
 
     Raises:
-        ValueError: the configuration leaves no other value; an unknown attribute.
+        ValueError: the configuration leaves no other value; an unknown edit.
     """
-    (thing,) = scene.objects
-    behind = scene.background
-    names: Sequence[str]
-    if attribute == "object":
-        names = [name for name in config.shapes if name != thing.name]
-        thing = replace(thing, name=_pick(scene, attribute, names))
-    elif attribute == "colour":
-        visible = visible_colours(behind.kind, behind.colours)
-        names = [name for name in visible if name in config.colours and name != thing.colour]
-        thing = replace(thing, colour=_pick(scene, attribute, names))
-    elif attribute == "background":
-        options = [("flat", (name,)) for name in COLOURS] + [(kind, ()) for kind in PAINTED]
-        behind = Background(*_pick(scene, attribute, [
-            (kind, colours) for kind, colours in options
-            if kind in config.backgrounds
-            and (kind, colours) != (behind.kind, behind.colours)
-            and thing.colour in visible_colours(kind, colours)
-        ]))  # fmt: skip
-    else:
-        raise ValueError(f"the attribute is {attribute!r}; choose one of {', '.join(ATTRIBUTES)}")
+    one_of(edit, "edit", EDITS)
+    attributes = _PAIRS[scene.index % len(_PAIRS)] if edit == TWO else (edit,)
+    (thing,), behind = scene.objects, scene.background
+    for attribute in attributes:
+        thing, behind = _other(scene, attribute, thing, behind, config)
     words = Thing(thing.kind, thing.name, thing.colour, thing.texture, thing.size)
     caption = Grammar().plain_caption(Draft((words,), behind, None, "plain", False))
     wanted = replace(
         scene, objects=(thing,), background=behind, caption=caption, plain_caption=caption
     )
-    return Case(attribute, scene, wanted)
+    return Case(edit, attributes, scene, wanted)
+
+
+def _other(
+    scene: Scene, attribute: str, thing: Object, behind: Background, config: WorldConfig
+) -> tuple[Object, Background]:
+    """The object and what is behind it, one of them with another value of the attribute."""
+    if attribute == "object":
+        names = [name for name in config.shapes if name != thing.name]
+        return replace(thing, name=_pick(scene, attribute, names)), behind
+    if attribute == "colour":
+        visible = visible_colours(behind.kind, behind.colours)
+        names = [name for name in visible if name in config.colours and name != thing.colour]
+        return replace(thing, colour=_pick(scene, attribute, names)), behind
+    options = [("flat", (name,)) for name in COLOURS] + [(kind, ()) for kind in PAINTED]
+    return thing, Background(*_pick(scene, attribute, [
+        (kind, colours) for kind, colours in options
+        if kind in config.backgrounds
+        and (kind, colours) != (behind.kind, behind.colours)
+        and thing.colour in visible_colours(kind, colours)
+    ]))  # fmt: skip
 
 
 def _pick(scene: Scene, attribute: str, values: Sequence[Any]) -> Any:
@@ -182,12 +200,13 @@ def agreement(found: Detections, scene: Scene) -> dict[str, bool]:
 
 
 def score_edits(found: Sequence[Detections], cases: Sequence[Case]) -> dict[str, EditScore]:
-    """Scores by attribute, of what was found in the result of each case."""
-    outcomes: dict[str, list[tuple[bool, bool]]] = {name: [] for name in ATTRIBUTES}
+    """Scores by edit, of those that there are, of what was found in the result of each case."""
+    there = {one.edit for one in cases}
+    outcomes: dict[str, list[tuple[bool, bool]]] = {name: [] for name in EDITS if name in there}
     for one, wish in zip(found, cases, strict=True):
         seen = agreement(one, wish.wanted)
-        changed = seen.pop(wish.attribute)
-        outcomes[wish.attribute].append((changed, all(seen.values())))
+        asked = [seen.pop(name) for name in wish.attributes]
+        outcomes[wish.edit].append((all(asked), all(seen.values())))
     return {
         name: EditScore(
             _rate(changed for changed, _ in pairs),
@@ -258,7 +277,7 @@ def evaluate_edits(
         size = min(max(settings.size or 0, 32), 1024)  # of the world's scenes
         check_judge(real_scores(judge, replace(config, size=size), max(n, 500)))
     world = held_out(config)
-    cases = [case(world.scene(i), ATTRIBUTES[i % len(ATTRIBUTES)], config) for i in range(n)]
+    cases = [case(world.scene(i), EDITS[i % len(EDITS)], config) for i in range(n)]
     found: dict[tuple[str, float], list[Detections]] = {}
 
     def judged(kind: str, values: Sequence[float], images: Tensor) -> None:

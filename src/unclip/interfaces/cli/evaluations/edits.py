@@ -26,9 +26,9 @@ class Edits(Judged):
     """Edit, vary and blend held-out scenes of one object, and say what the judge sees of it."""
 
     n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 200
-    """Scenes; each is edited in one attribute, the three in turn."""
+    """Scenes; each is edited in its object, colour or background, or in two of them, in turn."""
     theta: tuple[Fraction, ...] = (0.25, 0.35, 0.5)
-    """Distances θ that edits go; the table shows the best one for each attribute."""
+    """Distances θ that edits go; the table shows the best one for each kind of edit."""
     invert_steps: Steps = 50
     """Steps of the inversion, and of decoding what it found."""
 
