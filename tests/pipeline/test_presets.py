@@ -127,6 +127,9 @@ def test_only_default_yields_to_what_a_model_says(
     assert pipe.sampling("decoder", Settings("fast")).steps == PRESETS["fast"].decoder["steps"]
     assert pipe.sampling("prior", Settings()).steps == 25
     assert pipe.sampling("super_res", Settings()).steps == 1
+    assert pipe.sampling("super_res_1024", Settings()).steps == 7
+    monkeypatch.setitem(pipe.defaults, "super_res_1024_num_inference_steps", 3)
+    assert pipe.sampling("super_res_1024", Settings()).steps == 3
     process = pipe.upsamplers[0].process
     monkeypatch.setattr(process, "config", replace(process.config, prediction_type="epsilon"))
     assert pipe.sampling("super_res", Settings()).steps == 2

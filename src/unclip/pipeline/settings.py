@@ -34,6 +34,7 @@ from unclip.config import (
 from unclip.diffusion.registry import SAMPLERS, SPACINGS
 from unclip.pipeline.knobs import (
     INVERSION,
+    Knob,
     Knobs,
     concerning,
     flag_of,
@@ -322,13 +323,24 @@ def resolve(
     for name, one in concerning(type(request), [stage]).items():
         key = one.row or name
         overruled = one.beside and getattr(request, one.beside) is not None
-        own = model.get(f"{stage}_{name}", model.get(name))
+        of_all = None if _of_one(name, one) else model.get(name)
+        own = model.get(_own_name(stage, name, one), of_all)
         rows = None if overruled else row.get(key)
         said = (getattr(request, name), *((own, rows) if yields else (rows, own)))
         value = next((value for value in said if value is not None), None)
         if value is not None:
             found[key] = value
     return found
+
+
+def _of_one(name: str, one: Knob) -> bool:
+    """Whether a model's word under the knob's name is of its first stage alone."""
+    return name.startswith(f"{one.stages[0]}_")
+
+
+def _own_name(stage: str, name: str, one: Knob) -> str:
+    """What a model calls a knob where it says it of one stage."""
+    return f"{stage}_{name.removeprefix(f'{one.stages[0]}_')}"
 
 
 def published() -> dict[str, Any]:
@@ -350,8 +362,8 @@ def model_says(noted: Any, where: str) -> dict[str, Any]:
         ValueError: a key that no model says; a value that makes no sense.
     """
     says = {name: name for name, one in knobs_of(known()).items() if one.model}
-    says |= {f"{stage}_{name}": name for name, one in knobs_of(known()).items() if one.model
-             and len(one.stages) > 1 for stage in one.stages}  # fmt: skip
+    says |= {_own_name(stage, name, one): name for name, one in knobs_of(known()).items()
+             if one.model and len(one.stages) > 1 for stage in one.stages}  # fmt: skip
     says |= {f"{kind}_{key}": name for kind in prior_kinds()[1:] for key, name in says.items()
              if key.startswith("prior_")}  # fmt: skip
     hints, knobs = hints_of(known()), knobs_of(known())
