@@ -170,6 +170,11 @@ class Scheduler:
         with self._changed:
             return len({task.place for task in self._running})
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that computes is there."""
+        return self._thread.is_alive()
+
     async def close(self) -> None:
         """Take nothing more, refuse what has not begun, and return when all else is done."""
         with self._changed:

@@ -1,9 +1,9 @@
-"""Who works on a job: this process."""
+"""Who works on a job: this process alone here, or those of a Ray cluster (`ray_crew.py`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from unclip.interfaces.batch.job import Job, state_of
 from unclip.interfaces.batch.prompts import read_prompts
@@ -80,6 +80,26 @@ class Errand:
         )
 
 
+class Crew(Protocol):
+    """Processes that make shards."""
+
+    def look(self) -> tuple[str, str]:
+        """What `Job.model` and `Job.precision` are where they work.
+
+        Raises:
+            ValueError: as `Errand.open`.
+        """
+        ...
+
+    def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> None:
+        """Write those shards, each by rename.
+
+        Raises:
+            ValueError: the disk is full, or nobody can go on for another reason.
+        """
+        ...
+
+
 class Alone:
     """This process."""
 
@@ -87,22 +107,12 @@ class Alone:
         self.errand = errand
 
     def look(self) -> tuple[str, str]:
-        """What `Job.model` and `Job.precision` are here.
-
-        Raises:
-            ValueError: as `Errand.open`.
-        """
         from unclip.device.precision import name_of
 
         self.pipe = self.errand.open()
         return self.errand.state(), name_of(self.pipe.dtype)
 
     def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> None:
-        """Write those shards, each by rename.
-
-        Raises:
-            ValueError: the disk is full, or the folder cannot be written.
-        """
         from unclip.device.precision import name_of
 
         if not shards:

@@ -157,6 +157,18 @@ def claim(folder: Path, job: Job, measured: bool) -> Job:
     return job
 
 
+def check_same(folder: Path, job: Job) -> None:
+    """Refuse, on another machine, a folder that is not the job's.
+
+    Raises:
+        ValueError: it is another one, that is, not shared.
+    """
+    if not (folder / JOB).is_file() or _read(folder) != json.loads(json.dumps(asdict(job))):
+        raise ValueError(
+            f"{printable(str(folder))} is not the job's folder here: all machines must share it"
+        )
+
+
 def _read(folder: Path) -> dict[str, Any]:
     try:
         there = json.loads((folder / JOB).read_text("utf-8"))

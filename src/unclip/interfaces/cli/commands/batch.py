@@ -3,10 +3,11 @@
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -17,6 +18,9 @@ from unclip.interfaces.cli.numbers import Count
 from unclip.interfaces.cli.options import PromptOptions, parse
 from unclip.interfaces.cli.outputs import check_folder
 from unclip.interfaces.cli.streams import progress_bar
+
+if TYPE_CHECKING:
+    from unclip.interfaces.batch.crew import Crew, Errand
 
 FAILED = 3
 """Exit code: prompts came to nothing; they are listed, and the same command tries them again."""
@@ -41,6 +45,11 @@ class Batch(PromptOptions, MarkingOptions):
     """Prompts whose images are one file; a process that is killed loses one shard's work."""
     worker: str = ""
     """K/N: this process makes shards K, K + N, K + 2N, … (K from 0 on)."""
+    ray: str = ""
+    """Address of a Ray cluster whose processes make the images, HOST:PORT or auto; local begins one
+    of this machine's cores or GPUs. Needs the extra ray."""
+    ray_workers: Count | None = None
+    """Processes on the Ray cluster; if left out, as many as it has GPUs, or cores."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -48,11 +57,15 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(Batch, "batch", arguments)
     started = time.perf_counter()
     from unclip.device.names import usual
-    from unclip.interfaces.batch.crew import Alone, Errand
+    from unclip.interfaces.batch.crew import Errand
     from unclip.interfaces.batch.job import Job, claim, failed_file, failures, is_whole
     from unclip.interfaces.batch.prompts import counted
 
     number, workers = _share(options.worker)
+    if options.ray and workers > 1:
+        raise ValueError("--ray shares the work out itself: leave out --worker, or torchrun")
+    if options.ray_workers and not options.ray:
+        raise ValueError("--ray-workers are those of a cluster: give --ray ADDRESS")
     check_folder(options.output)
     provenance, settings = options.provenance(), options.settings()
     rows, digest = counted(options.prompts)
@@ -61,22 +74,21 @@ def run(arguments: Sequence[str]) -> int:
         digest, rows, options.n, options.seed, options.prompts_per_shard, provenance=signed,
         engine=options.engine, settings=settings.changed(),
     )  # fmt: skip
-    crew = Alone(Errand.of(options, settings))
-    model, precision = crew.look()
-    wanted = replace(wanted, model=model, precision=precision)
-    job = claim(options.output, wanted, measured=usual(options.precision) == "auto")
-    mine = range(number, job.shards, workers)
-    todo = [shard for shard in mine if not is_whole(options.output, shard)]
-    total = sum(len(job.rows_of(shard)) for shard in todo) * job.count
-    with progress_bar(total) as bar:
-        crew.work(job, options.prompts, todo, bar.update)
-    again = [shard for shard in mine if failed_file(options.output, shard).is_file()]
-    crew.work(job, options.prompts, again, lambda _: None)
+    with _crew(options, Errand.of(options, settings)) as crew:
+        model, precision = crew.look()
+        wanted = replace(wanted, model=model, precision=precision)
+        job = claim(options.output, wanted, measured=usual(options.precision) == "auto")
+        mine = range(number, job.shards, workers)
+        todo = [shard for shard in mine if not is_whole(options.output, shard)]
+        total = sum(len(job.rows_of(shard)) for shard in todo) * job.count
+        with progress_bar(total) as bar:
+            crew.work(job, options.prompts, todo, bar.update)
+        again = [shard for shard in mine if failed_file(options.output, shard).is_file()]
+        crew.work(job, options.prompts, again, lambda _: None)
     took = time.perf_counter() - started
     there = f", {len(mine) - len(todo):,} were there" if len(todo) < len(mine) else ""
-    print(
-        f"worker {number} of {workers}: {many(len(todo), 'shards')} written in {took:.1f} s{there}"
-    )
+    who = "Ray" if options.ray else f"worker {number} of {workers}"
+    print(f"{who}: {many(len(todo), 'shards')} written in {took:.1f} s{there}")
     where = printable(str(options.output))
     if bad := failures(job, options.output):
         print(
@@ -91,6 +103,20 @@ def run(arguments: Sequence[str]) -> int:
     if whole == job.shards:
         print(f"train with it: unclip train all --data wds:{where}")
     return FAILED if bad else 0
+
+
+@contextmanager
+def _crew(options: Batch, errand: "Errand") -> "Iterator[Crew]":
+    """Who makes the images."""
+    if not options.ray:
+        from unclip.interfaces.batch.crew import Alone
+
+        yield Alone(errand)
+        return
+    from unclip.interfaces.batch.ray_crew import RayCrew, connected
+
+    with connected(options.ray):
+        yield RayCrew(errand, options.ray_workers)
 
 
 def _share(worker: str) -> tuple[int, int]:
