@@ -8,7 +8,7 @@ by a seed, while shards are made. Prints how long it took, what the kills cost, 
 image is missing, double or another one; exits 1 if so.
 
 With --cost: what one process needs for a model's images, by the difference of two jobs, in seconds
-of a core, which another program's load changes little; and its memory.
+of a core; and its memory.
 """
 
 import argparse
@@ -58,10 +58,13 @@ def main() -> int:
         prompts = [f"a {colours[i % 3]} {shapes[i % 4]} number {i}" for i in range(options.n)]
         lines = (json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
         Path("prompts.jsonl").write_text("".join(lines))
-        began = time.monotonic()
+        began, busy = time.monotonic(), children_seconds()
         assert begun("one").wait() == 0
-        print(f"one process: {options.n:,} prompts in {time.monotonic() - began:.0f} s", flush=True)
-        began, moments = time.monotonic(), random.Random(0)
+        took, busy = time.monotonic() - began, children_seconds() - busy
+        each = f"{1000 * busy / options.n:.1f} ms an image with the start"
+        print(f"one process: {options.n:,} prompts in {took:.0f} s, {busy:.0f} s of a core", end="")
+        print(f", {each}", flush=True)
+        began, busy, moments = time.monotonic(), children_seconds(), random.Random(0)
         for kill in range(options.kills):
             workers = [begun("two", k) for k in (0, 1)]
             wanted = (kill + 1) * options.n // 100 // (options.kills + 1)
@@ -73,7 +76,10 @@ def main() -> int:
                 one.wait()
             print(f"killed at {shards('two')} of {options.n // 100} shards", flush=True)
         assert [one.wait() for one in (begun("two", 0), begun("two", 1))] == [0, 0]
-        print(f"two processes, killed {options.kills} times: {time.monotonic() - began:.0f} s")
+        print(
+            f"two processes, killed {options.kills} times: {time.monotonic() - began:.0f} s", end=""
+        )
+        print(f", {children_seconds() - busy:.0f} s of a core", flush=True)
         return compared(prompts)
 
 
@@ -86,14 +92,20 @@ def cost(model: str, count: int, flags: list[str]) -> int:
             table.write_text('{"prompt": "a red star on a blue background"}\n' * images)
             words = ["batch", str(table), "-o", f"{place}/{images}", "--model", model, *flags]
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            before = children_seconds()
             subprocess.run([sys.executable, "-m", "unclip", *words], env=environment, check=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            spent.append(children_seconds() - before)
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     each = (spent[1] - spent[0]) / count
     print(f"start and one image: {spent[0]:.1f} s of a core; each other one: {each:.2f} s, that is")
-    print(f"{3600 / each:,.0f} images an hour a core; {after.ru_maxrss / 1024:.0f} MB at most")
+    print(f"{3600 / each:,.0f} images an hour a core; {most:.0f} MB at most")
     return 0
+
+
+def children_seconds() -> float:
+    """What processes that have ended took of a core; load by others changes it little."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def begun(folder: str, worker: int | None = None) -> "subprocess.Popen[bytes]":

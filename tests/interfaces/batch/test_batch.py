@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -56,6 +58,29 @@ def test_two_workers_write_what_one_does(tiny_model: Path, folder: Path) -> None
     before = {path: path.stat().st_mtime_ns for path in Path("one").iterdir()}
     assert main(words(tiny_model, "one")) == 0
     assert before == {path: path.stat().st_mtime_ns for path in Path("one").iterdir()}
+
+
+def test_a_shard_that_another_process_is_at_is_left_to_it(
+    tiny_model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tiny_model, "out")) == 0
+    Path("out/shard-000001.tar").unlink()
+    program = (
+        "import fcntl, sys; file = open('out/job.json', 'r+b'); "
+        "fcntl.lockf(file, fcntl.LOCK_EX, 1, 1); print(1, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert main(words(tiny_model, "out")) == 0
+        assert "0 shards written" in (said := capsys.readouterr().out)
+        assert "1 left to other processes" in said
+        assert not Path("out/shard-000001.tar").exists()
+        other.kill()
+    assert main(words(tiny_model, "out")) == 0
+    assert Path("out/shard-000001.tar").exists()
 
 
 def test_images_are_those_of_their_seeds_and_a_training_source(

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,27 @@ def test_an_address_where_nobody_listens(
     said = capsys.readouterr().err
     assert f"no Ray cluster answers at {address}" in said
     assert len(said.splitlines()) == 1
+
+
+def test_an_address_where_something_else_listens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as other, ThreadPoolExecutor(1) as pool:
+
+        def answer() -> None:
+            talk, _ = other.accept()
+            with talk:
+                talk.recv(1)
+                talk.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        answering = pool.submit(answer)
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        (tmp_path / "p.jsonl").write_text('{"prompt": "a star"}\n')
+        words = ["batch", str(tmp_path / "p.jsonl"), "-o", str(tmp_path / "out")]
+        assert main([*words, "--ray", address]) == 2
+        answering.result()
+    assert "what listens there is something else" in capsys.readouterr().err
 
 
 def test_ray_is_not_there(

@@ -91,8 +91,11 @@ class Crew(Protocol):
         """
         ...
 
-    def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> None:
+    def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> int:
         """Write those shards, each by rename.
+
+        Returns:
+            How many other processes are at, or have done meanwhile.
 
         Raises:
             ValueError: the disk is full, or nobody can go on for another reason.
@@ -112,13 +115,13 @@ class Alone:
         self.pipe = self.errand.open()
         return self.errand.state(), name_of(self.pipe.dtype)
 
-    def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> None:
+    def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> int:
         from unclip.device.precision import name_of
 
         if not shards:
-            return
+            return 0
         if job.precision != name_of(self.pipe.dtype):  # that of the worker who was first
             self.pipe = self.errand.open(job.precision)
         worker = self.errand.worker(self.pipe, job, advance)
-        for shard, rows in by_shard(job, read_prompts(table), shards):
-            worker.write(shard, rows)
+        each = by_shard(job, read_prompts(table), shards)
+        return sum(not worker.write(shard, rows) for shard, rows in each)

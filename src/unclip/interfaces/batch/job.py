@@ -7,11 +7,13 @@ renamed, and its bytes follow from the job alone. `failed/shard-000012.jsonl` li
 came to nothing: a shard without such a list is whole.
 """
 
+import errno
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,6 +181,35 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{printable(str(folder))}/{JOB} is damaged; give a job another folder"
         ) from None
     return dict(there)
+
+
+@contextmanager
+def held(folder: Path, shard: int) -> Iterator[bool]:
+    """Hold a shard against other processes while the block runs; False where one of them has it.
+
+    It is byte number `shard` of `job.json` that is locked: no further file, and network disks tell
+    other machines of it. The kernel lets go of it when the process dies, but also when it closes
+    `job.json` elsewhere, which therefore nobody reads meanwhile. Where there are no such locks
+    nothing is held, and two processes write the same bytes.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    try:
+        file = (folder / JOB).open("r+b")
+    except OSError:
+        yield True  # where it cannot be written, a sentence will say so
+        return
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, shard)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                yield False
+                return
+        yield True
 
 
 def is_whole(folder: Path, shard: int) -> bool:

@@ -31,6 +31,8 @@ from unclip.storage.hub import hub_name, is_bundled
 LOCAL = "local"
 """The address of a cluster that is begun on this machine, and ends with the command."""
 _PATIENCE = 5.0  # seconds for a cluster to take a connection
+_SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # a frame of HTTP/2 that sets nothing (RFC 9113, 6.5)
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 _LONGEST = 40  # characters of a temporary folder that Ray's sockets still fit into
 
 
@@ -64,7 +66,7 @@ class RayCrew:
             raise ValueError(found["problem"])
         return found["model"], found["precision"]
 
-    def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> None:
+    def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> int:
         import ray.data
 
         items = [
@@ -72,7 +74,7 @@ class RayCrew:
             for shard, rows in by_shard(job, read_prompts(table), shards)
         ]
         if not items:
-            return
+            return 0
         _be_quiet()
         most = min(self.size, len(items))
         pool = ray.data.ActorPoolStrategy(
@@ -84,10 +86,13 @@ class RayCrew:
             compute=pool,
             **self.each,
         )
+        left = 0
         for told in made.iter_rows():
             if told["problem"]:
                 raise ValueError(told["problem"])
             advance(told["images"])
+            left += not told["mine"]
+        return left
 
 
 class ShardMaker:
@@ -101,14 +106,14 @@ class ShardMaker:
             self.problem = f"{error} (on {socket.gethostname()})"
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        told = {"shard": item["shard"], "images": 0, "problem": self.problem}
+        told = {"images": 0, "mine": True, "problem": self.problem}
         if self.problem:
             return told
         rows = [Row(**row) for row in json.loads(item["rows"])]
         told["images"] = len(rows) * self.worker.job.count
         try:
-            if not is_whole(self.worker.folder, item["shard"]):  # by an actor that died since
-                self.worker.write(item["shard"], rows)
+            done = is_whole(self.worker.folder, item["shard"])  # by an actor that died since
+            told["mine"] = done or self.worker.write(item["shard"], rows)
         except ValueError as error:
             told["problem"] = f"{error} (on {socket.gethostname()})"
         return told
@@ -196,7 +201,11 @@ def check_answers(address: str) -> None:
             f"--ray {printable(wanted)} is no address of a cluster: give HOST:PORT, auto or {LOCAL}"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _PATIENCE) as talk:
+            talk.sendall(_HELLO)  # gRPC is spoken over HTTP/2, which answers with its own frame
+            kind = talk.recv(4, socket.MSG_WAITALL)[3:]
+            if kind != _SETTINGS[3:4] and not os.environ.get("RAY_USE_TLS"):
+                raise OSError("what listens there is something else")
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(
@@ -214,6 +223,11 @@ def _begin(address: str, more: dict[str, Any]) -> None:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)
     except (ConnectionError, OSError, RuntimeError, ValueError, SystemExit) as error:
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise ValueError(
+                "no Ray cluster runs on this machine: begin one by ray start --head, or give "
+                f"--ray {LOCAL}"
+            ) from None
         said = (str(error).splitlines() or [""])[0]
         raise ValueError(f"Ray cannot be used at {printable(address)}: {printable(said)}") from None
     finally:

@@ -10,6 +10,8 @@ from unclip.checks import Notice, seed_after
 from unclip.interfaces.batch.job import (
     Job,
     Sample,
+    held,
+    is_whole,
     read_shard,
     shard_file,
     write_shard,
@@ -43,8 +45,17 @@ class Worker:
     batch_size: int | None
     advance: Callable[[int], None]
 
-    def write(self, shard: int, rows: Sequence[Row]) -> None:
-        """Make what a shard lacks of its rows, and put it in its place."""
+    def write(self, shard: int, rows: Sequence[Row]) -> bool:
+        """Make what a shard lacks of its rows, and put it in its place; False where another process
+        is at it, or has done it."""
+        with held(self.folder, shard) as mine:
+            if mine and not is_whole(self.folder, shard):
+                self._fill(shard, rows)
+                return True
+        self.advance(len(rows) * self.job.count)
+        return False
+
+    def _fill(self, shard: int, rows: Sequence[Row]) -> None:
         kept = read_shard(self.folder, shard) if shard_file(self.folder, shard).exists() else []
         there = {(one.row, one.image) for one in kept}
         count = self.job.count

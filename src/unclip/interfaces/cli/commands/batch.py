@@ -82,13 +82,14 @@ def run(arguments: Sequence[str]) -> int:
         todo = [shard for shard in mine if not is_whole(options.output, shard)]
         total = sum(len(job.rows_of(shard)) for shard in todo) * job.count
         with progress_bar(total) as bar:
-            crew.work(job, options.prompts, todo, bar.update)
+            left = crew.work(job, options.prompts, todo, bar.update)
         again = [shard for shard in mine if failed_file(options.output, shard).is_file()]
         crew.work(job, options.prompts, again, lambda _: None)
     took = time.perf_counter() - started
     there = f", {len(mine) - len(todo):,} were there" if len(todo) < len(mine) else ""
     who = "Ray" if options.ray else f"worker {number} of {workers}"
-    print(f"{who}: {many(len(todo), 'shards')} written in {took:.1f} s{there}")
+    others = f", {left:,} left to other processes" if left else ""
+    print(f"{who}: {many(len(todo) - left, 'shards')} written in {took:.1f} s{there}{others}")
     where = printable(str(options.output))
     if bad := failures(job, options.output):
         print(
