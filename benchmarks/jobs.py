@@ -2,18 +2,22 @@
 
     python -m benchmarks.jobs [-n 10000] [--kills 2]
     python -m benchmarks.jobs --cost [--model DIR] [-n 20] [-- FLAGS OF unclip batch]
+    python -m benchmarks.jobs --parts [--model DIR] [-n 20] [-- FLAGS OF unclip batch]
 
 With a tiny model of random weights, some milliseconds an image. The kills come at moments drawn
 by a seed, while shards are made. Prints how long it took, what the kills cost, and whether any
 image is missing, double or another one; exits 1 if so.
 
 With --cost: what one process needs for a model's images, by the difference of two jobs, in seconds
-of a core; and its memory.
+of a core; and its memory. With --parts: what of that goes where, by a profiler that counts the
+process's own time, and makes all of it dearer.
 """
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
 import random
 import resource
 import signal
@@ -24,8 +28,11 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests.tiny import tiny_model_folder
+
+from unclip.interfaces.cli import main as unclip
 
 _FAST = [
     "--prior-steps",
@@ -40,17 +47,29 @@ _FAST = [
     "25",
 ]
 
+_PARTS = {
+    "prior": ("pipeline.py", "embed"),
+    "decoder": ("pipeline.py", "decode"),
+    "upsampler": ("pipeline.py", "upsampled"),
+    "mark": ("provenance.py", "marked"),
+    "PNG": ("images.py", "encoded"),
+    "shard": ("job.py", "write_shard"),
+}
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--parts", action="store_true")
     parser.add_argument("--model", default="bundled")
     parser.add_argument("flags", nargs="*")
     options = parser.parse_args()
     if options.cost:
         return cost(options.model, options.n, options.flags)
+    if options.parts:
+        return parts(options.model, options.n, options.flags)
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         tiny_model_folder(Path("model"))
@@ -100,6 +119,29 @@ def cost(model: str, count: int, flags: list[str]) -> int:
     print(f"start and one image: {spent[0]:.1f} s of a core; each other one: {each:.2f} s, that is")
     print(f"{3600 / each:,.0f} images an hour a core; {most:.0f} MB at most")
     return 0
+
+
+def parts(model: str, count: int, flags: list[str]) -> int:
+    """Print which parts of a job of `count` images, whose model is open, take how much of it."""
+    with tempfile.TemporaryDirectory() as place:
+        for images in (1, count):  # the first one imports
+            table = Path(place) / f"{images}.jsonl"
+            table.write_text('{"prompt": "a red star on a blue background"}\n' * images)
+            words = ["batch", str(table), "-o", f"{place}/{images}-out", "--model", model, *flags]
+            profile = cProfile.Profile(time.process_time)
+            profile.runcall(unclip, words)
+    took = {(Path(file).name, name): of[3] for (file, _, name), of in stats(profile).items()}
+    whole = took["worker.py", "_fill"]
+    each = {part: took.get(where, 0.0) for part, where in _PARTS.items()}
+    each["the rest"] = whole - sum(each.values())
+    said = ", ".join(f"{part} {100 * seconds / whole:.1f} %" for part, seconds in each.items())
+    print(f"{1000 * whole / count:.0f} ms of a core an image: {said}")
+    return 0
+
+
+def stats(profile: cProfile.Profile) -> dict[tuple[str, int, str], tuple[Any, ...]]:
+    """What a profile counted: (file, line, function) → calls, own calls, own seconds, seconds."""
+    return pstats.Stats(profile).stats  # type: ignore[attr-defined,no-any-return]
 
 
 def children_seconds() -> float:
