@@ -30,6 +30,16 @@ def with_page(desk: Desk) -> Any:
     return app
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _few_samples() -> Iterator[None]:
+    """Components of a few images, in what the page says, too."""
+    from unclip.interfaces.web.tabs import probe
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "SAMPLES", 16)
+        yield
+
+
 @pytest.fixture(scope="package")
 def pipe(tiny_priors: Path) -> Pipeline:
     return Pipeline.from_pretrained(tiny_priors, device="cpu", dtype="fp32")
@@ -41,7 +51,7 @@ def served(pipe: Pipeline, tiny_priors: Path) -> Iterator[Served]:
         yield one
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # its event loop must not outlive its tests
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if BROWSER is None:
@@ -103,9 +113,9 @@ class Tab:
     def start(self) -> None:
         self.page.locator("button.make >> visible=true").click()
 
-    def made(self) -> list[Any]:
-        """The images, once all are there."""
-        self.page.wait_for_selector("details.same")
+    def made(self, command: str) -> list[Any]:
+        """The images, once all are there that a command makes."""
+        self.page.wait_for_selector(f"[data-command] >> text=unclip {command}")
         self.page.wait_for_function(
             "[...document.querySelectorAll('#shown .done img')].every((one) => one.naturalWidth)"
         )
@@ -125,7 +135,10 @@ def opened(served: Served, browser: Any) -> Iterator[Tab]:
     one = Tab(page, served.server.address)
     page.on("request", lambda request: one.asked.append(request.url))
     page.on("pageerror", lambda error: one.errors.append(str(error)))
-    page.on("console", lambda m: one.errors.append(m.text) if m.type == "error" else None)
+    page.on(
+        "console",
+        lambda m: one.errors.append(f"{m.text} {m.location}") if m.type == "error" else None,
+    )
     one.open()
     yield one
     context.close()
@@ -137,5 +150,6 @@ def tab(opened: Tab) -> Iterator[Tab]:
     if not opened.page.url.startswith(opened.address):
         opened.open()
     yield opened
-    assert opened.errors == []
+    errors, opened.errors[:] = opened.errors[:], []
+    assert errors == []
     assert all(url.startswith((opened.address, "data:", "blob:")) for url in opened.asked)

@@ -39,7 +39,15 @@ def test_of_a_caption(served: Served, tmp_path: Path) -> None:
     ("command", "values"),
     [
         (["vary", "a.png", "-n", "3", "--seed", "5"], {"vary.n": 3, "seed": "5"}),
-        (["vary", "a.png", "-n"], None),
+        (["blend", "a.png", "b.png", "--frames", "4", "--invert"],
+         {"blend.frames": 4, "blend.invert": True}),
+        (["--revision", "abc", "edit", "a.png", "--to", "-x", "--theta", "0.3"], None),
+        (["edit", "a.png", "--to", "y", "--from", "x", "--theta", "0.3"],
+         {"edit.to": "y", "edit.from": "x", "edit.theta": 0.3, "edit.frames": 1}),
+        (["inpaint", "a.png", "m.png", "a star"], {"inpaint.prompt": "a star"}),
+        (["invert", "a.png", "--steps", "7"], {"invert.steps": 7}),
+        (["upscale", "a.png", "--size", "256"], {"upscale.longer": "256"}),
+        (["probe", "a.png", "--components", "2", "4"], {"probe.components": "2 4"}),
     ],
 )  # fmt: skip
 def test_of_commands(
@@ -47,7 +55,7 @@ def test_of_commands(
 ) -> None:
     file = written(tmp_path, command=command, seed=0)
     if values is None:
-        with pytest.raises(ValueError, match="n"):
+        with pytest.raises(ValueError, match="to"):
             notes_of(file, served.desk)
         return
     notes = notes_of(file, served.desk)

@@ -3,8 +3,9 @@
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from unclip import __version__
@@ -38,6 +39,7 @@ class Desk:
         log_prompts: whether the log may hold captions.
         hosts: that requests may name, where there are no keys; all if empty.
         provenance: how images say that they were generated.
+        others: models by name that images can be compared with.
         closing: is called, in the event loop, when the server ends.
     """
 
@@ -52,6 +54,7 @@ class Desk:
     hosts: frozenset[str] = frozenset()
     metrics: Metrics = field(default_factory=Metrics)
     provenance: Provenance = field(default_factory=Provenance)
+    others: Mapping[str, "Other"] = field(default_factory=dict)
     closing: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -104,6 +107,25 @@ class Desk:
             "settings": used, "model": self.model, "machine": made_on(self.pipe),
             "version": __version__, "request": request,
         }  # fmt: skip
+
+
+class Other:
+    """A model beside the one that is served, opened when it is first asked for.
+
+    Args:
+        model: as `--model` names it.
+        opened: opens it.
+    """
+
+    def __init__(self, model: str | None, opened: Callable[[], Pipeline]) -> None:
+        self.model, self._opened = model, opened
+
+    @cached_property
+    def pipe(self) -> Pipeline:
+        """It, from the thread that computes."""
+        made = self._opened()
+        made.set_progress_bar_config(disable=True)
+        return made
 
 
 class Kept:

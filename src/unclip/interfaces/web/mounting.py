@@ -27,8 +27,7 @@ _FOLDERS = (
 )  # fmt: skip
 _CALLS = frozenset(
     f"/gradio_api/{name}"
-    for name in ("upload", "upload_progress", "reset", "cancel", "component_server", "info",
-                 "startup-events")
+    for name in ("upload", "upload_progress", "reset", "cancel", "info", "startup-events")
 )  # fmt: skip
 _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "

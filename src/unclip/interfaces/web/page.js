@@ -11,16 +11,15 @@
     localStorage.setItem(THEME, dark ? 'dark' : 'light');
     paint(dark);
   };
-  window.addEventListener('load', () => {
+  const keep = () => {
     const kept = localStorage.getItem(THEME);
-    if (!kept) return;
-    const keep = () => {
-      if (document.body.classList.contains('dark') !== (localStorage.getItem(THEME) === 'dark'))
-        paint(localStorage.getItem(THEME) === 'dark');
-    };
+    if (kept && document.body.classList.contains('dark') !== (kept === 'dark')) paint(kept === 'dark');
+  };
+  const begin = () => {
     keep();
     new MutationObserver(keep).observe(document.body, { attributeFilter: ['class'] });
-  });
+  };
+  if (document.body) begin(); else document.addEventListener('DOMContentLoaded', begin);
 
   // Ctrl+Enter begins what the open tab is for, Escape cancels it.
   document.addEventListener('keydown', (event) => {

@@ -113,7 +113,7 @@ class Page:
         )
         self.shown.use(
             self._use, {*self._pictures().values()}, [self.tabs, *self._pictures().values()],
-            queue=False, **quiet,
+            queue=False, preprocess=False, **quiet,
         )  # fmt: skip
         self._remember(quiet)
 
@@ -124,11 +124,11 @@ class Page:
             if name.startswith(f"{tab.name}.")
         }
         shared = {name: self.fields[name] for name in ("seed", *self.knobs)}
-        inputs = own | shared
 
         async def make(data: dict[Any, Any], request: gr.Request) -> AsyncIterator[Any]:
-            values = {name: data[one] for name, one in inputs.items()}
-            async for step in self._made(tab, values, request):
+            values = {name: _plain(data[one]) for name, one in own.items()}
+            knobs = {name: data[one] for name, one in shared.items()}  # a field may be named as one
+            async for step in self._made(tab, values, knobs, request):
                 yield step
 
         async def again(data: dict[Any, Any], request: gr.Request) -> AsyncIterator[Any]:
@@ -136,7 +136,10 @@ class Page:
                 async for step in make(data, request):
                     yield step
 
-        to = {"inputs": {*inputs.values()}, "outputs": [self.shown, self.cancel]}
+        to = {
+            "inputs": {*own.values(), *shared.values()}, "outputs": [self.shown, self.cancel],
+            "preprocess": False,  # images are opened where all are, and what is none is a sentence
+        }  # fmt: skip
         self.buttons[tab.name].click(make, **to, **quiet)
         for name in tab.submit:
             own[name].submit(make, **to, **quiet)
@@ -144,7 +147,7 @@ class Page:
             own[name].release(again, **to, trigger_mode="always_last", **quiet)
 
     async def _made(
-        self, tab: Tab, values: Mapping[str, Any], request: gr.Request
+        self, tab: Tab, values: Mapping[str, Any], knobs: Mapping[str, Any], request: gr.Request
     ) -> AsyncIterator[Any]:
         """Do what a form asks for, and say how far it is: the stage, and the button to cancel."""
         state, session = request.request.scope["state"], str(request.session_hash)
@@ -152,9 +155,9 @@ class Page:
             before.cancel()
         try:
             sizes = self.desk.pipe.sizes
-            settings = settings_of(values, tab.stages, sizes)
+            settings = settings_of(knobs, tab.stages, sizes)
             given = Given(
-                self.desk, values, settings, _seed(values.get("seed")), state["id"], self.memory
+                self.desk, values, settings, _seed(knobs.get("seed")), state["id"], self.memory
             )
             work = await asyncio.to_thread(tab.work, given)
         except Exception as error:
@@ -236,6 +239,11 @@ class Page:
         choices = [one[1] for one in getattr(self.fields[name], "choices", None) or ()]
         fits = plain and (not choices or value in choices)  # another model may have been served
         return gr.update(value=value) if fits else gr.skip()
+
+
+def _plain(value: Any) -> Any:
+    """A field's value as the browser sends it; of a file, its path, which gradio has checked."""
+    return value.get("path") if isinstance(value, dict) else value
 
 
 def _seed(value: Any) -> int:

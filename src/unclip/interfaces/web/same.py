@@ -28,7 +28,8 @@ def words_of(
 
     Args:
         files: what stands without a flag; a caption may be among them.
-        flags: by name; True is the flag alone, None and False leave it out.
+        flags: by name; True is the flag alone, None and False leave it out; a tuple follows it, and
+            of a list each has a flag of its own.
         seed: None where the command takes none.
     """
     words: list[str] = []
@@ -37,8 +38,10 @@ def words_of(
             words.append(f"--{name}")
         elif isinstance(value, str) and value.startswith("-"):
             words.append(f"--{name}={value}")
+        elif isinstance(value, list):
+            words += [word for one in value for word in (f"--{name}", str(one))]
         elif value is not None and value is not False:
-            values = value if isinstance(value, tuple | list) else (value,)
+            values = value if isinstance(value, tuple) else (value,)
             words += [f"--{name}", *map(str, values)]
     if seed is None:
         words += opening_words(desk)

@@ -11,7 +11,7 @@ from unclip.checks import many
 from unclip.interfaces.server.desk import Desk
 from unclip.interfaces.web.jobs import Cell, Download, Job
 
-USES = ("vary",)
+USES = ("vary", "blend", "edit", "inpaint", "invert", "upscale", "probe")
 """Tabs that an image can be sent to."""
 _LARGEST = 512  # pixels of a side of an image that was given, as it is shown again
 

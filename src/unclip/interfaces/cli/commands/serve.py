@@ -3,9 +3,11 @@
 import ipaddress
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import BatchSize, whole
@@ -14,7 +16,7 @@ from unclip.interfaces.cli.options import ModelOptions, parse
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from unclip.interfaces.server.desk import Desk
+    from unclip.interfaces.server.desk import Desk, Other
 
 _NO_PAGE = "There is no page for people, as gradio is not there: pip install 'unclip[web]'"
 _NEEDED = "unclip serve needs packages that are not there ({}): pip install 'unclip[serve]'"
@@ -46,8 +48,19 @@ class Serve(ModelOptions, MarkingOptions):
     """Size of an image that is opened at most."""
     name: str = ""
     """Name of the model for clients; that of its folder if left out."""
+    compare: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Another model, named as --model is, that the page may compare with; can be repeated."""
     log_prompts: bool = False
     """Captions in the log."""
+
+    def others(self) -> "dict[str, Other]":
+        """Models that images can be compared with: those that were named, and the bundled one."""
+        from unclip.interfaces.server.desk import Other
+
+        own = replace(self, revision=None, variant=None)  # those are of --model
+        named = {one: Other(one, replace(own, model=one).open) for one in self.compare}
+        bundled = {"bundled": Other(None, replace(own, model=None).open)}
+        return named | (bundled if self.model else {})
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -84,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
         options.open(), options.name or _name(options.model), options.model, options.queue,
         options.batch_size, limits, keys, options.log_prompts,
         frozenset({"127.0.0.1", "localhost", "[::1]", options.host} if own else ()),
-        provenance=provenance,
+        provenance=provenance, others=options.others(),
     )  # fmt: skip
     app = application(desk)
     paged = _with_page(app, desk)

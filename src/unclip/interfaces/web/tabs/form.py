@@ -195,15 +195,13 @@ def steps_field() -> Any:
                      info="More lead back more exactly, and take longer.")  # fmt: skip
 
 
-def picture_field(label: str) -> Any:
-    """An image by a click, a drop, or from the clipboard; what is given is the file as it is."""
-    one = gr.Image(
-        label=label, type="filepath", sources=["upload", "clipboard"], height=220,
-        image_mode=None, buttons=[],
+def picture_field(label: str, name: str | None = None, height: int = 220) -> Any:
+    """An image by a click, a drop, or from the clipboard.
+
+    Args:
+        name: its id on the page.
+    """
+    return gr.Image(
+        label=label, type="filepath", sources=["upload", "clipboard"], height=height,
+        image_mode=None, buttons=[], elem_id=name,
     )  # fmt: skip
-    one.preprocess = _path_of  # opened where all images are, and what is none is told in a sentence
-    return one
-
-
-def _path_of(payload: Any) -> str | None:
-    return payload.path if payload is not None else None

@@ -48,7 +48,7 @@ def work(given: Given) -> Work:
 
 
 def told(options: Any) -> dict[str, Any]:
-    """The form of a command\'s options."""
+    """The form of a command's options."""
     return {"n": options.n}
 
 
