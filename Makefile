@@ -13,7 +13,7 @@ SEED ?= 0
 TESTS ?= tests
 PYTEST := $(BIN)/pytest -n 2 -m "not gpu"
 
-.PHONY: demo pictures knobs test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
+.PHONY: demo pictures page-pictures knobs test test-avx2 test-default test-without-font fuzz kill-test lint types docs \
   bench bench-engines bench-serve fuzz-api bench-data bench-embeddings bench-processes bench-approximations plots paper $(COMPARED) gpu clean
 
 $(CORE): pyproject.toml constraints.txt
@@ -40,6 +40,10 @@ demo: $(CORE)
 # The pictures of README.md and docs/manipulations.md, by the bundled model.
 pictures: $(CORE)
 	$(BIN)/python recipes/pictures.py
+
+# The pictures of docs/web.md: the page of the bundled model in Debian's chromium.
+page-pictures: $(DEV)
+	$(BIN)/python recipes/page_pictures.py
 
 # The table of docs/sampling.md, of the knobs as they are.
 knobs: $(CORE)
