@@ -67,6 +67,7 @@ def test_of_commands(
     "info",
     [
         {"command": []}, {"command": "vary"}, {"command": [1]}, {"command": ["train", "x"]},
+        {"command": ["compare"]},
         {"command": ["vary", "--help"]}, {"command": ["vary", "--seed", "x"]}, {"prompt": 5},
         {"command": ["--revision"]}, {"prompt": "a", "settings": {"sampler": "none"}},
         {"prompt": "a", "settings": [1]}, {},

@@ -69,7 +69,8 @@ def _parsed(command: Any) -> tuple[str, Any]:
     while len(words) > 2 and words[0].startswith("--"):  # --revision COMMIT
         words = words[2:]
     name, *rest = words
-    if name not in {tab.name for tab in TABS} or {"-h", "--help"} & set(rest):
+    commands = {tab.name for tab in TABS} - {"compare"}  # whose images are generate's
+    if name not in commands or {"-h", "--help"} & set(rest):
         raise ValueError(
             f"the image was made by unclip {printable(name)[:30]}, for which there is no tab"
         )
