@@ -126,6 +126,23 @@ def test_a_model_that_lacks_a_part(tiny_copy: Path, capsys: Capture) -> None:
     assert "no: prior missing" in capsys.readouterr().out
 
 
+def test_a_models_own_numbers_of_steps(tiny_copy: Path, capsys: Capture) -> None:
+    index = json.loads((tiny_copy / "model_index.json").read_text())
+    steps = {"decoder_num_inference_steps": 15, "super_res_num_inference_steps": 1}
+    (tiny_copy / "model_index.json").write_text(json.dumps({**index, "_defaults": steps}))
+    assert main(["info", str(tiny_copy)]) == 0
+    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    for component, said in (
+        ("prior", "25 steps,"),
+        ("decoder", "15 steps"),
+        ("super_res_first", "1 step"),
+    ):
+        (row,) = (
+            value for key, value in told.items() if key.startswith("sampling") and component in key
+        )
+        assert f", {said}" in row
+
+
 def test_facts_of_a_model(tiny_copy: Path, capsys: Capture) -> None:
     (tiny_copy / "README.md").write_text("---\ntags: [x]\nlicense: cc-by-4.0\n---\n\n# Mine\n")
     (weights,) = (tiny_copy / "prior").glob("*.safetensors")

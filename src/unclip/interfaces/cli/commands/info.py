@@ -210,12 +210,12 @@ def _how(stage: str, says: dict[str, Any]) -> str:
     from unclip.diffusion.registry import SAMPLERS
     from unclip.pipeline.settings import PRESETS, Settings, resolve
 
-    row = getattr(PRESETS["default"], stage)
-    found = resolve(stage, Settings(), row, says)
+    preset = PRESETS["default"]
+    found = resolve(stage, Settings(), getattr(preset, stage), says, preset.yields)
     noise = f", η = {found['eta']:g}" if SAMPLERS[found["sampler"]].takes_eta else ""
     scale = found.get("guidance_scale")
     guided = "" if scale is None else ", no guidance" if scale == 1 else f", guidance {scale:g}"
-    return f"{found['sampler']}{noise}{guided}, {found['steps']} steps"
+    return f"{found['sampler']}{noise}{guided}, {many(found['steps'], 'steps')}"
 
 
 def _tuned(tuned: dict[str, Any], index: dict[str, Any]) -> str:
