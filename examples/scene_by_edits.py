@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     pipe = Pipeline.from_pretrained(options.model)
     images = pipe(FIRST, decoder_num_inference_steps=options.steps).images
     holes = [None]
-    for seed, (eighths, prompt) in enumerate(SCENE, 1):
+    for seed, (eighths, prompt) in enumerate(SCENE, 11):
         x0, y0, x1, y1 = (round(x * images[0].width / 8) for x in eighths)
         hole = images[-1].copy()
         hole.paste("grey", (x0, y0, x1, y1))
