@@ -238,15 +238,15 @@ def test_the_protocol_of_coco(
 def test_edits(tiny_model: Path, judge: Path, tmp_path: Path, capsys: Capture) -> None:
     report = tmp_path / "report.json"
     words = [
-        "evaluate", "edits", "--model", str(tiny_model), "--judge", str(judge), "-n", "2",
+        "evaluate", "edits", "--model", str(tiny_model), "--judge", str(judge), "-n", "4",
         "--theta", "0.3", "0.5", "--steps", "fast", "--invert-steps", "2",
     ]  # fmt: skip
     assert main([*words, "--trust", "-o", str(report)]) == 0
     said = capsys.readouterr().out
-    for row in ("colour      inverted", "background  fresh", "variation, η = 1", "blend, θ = 0"):
+    for row in ("two at once  inverted", "background   fresh", "variation, η = 1", "blend, θ = 0"):
         assert row in said
     numbers = json.loads(report.read_text())
-    assert numbers["scenes"] == 2
+    assert numbers["scenes"] == 4
     assert set(numbers["edits"]["fresh"]) == {"0.3", "0.5"}
     assert numbers["edits"]["fresh"]["0.3"]["object"]["success"]["total"] == 1
     assert numbers["theta"] == [0.3, 0.5]
