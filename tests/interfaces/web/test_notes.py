@@ -67,7 +67,8 @@ def test_of_commands(
     "info",
     [
         {"command": []}, {"command": "vary"}, {"command": [1]}, {"command": ["train", "x"]},
-        {"command": ["compare"]},
+        {"command": ["compare"]}, {"command": ["generate", "a star"]},
+        {"prompt": "a \ud800"}, {"command": ["edit", "a.png", "--to", "\ud800"]},
         {"command": ["vary", "--help"]}, {"command": ["vary", "--seed", "x"]}, {"prompt": 5},
         {"command": ["--revision"]}, {"prompt": "a", "settings": {"sampler": "none"}},
         {"prompt": "a", "settings": [1]}, {},

@@ -2,13 +2,15 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.interfaces.server.conftest import Served, picture
+from tests.interfaces.server.conftest import Held, Served, picture
 from unclip.interfaces.web.jobs import Job
 from unclip.interfaces.web.knobs import settings_of
+from unclip.interfaces.web.page import Page
 from unclip.interfaces.web.stage import drawn
 from unclip.interfaces.web.tabs.form import Given, Memory
 from unclip.interfaces.web.tabs.table import TABS
@@ -86,6 +88,52 @@ def test_a_form_becomes_images(served: Served, files: dict[str, str], name: str)
     assert shown.count('class="cell done"') == count
     assert shown.count("<img") == shown.count("alt=")
     assert 'alt=""' not in shown
+
+
+def test_two_files_of_one_name_are_told_apart(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    files = [tmp_path / "one.png", tmp_path / "other" / "one.png"]
+    for number, file in enumerate(files):
+        picture(40, number).save(file)
+    blend = filled(FORMS["blend"][0], {"IMAGE": str(files[0]), "OTHER": str(files[1])})
+    work = TABS[2].work(given(served, "blend", blend))
+    assert work.command.startswith("unclip blend one.png one-2.png ")
+    assert "Image.open('one-2.png')" in work.python
+    inpaint = {
+        **FORMS["inpaint"][0],
+        "strokes": "[]",
+        "image": str(files[0]),
+        "mask": str(files[1]),
+    }
+    work = TABS[4].work(given(served, "inpaint", inpaint))
+    assert work.command.startswith("unclip inpaint one.png one-2.png ")
+    same = TABS[2].work(given(served, "blend", {**blend, "second": str(files[0])}))
+    assert same.command.startswith("unclip blend one.png one.png ")
+
+
+def test_of_two_that_begin_at_once_the_later_stays(served: Served, tmp_path: Path) -> None:
+    page, desk = Page(served.desk, tmp_path), served.desk
+    scope = {"state": {"id": "req_1", "client": "somebody"}}
+    request: Any = SimpleNamespace(session_hash="one", request=SimpleNamespace(scope=scope))
+
+    async def shown() -> str:
+        steps = [step async for step in page._made(TABS[0], FORMS["generate"][0], FEW, request)]
+        return str(steps[-1][0])
+
+    async def both() -> list[str]:
+        tasks = [asyncio.ensure_future(shown()) for _ in range(2)]
+        await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        held.go()
+        return await asyncio.gather(*tasks)
+
+    inner = desk.scheduler.engine
+    desk.scheduler.engine = held = Held(desk)
+    try:
+        ends = asyncio.run(both())
+    finally:
+        desk.scheduler.engine = inner
+    assert sorted("Cancelled" in html for html in ends) == [False, True]
+    assert page.running == {}
 
 
 def test_every_tab_is_tried() -> None:

@@ -27,7 +27,8 @@ _FOLDERS = (
 )  # fmt: skip
 _CALLS = frozenset(
     f"/gradio_api/{name}"
-    for name in ("upload", "upload_progress", "reset", "cancel", "info", "startup-events")
+    for name in ("upload", "upload_progress", "reset", "cancel", "info", "startup-events",
+                 "app_id")  # asked until a server that went is there again
 )  # fmt: skip
 _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "

@@ -58,6 +58,10 @@ def notes_of(path: Path, desk: Desk) -> Notes:
     every = {f"{tab.name}.{field}": value for field, value in values.items()}
     every |= knobs_told(settings, desk.pipe.sizes)
     every |= {"seed": str(seed)} if isinstance(seed, int) else {}
+    try:
+        "".join(value for value in every.values() if isinstance(value, str)).encode()
+    except UnicodeEncodeError:  # a half of a pair of UTF-16, which no form can have
+        raise ValueError("the image's notes hold damaged words") from None
     return Notes(tab.name, every, _said(notes, tab.images, desk))
 
 
@@ -69,6 +73,8 @@ def _parsed(command: Any) -> tuple[str, Any]:
     while len(words) > 2 and words[0].startswith("--"):  # --revision COMMIT
         words = words[2:]
     name, *rest = words
+    if name == "generate":  # whose notes say all of it, and have no command
+        raise ValueError("the image's notes hold a damaged command")
     commands = {tab.name for tab in TABS} - {"compare"}  # whose images are generate's
     if name not in commands or {"-h", "--help"} & set(rest):
         raise ValueError(

@@ -163,6 +163,8 @@ class Page:
         except Exception as error:
             yield refused(said(error)), gr.update(visible=False)
             return
+        if (other := self.running.get(session)) is not None:  # asked for while this was planned
+            other.cancel()
         job = self.running[session] = Job(self.desk, state["client"], work)
         try:
             async for _ in job.watched():

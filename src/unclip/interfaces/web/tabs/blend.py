@@ -15,6 +15,7 @@ from unclip.interfaces.web.same import SAVED, Raw, call, opening
 from unclip.interfaces.web.tabs.form import (
     Given,
     Tab,
+    apart,
     frames_field,
     picture_field,
     steps_field,
@@ -39,7 +40,8 @@ def form(desk: Desk) -> dict[str, Any]:
 
 def work(given: Given) -> Work:
     """What the form asks for."""
-    pictures = [given.picture("first", "two images"), given.picture("second", "a second image")]
+    first = given.picture("first", "two images")
+    pictures = [first, apart(first, given.picture("second", "a second image"))]
     frames = given.count("frames", 2)
     check_frames(frames, 2)
     inverts, steps = bool(given.values.get("invert")), given.count_of_steps()

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,13 @@ def picture_of(given: Any, desk: Desk) -> Picture:
 def file_name(name: str) -> str:
     """A name that is safe to show, and no flag."""
     return re.sub(r"[^\w.\- ]+|^-+", "_", name)[-80:] or "image.png"
+
+
+def apart(first: Picture, second: Picture) -> Picture:
+    """The second image, under a name that tells it from the first."""
+    if first.name != second.name or first.digest == second.digest:
+        return second
+    return replace(second, name=f"{second.stem}-2{Path(second.name).suffix}")
 
 
 @dataclass(frozen=True)

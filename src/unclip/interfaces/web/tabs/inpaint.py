@@ -17,6 +17,7 @@ from unclip.interfaces.web.tabs.form import (
     Given,
     Picture,
     Tab,
+    apart,
     count_field,
     picture_field,
     prompt_field,
@@ -85,7 +86,7 @@ def _mask(given: Given, picture: Picture) -> tuple[str, Image.Image | None, bool
     A file of another size than the image's is given back alone, to be refused.
     """
     strokes = strokes_of(given.text("strokes"))
-    file = given.picture("mask") if given.values.get("mask") else None
+    file = apart(picture, given.picture("mask")) if given.values.get("mask") else None
     if not strokes:
         return (MASK, None, False) if file is None else (file.name, file.image, False)
     drawn = mask_of(strokes, picture.image.size)
