@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.interfaces.server.conftest import Held, Served, picture, until
-from tests.interfaces.web.conftest import Tab
+from tests.interfaces.server.conftest import Held, Served, picture, serving, until
+from tests.interfaces.web.conftest import PATIENCE, Tab, with_page
 from unclip.interfaces.cli import main
+from unclip.interfaces.server.keys import Keys
 from unclip.outputs.images import read_info
 from unclip.outputs.latents import Latents
+from unclip.pipeline.pipeline import Pipeline
 
 COMMANDS = {"Compare": "generate"}
 PROMPT = 'a red star, "5 o\'clock"'
@@ -291,6 +293,21 @@ def test_cancelling_frees_the_machine(tab: Tab, served: Served) -> None:
         desk.scheduler.engine = inner
     tab.open()
     tab.errors.clear()  # gradio's own, of a stream that ended with its page
+
+
+def test_a_key_opens_the_page(pipe: Pipeline, browser: Any) -> None:
+    key = "a-key-of-some-length"
+    context = browser.new_context()
+    with serving(pipe, with_page, keys=Keys({key: "somebody"})) as one:
+        page = context.new_page()
+        page.goto(one.server.address)
+        page.fill("input", "another-key-of-length")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("[role=alert] >> text=The key is wrong")
+        page.fill("input", key)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("textarea >> visible=true", timeout=PATIENCE)
+        context.close()
 
 
 def test_a_reload_keeps_the_form(tab: Tab, images: list[Path]) -> None:

@@ -56,5 +56,6 @@ async def login(request: Request) -> Response:
 
 def _form(wrong: str, status: int = 200) -> Response:
     said = f"<p role=alert>{escape(wrong)}</p>" if wrong else ""
-    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+    # With "no-referrer" browsers would send the form with `Origin: null`, as if of another site.
+    headers = {"Cache-Control": "no-store", "Referrer-Policy": "same-origin"}
     return HTMLResponse(_PAGE.format(wrong=said), status, headers)
