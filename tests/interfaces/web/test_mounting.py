@@ -55,6 +55,7 @@ def test_a_browser_shows_its_key_once(pipe: Pipeline) -> None:
         asked = one.http.get("/")
         assert "type=password" in asked.text
         assert one.http.get("/config").status_code == 401
+        assert one.http.get("/gradio_api/app_id").json().keys() == {"app_id"}
         wrong = one.http.post("/login", data={"key": "another-key-of-length"})
         assert (wrong.status_code, "wrong" in wrong.text) == (401, True)
         shown = one.http.post("/login", data={"key": KEY})

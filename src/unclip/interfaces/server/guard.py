@@ -17,8 +17,11 @@ from unclip.interfaces.server.keys import cookie_of
 from unclip.interfaces.server.refusals import RefusedError, answer_to, refusal_of
 
 LOG = logging.getLogger("unclip.serve")
-OPEN = ("/health", "/ready", "/docs", "/openapi.json", "/", "/login")
-"""Paths that need no key; the page at / asks for it itself."""
+OPEN = (
+    "/health", "/ready", "/docs", "/openapi.json", "/", "/login", "/gradio_api/app_id",
+)  # fmt: skip
+"""Paths that need no key; the page at / asks for it itself, and by the last sees that the server
+was started anew, which ends all sessions."""
 _LEFT = 499  # the client closed its connection, as nginx calls it
 _FILES = "/v1/images/files/"
 
