@@ -15,8 +15,8 @@ class MarkingOptions:
     """Flags for the mark and the manifest of images that are written."""
 
     watermark: bool = True
-    """Mark in the pixels, unseen, that says "generated"; --no-watermark leaves it out, and notes
-    that."""
+    """Whether pixels carry a mark that says "generated", hardly seen at their size; notes say so if
+    it is left out."""
     c2pa: Path | None = None
     """PEM file of certificates and key, with which a C2PA manifest is signed into each PNG; made
     where it is not there. Needs the extra provenance."""

@@ -66,7 +66,9 @@ class AskedImages(Asked):
         "Quality of JPEG and WebP, 0 to 100", left_out="100"
     )
     quality: str = knob(
-        "Quality; the knobs of sampling say more", default="auto", choices=("auto",)
+        "Quality, always the same; the knobs of sampling say more",
+        default="auto",
+        choices=("auto", "standard"),
     )
     background: str = knob(
         "Background; there is no transparency", default="auto", choices=("auto", "opaque")

@@ -37,7 +37,7 @@ def _field(name: str) -> Any:
     label = label[:1].upper() + label[1:]
     if name == "steps":
         return gr.Dropdown([*one.words], value="default", label="Quality",
-                           info="Fast, the default, or as many steps as the paper.")  # fmt: skip
+                           info="One step, few, the model's own, the paper's.")  # fmt: skip
     info = f"{one.help}."
     if one.words:
         return gr.Dropdown([(OWN, ""), *((w, w) for w in one.words)], value="", label=label,

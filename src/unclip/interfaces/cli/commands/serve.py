@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from unclip.interfaces.server.desk import Desk, Other
 
+_PAGE = "The page for people is there too, at /"
 _NO_PAGE = "There is no page for people, as gradio is not there: pip install 'unclip[web]'"
 _NEEDED = "unclip serve needs packages that are not there ({}): pip install 'unclip[serve]'"
 
@@ -105,8 +106,7 @@ def run(arguments: Sequence[str]) -> int:
 
     def ready(address: str) -> None:
         print(f"{desk.name} is served at {address} (what can be asked: {address}/docs)")
-        if not paged:
-            print(_NO_PAGE)
+        print(_PAGE if paged else _NO_PAGE)
         sys.stdout.flush()
 
     asyncio.run(Server(desk, sock, ready, app).serve())
