@@ -197,5 +197,5 @@ class Evidence:
         if self.notes is None:
             return "notes: none"
         mark = printable(str(self.notes.get(NOTE, "not mentioned")))[:64]
-        version = printable(str(self.notes.get("version", "")))[:32]
+        version = printable(str(self.notes.get("version", "")))[:32] or "of no version"
         return f"notes: made by unclip {version}, watermark {mark}"

@@ -261,6 +261,8 @@ def test_sigterm_finishes_what_runs_refuses_the_rest_and_exits_0(
     [
         (["--host", "0.0.0.0"], "--api-key-file"), (["--host", "nowhere"], "--api-key"),
         (["--api-key-file", "nothing"], "nothing"), (["--port", "70000"], "65"),
+        (["--compare", "nowhere"], "there is no model folder nowhere"),
+        (["--model", "m", "--compare", "m"], "is the model that is served"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_is_said_before_the_model_is_opened(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from unclip.checks import shown
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import BatchSize, whole
 from unclip.interfaces.cli.options import ModelOptions, parse
@@ -55,8 +56,19 @@ class Serve(ModelOptions, MarkingOptions):
     """Captions in the log."""
 
     def others(self) -> "dict[str, Other]":
-        """Models that images can be compared with: those that were named, and the bundled one."""
+        """Models that images can be compared with: those that were named, and the bundled one.
+
+        Raises:
+            ValueError: there is no such folder; it is the model that is served.
+        """
         from unclip.interfaces.server.desk import Other
+        from unclip.storage.folder import ModelFolder
+
+        for one in self.compare:
+            if one == self.model:
+                raise ValueError(f"--compare {shown(one)} is the model that is served")
+            if not one.startswith("hf:"):
+                ModelFolder(Path(one)).index()
 
         own = replace(self, revision=None, variant=None)  # those are of --model
         named = {one: Other(one, replace(own, model=one).open) for one in self.compare}
@@ -88,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(
             f"{options.host} is open to other machines: give --api-key-file, or --host 127.0.0.1"
         )
-    provenance = options.provenance()
+    provenance, others = options.provenance(), options.others()
     sock = listening(options.host, options.port)
     limits = Limits(
         body=options.max_megabytes * 2**20, pixels=options.max_megapixels * 2**20,
@@ -98,7 +110,7 @@ def run(arguments: Sequence[str]) -> int:
         options.open(), options.name or _name(options.model), options.model, options.queue,
         options.batch_size, limits, keys, options.log_prompts,
         frozenset({"127.0.0.1", "localhost", "[::1]", options.host} if own else ()),
-        provenance=provenance, others=options.others(),
+        provenance=provenance, others=others,
     )  # fmt: skip
     app = application(desk)
     paged = _with_page(app, desk)
