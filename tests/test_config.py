@@ -134,3 +134,6 @@ def test_half_a_character_is_no_text() -> None:
 def test_suggestions() -> None:
     assert suggest("samll", ["small", "tiny"]) == "; did you mean 'small'?"
     assert suggest("huge", ["small", "tiny"]) == "; known: small, tiny"
+    words = [f"{letter}{number:02}" for letter in "ab" for number in range(100)]
+    assert suggest("?", words).startswith("; known: a00, a01, ")
+    assert suggest("?", words).endswith(", a71 and 128 more")

@@ -8,6 +8,7 @@ key that no field carries is an error that names the key, never ignored.
 
 import dataclasses
 import difflib
+import itertools
 import json
 import math
 import tomllib
@@ -169,10 +170,15 @@ def one_of(value: Any, name: str, known: typing.Collection[str]) -> str:
 
 
 def suggest(word: object, known: typing.Iterable[str]) -> str:
-    """A tail for error messages: the nearest known word, else all of them."""
+    """A tail for error messages: the nearest known word, else all of them, or the first of many."""
     words = sorted(known)
     near = nearest(word, words)
-    return f"; did you mean {near!r}?" if near else f"; known: {', '.join(words)}"
+    if near:
+        return f"; did you mean {near!r}?"
+    lengths = itertools.accumulate(len(one) + 2 for one in words)
+    first = sum(length <= _LISTED for length in lengths)
+    more = f" and {len(words) - first} more" if first < len(words) else ""
+    return f"; known: {', '.join(words[:first])}{more}"
 
 
 def nearest(word: object, known: typing.Iterable[str]) -> str:
@@ -181,6 +187,7 @@ def nearest(word: object, known: typing.Iterable[str]) -> str:
 
 
 _WORD = 64  # characters of a bad word that are compared with known ones
+_LISTED = 360  # characters of known words that are shown
 _MAX_RECIPE = 2**17  # bytes
 _DEEPEST = 200  # tables in tables
 

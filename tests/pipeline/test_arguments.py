@@ -26,7 +26,7 @@ from unclip.stages.encoders import load_image_encoder, load_text_encoder
 from unclip.storage.folder import ModelFolder
 
 PICTURE = Image.new("RGB", (20, 20), (200, 0, 0))
-LONGEST = 400  # characters of a sentence; it may name all settings
+LONGEST = 430  # characters of a sentence; it may name all settings
 
 
 class Odd:
