@@ -175,7 +175,9 @@ class ModelFolder:
         """The component's folder, or a ValueError that says what is missing, or lies elsewhere."""
         if not self.has(component):
             self.index()  # says so where there is no model at all
-            raise ValueError(f"the model {self.path} has no {component}")
+            raise ValueError(
+                f"the model {self.path} has no {component}: it is not whole, or not trained so far"
+            )
         folder = self._place(component)
         check_links(self.path, folder, *folder.iterdir())
         return folder
