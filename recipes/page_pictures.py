@@ -132,7 +132,7 @@ def light(browser: Any, address: str, folder: Path) -> list[Path]:
         viewport={"width": 1280, "height": 860}, color_scheme="light", accept_downloads=True
     ).new_page()
     ready(page, address)
-    generate(page, CAPTIONS[0], 4)
+    generate(page, CAPTIONS[0], 11)
     shoot(page, "web-generate.jpg")
     star = saved(page, folder)
     generate(page, CAPTIONS[1], 3)
@@ -156,7 +156,7 @@ def brush(page: Any, star: Path) -> None:
     canvas = page.locator(".brush canvas >> visible=true")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
-    for share in (0.25, 0.35, 0.45, 0.55):
+    for share in (0.3, 0.4, 0.5, 0.6, 0.7):
         page.mouse.move(box["x"] + 0.05 * box["width"], box["y"] + share * box["height"])
         page.mouse.down()
         page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + share * box["height"], steps=8)
