@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _HALF = 127.5
+_RANGE = 2.0  # between the darkest and the brightest value
 
 
 def to_signed(levels: Tensor) -> Tensor:
@@ -26,3 +27,9 @@ def to_levels(signed: Tensor) -> Tensor:
 def to_uint8(signed: Tensor) -> Tensor:
     """Floats in [-1, 1], clamped and rounded → uint8; the exact inverse of `to_signed`."""
     return to_levels(signed.float()).round().clamp(0, 255).to(torch.uint8)
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (N,) in dB of images (N, C, H, W); infinite where they agree."""
+    error = (images.double() - truth.double()).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(_RANGE**2 / error)

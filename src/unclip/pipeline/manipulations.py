@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from unclip import pixels
 from unclip.checks import Notice, listed, many, of_kind, whole_number
 from unclip.config import one_of
 from unclip.device.memory import kept_memory
@@ -40,6 +41,7 @@ from unclip.stages.decoder.student import FewStepStudent
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
 
+_MOST = 120.0  # dB that images which agree count as
 PROBED = (20, 30, 40, 80, 120, 160, 200, 320)
 """Components of the paper's figure 7."""
 
@@ -160,8 +162,7 @@ def psnr(pipe: "Pipeline", image: Images, latents: Latents) -> list[float]:
         raise ValueError(
             f"{many(len(squares), 'images were')} given for the latents of {len(made)}"
         )
-    errors = ((made - squares) / 2).square().flatten(1).mean(dim=1)
-    decibels: list[float] = (-10 * errors.clamp(min=1e-12).log10()).tolist()
+    decibels: list[float] = pixels.psnr(made, squares).clamp(max=_MOST).tolist()
     return decibels
 
 

@@ -12,7 +12,8 @@ from unclip.storage.folder import ModelFolder
 
 DEFAULTS = "_defaults"
 """In the index: guidance scales, samplers, η and numbers of steps, by argument name."""
-_STEPS = "num_inference_steps"
+_SAID = ("guidance_scale", "sampler", "eta", "num_inference_steps")
+"""What a folder says of one stage: all of it goes when another network takes the stage's place."""
 TUNED = "_tuned"
 """In the index: which of the defaults were chosen by measuring, and how (`unclip tune`)."""
 SAYS = "says"
@@ -73,9 +74,8 @@ def note(folder: ModelFolder, stage: Any, anew: bool = True) -> None:
     said = _defaults(index)
     if not anew and own.keys() & said.keys():
         return
-    # Steps are the word of whoever measured the network that was there.
-    for key in own:
-        said.pop(f"{key.removesuffix('_sampler')}_{_STEPS}", None)
+    named = {key.removesuffix(f"_{name}") for key in own for name in _SAID if key.endswith(name)}
+    said = {key: value for key, value in said.items() if key not in _all_of(named)}
     folder.update_index({DEFAULTS: said | own, **_less_tuned(index, own)})
 
 
@@ -85,14 +85,17 @@ def take(folder: ModelFolder, origin: Mapping[str, Any], stage: str) -> None:
     Args:
         stage: as arguments begin.
     """
-    names = ("guidance_scale", "sampler", "eta", _STEPS)
     theirs, index = _defaults(origin), folder.index()
-    said = {key: value for key, value in _defaults(index).items()
-            if key not in {f"{stage}_{name}" for name in names}}  # fmt: skip
-    taken = {f"{stage}_{name}": theirs.get(f"{stage}_{name}", theirs.get(name)) for name in names}
+    said = {key: value for key, value in _defaults(index).items() if key not in _all_of({stage})}
+    taken = {f"{stage}_{name}": theirs.get(f"{stage}_{name}", theirs.get(name)) for name in _SAID}
     own = {key: value for key, value in taken.items() if value is not None}
     if own or said != _defaults(index):
         folder.update_index({DEFAULTS: said | own, **_less_tuned(index, taken)})
+
+
+def _all_of(stages: Collection[str]) -> set[str]:
+    """Every key that a folder may say of stages, as arguments begin."""
+    return {f"{stage}_{name}" for stage in stages for name in _SAID}
 
 
 def _defaults(index: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from unclip.evaluation.studies.upsampling import (
     edge_error,
     held_against,
     measure,
-    psnr,
     small_of,
     ssim,
     table,
 )
 from unclip.networks.upsampler import upsample_bicubic
-from unclip.pixels import to_signed
+from unclip.pixels import psnr, to_signed
 
 
 def images(seed: int, count: int = 2, size: int = 24) -> torch.Tensor:

@@ -19,9 +19,9 @@ from unclip.evaluation.intervals import Estimate, Rate, mean
 from unclip.evaluation.metrics.frechet import fid
 from unclip.evaluation.metrics.retrieval import ranks
 from unclip.evaluation.report import Conditions, Report, estimate_of
-from unclip.evaluation.studies.upsampling import psnr, ssim
+from unclip.evaluation.studies.upsampling import ssim
 from unclip.pipeline.settings import Settings
-from unclip.pixels import to_signed
+from unclip.pixels import psnr, to_signed
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline

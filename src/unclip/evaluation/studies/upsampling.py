@@ -23,19 +23,12 @@ from unclip.evaluation.generated import Draw, Wanted
 from unclip.evaluation.intervals import mean
 from unclip.evaluation.report import Conditions, Report
 from unclip.networks.upsampler import upsample_bicubic
-from unclip.pixels import to_signed, to_uint8
+from unclip.pixels import psnr, to_signed, to_uint8
 from unclip.stages.upsampler import UpsamplerStage
 
-_RANGE = 2.0  # between the darkest and the brightest value
 _MOST = 100.0  # dB that images which agree count as
 _LOWER = ("edge error",)  # of `MEASURES`, those that are better when they are lower
 _WINDOW, _SIGMA = 11, 1.5  # of SSIM
-
-
-def psnr(images: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (N,) in dB of images (N, C, H, W); infinite where they agree."""
-    error = (images.double() - truth.double()).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(_RANGE**2 / error)
 
 
 def ssim(images: Tensor, truth: Tensor) -> Tensor:

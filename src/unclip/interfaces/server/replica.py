@@ -10,14 +10,14 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from unclip.checks import Notice
-from unclip.interfaces.cli.commands.serve import Serve, _name
+from unclip.interfaces.cli.commands.serve import Serve
 from unclip.interfaces.cli.numbers import Count
 from unclip.interfaces.cli.options import parse
 from unclip.interfaces.server.app import application
 from unclip.interfaces.server.bodies import Limits
-from unclip.interfaces.server.desk import Desk, Kept
+from unclip.interfaces.server.desk import Kept
 from unclip.interfaces.server.guard import LOG, Guard, JSONLines
-from unclip.interfaces.server.keys import Keys, read_keys
+from unclip.interfaces.server.keys import Keys
 from unclip.interfaces.server.refusals import RefusedError, answer_to
 from unclip.pipeline.requests import GPU_BATCH
 
@@ -41,6 +41,9 @@ class ReplicaOptions(Serve):
         replica that refuses."""
         return max(Limits().requests, 2 * (self.queue + self.together(gpu=True)))
 
+    def limits(self) -> Limits:
+        return replace(super().limits(), requests=self.most_requests)
+
 
 class Replica:
     """What Ray Serve makes a replica of.
@@ -52,16 +55,7 @@ class Replica:
 
     def __init__(self, arguments: Mapping[str, Any], device: str) -> None:
         options = replace(self.options(arguments), device=device)
-        keys = read_keys(options.api_key_file) if options.api_key_file else Keys()
-        limits = Limits(
-            body=options.max_megabytes * 2**20, pixels=options.max_megapixels * 2**20,
-            seconds=options.timeout, requests=options.most_requests,
-        )  # fmt: skip
-        self.desk = Desk(
-            options.open(), options.name or _name(options.model), options.model, options.queue,
-            options.batch_size, limits, keys, options.log_prompts,
-            provenance=options.provenance(),
-        )  # fmt: skip
+        self.desk = options.desk(options.keys(), options.provenance())
         self.desk.kept = _NothingKept()
         _log()
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -17,7 +17,10 @@ from unclip.interfaces.cli.options import ModelOptions, parse
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from unclip.interfaces.server.bodies import Limits
     from unclip.interfaces.server.desk import Desk, Other
+    from unclip.interfaces.server.keys import Keys
+    from unclip.outputs.provenance import Provenance
 
 _PAGE = "The page for people is there too, at /"
 _NO_PAGE = "There is no page for people, as gradio is not there: pip install 'unclip[web]'"
@@ -75,6 +78,38 @@ class Serve(ModelOptions, MarkingOptions):
         bundled = {"bundled": Other(None, replace(own, model=None).open)}
         return named | (bundled if self.model else {})
 
+    def keys(self) -> "Keys":
+        """Those that are asked for.
+
+        Raises:
+            ValueError: the file holds none.
+        """
+        from unclip.interfaces.server.keys import Keys, read_keys
+
+        return read_keys(self.api_key_file) if self.api_key_file else Keys()
+
+    def desk(self, keys: "Keys", provenance: "Provenance", **more: Any) -> "Desk":
+        """What a server, or a replica of one, has in common with its routes; opens the model.
+
+        Args:
+            more: of `Desk`.
+        """
+        from unclip.interfaces.server.desk import Desk
+
+        return Desk(
+            self.open(), self.name or _name(self.model), self.model, self.queue, self.batch_size,
+            self.limits(), keys, self.log_prompts, provenance=provenance, **more,
+        )  # fmt: skip
+
+    def limits(self) -> "Limits":
+        """Of requests."""
+        from unclip.interfaces.server.bodies import Limits
+
+        return Limits(
+            body=self.max_megabytes * 2**20, pixels=self.max_megapixels * 2**20,
+            seconds=self.timeout,
+        )  # fmt: skip
+
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip serve` say, and give the exit code."""
@@ -89,29 +124,17 @@ def run(arguments: Sequence[str]) -> int:
     import asyncio
 
     from unclip.interfaces.server.app import application
-    from unclip.interfaces.server.bodies import Limits
-    from unclip.interfaces.server.desk import Desk
-    from unclip.interfaces.server.keys import Keys, read_keys
     from unclip.interfaces.server.serving import Server, listening, log_to
 
-    keys = read_keys(options.api_key_file) if options.api_key_file else Keys()
-    own = _is_own(options.host)
+    keys, own = options.keys(), _is_own(options.host)
     if not (own or keys):
         raise ValueError(
             f"{options.host} is open to other machines: give --api-key-file, or --host 127.0.0.1"
         )
     provenance, others = options.provenance(), options.others()
     sock = listening(options.host, options.port)
-    limits = Limits(
-        body=options.max_megabytes * 2**20, pixels=options.max_megapixels * 2**20,
-        seconds=options.timeout,
-    )  # fmt: skip
-    desk = Desk(
-        options.open(), options.name or _name(options.model), options.model, options.queue,
-        options.batch_size, limits, keys, options.log_prompts,
-        frozenset({"127.0.0.1", "localhost", "[::1]", options.host} if own else ()),
-        provenance=provenance, others=others,
-    )  # fmt: skip
+    hosts = frozenset({"127.0.0.1", "localhost", "[::1]", options.host} if own else ())
+    desk = options.desk(keys, provenance, hosts=hosts, others=others)
     app = application(desk)
     paged = _with_page(app, desk)
     log_to()

@@ -202,13 +202,13 @@ def steps_field() -> Any:
                      info="More lead back more exactly, and take longer.")  # fmt: skip
 
 
-def picture_field(label: str, name: str | None = None, height: int = 220) -> Any:
+def picture_field(label: str, name: str | None = None) -> Any:
     """An image by a click, a drop, or from the clipboard.
 
     Args:
         name: its id on the page.
     """
     return gr.Image(
-        label=label, type="filepath", sources=["upload", "clipboard"], height=height,
+        label=label, type="filepath", sources=["upload", "clipboard"], height=220,
         image_mode=None, buttons=[], elem_id=name,
     )  # fmt: skip

@@ -7,12 +7,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image, ImageChops
 
-from unclip.checks import seed_after
 from unclip.interfaces.cli.commands.inpaint import box_of
 from unclip.interfaces.server.desk import Desk
 from unclip.interfaces.web.brush import IMAGE, brush_field, mask_of, strokes_of
 from unclip.interfaces.web.jobs import Download, Work
-from unclip.interfaces.web.same import SAVED, Raw, call, line_of, opening, words_of
+from unclip.interfaces.web.same import SAVED, Raw, call, opening
 from unclip.interfaces.web.tabs.form import (
     Given,
     Picture,
@@ -22,10 +21,11 @@ from unclip.interfaces.web.tabs.form import (
     picture_field,
     prompt_field,
 )
+from unclip.interfaces.web.tabs.seeded import seeded
 from unclip.pipeline.inpainting import Box, plan_hole
 from unclip.pipeline.inputs import check_prompts
 from unclip.pipeline.settings import INPAINTING, STAGES
-from unclip.pipeline.together import Planned, Wanted
+from unclip.pipeline.together import Wanted
 
 MASK = "mask.png"
 
@@ -49,35 +49,23 @@ def form(desk: Desk) -> dict[str, Any]:
 def work(given: Given) -> Work:
     """What the form asks for."""
     desk, picture = given.desk, given.picture("image")
-    prompt, count = given.text("prompt"), given.count()
+    prompt = given.text("prompt")
     check_prompts(prompt, empty=True)
     boxes = [box_of(words) for words in given.text("boxes").split()]
     name, mask, made = _mask(given, picture)
     if mask is None and not boxes:
         raise ValueError("brush over what is to be repainted, or give boxes or a mask")
     hole = plan_hole(picture.image, mask, boxes, given.settings.size or desk.pipe.sizes[-1])
-    seeds = [seed_after(given.seed, number) for number in range(count)]
-    rows = [Planned(desk.pipe, Wanted(given.settings, seed, prompt, hole=hole)) for seed in seeds]
-    flags = {"box": [",".join(map(str, box)) for box in boxes]}
-
-    def words(count: int, seed: int) -> list[str]:
-        files = [picture.name, *([] if mask is None else [name]), prompt]
-        return words_of(desk, "inpaint", files, {"n": count, **flags}, seed, given.settings)
-
-    return Work(
-        labels=[f"seed {seed}" for seed in seeds],
-        alts=[f"{picture.name} repainted: {prompt}, seed {seed}" for seed in seeds],
-        items=lambda _: rows,
-        steps=sum(row.steps for row in rows),
-        command=line_of({"command": words(count, given.seed)}),
-        python=_program(given, picture, None if mask is None else name, boxes, count),
-        infos=[{"command": words(1, seed), "seed": seed, **given.notes()} for seed in seeds],
-        names=[f"{picture.stem}-inpaint-{seed}" for seed in seeds],
+    files = [picture.name, *([] if mask is None else [name]), prompt]
+    return seeded(
+        given, "inpaint", picture, files, {"box": [",".join(map(str, box)) for box in boxes]},
+        lambda seed: Wanted(given.settings, seed, prompt, hole=hole),
+        f"{picture.name} repainted: {prompt}",
+        _program(given, picture, None if mask is None else name, boxes, given.count()),
         kept=picture.image,
-        shown=[("the image", picture.image)],
         downloads=lambda *_: [_download(name, mask)] if made and mask is not None else [],
         notices=desk.notices(prompt),
-    )
+    )  # fmt: skip
 
 
 def _mask(given: Given, picture: Picture) -> tuple[str, Image.Image | None, bool]:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from unclip.checks import seed_after
 from unclip.interfaces.server.desk import Desk
 from unclip.interfaces.web.jobs import Work
-from unclip.interfaces.web.same import SAVED, Raw, call, line_of, opening, words_of
+from unclip.interfaces.web.same import SAVED, Raw, call, opening
 from unclip.interfaces.web.tabs.form import (
     Given,
     Tab,
@@ -13,8 +12,9 @@ from unclip.interfaces.web.tabs.form import (
     picture_field,
     sees_images,
 )
+from unclip.interfaces.web.tabs.seeded import seeded
 from unclip.pipeline.settings import DECODING
-from unclip.pipeline.together import Planned, Wanted
+from unclip.pipeline.together import Wanted
 
 
 def form(desk: Desk) -> dict[str, Any]:
@@ -24,27 +24,16 @@ def form(desk: Desk) -> dict[str, Any]:
 
 def work(given: Given) -> Work:
     """What the form asks for."""
-    desk, picture, count = given.desk, given.picture("image"), given.count()
-    sees_images(desk)
-    seeds = [seed_after(given.seed, number) for number in range(count)]
-    rows = [Planned(desk.pipe, Wanted(given.settings, seed, image=picture.image)) for seed in seeds]
-
-    def words(count: int, seed: int) -> list[str]:
-        return words_of(desk, "vary", [picture.name], {"n": count}, seed, given.settings)
-
-    python = call("pipe.vary", Raw("image"), count, seed=given.seed, settings=given.settings)
+    picture, count = given.picture("image"), given.count()
+    sees_images(given.desk)
+    made = call("pipe.vary", Raw("image"), count, seed=given.seed, settings=given.settings)
     opened = f"image = Image.open({picture.name!r})"
-    return Work(
-        labels=[f"seed {seed}" for seed in seeds],
-        alts=[f"variation of {picture.name}, seed {seed}" for seed in seeds],
-        items=lambda _: rows,
-        steps=sum(row.steps for row in rows),
-        command=line_of({"command": words(count, given.seed)}),
-        python=f"{opening(desk, pillow=True)}\n{opened}\nmade = {python}\n{SAVED}\n",
-        infos=[{"command": words(1, seed), "seed": seed, **given.notes()} for seed in seeds],
-        names=[f"{picture.stem}-vary-{seed}" for seed in seeds],
-        shown=[("the image", picture.image)],
-    )
+    return seeded(
+        given, "vary", picture, [picture.name], {},
+        lambda seed: Wanted(given.settings, seed, image=picture.image),
+        f"variation of {picture.name}",
+        f"{opening(given.desk, pillow=True)}\n{opened}\nmade = {made}\n{SAVED}\n",
+    )  # fmt: skip
 
 
 def told(options: Any) -> dict[str, Any]:
