@@ -144,7 +144,8 @@ def test_after_the_last_seed_comes_the_first(tiny_model: Path) -> None:
     pipe = Pipeline.from_pretrained(tiny_model, device="cpu")
     says = tuning.present(pipe)
     last = tuning.made(pipe, ["a", "b"], says, 2**64 - 2)
-    assert torch.equal(last[1], tuning.made(pipe, ["b"], says, 0)[0])
+    # As many at once: some CPUs round otherwise in a batch than alone.
+    assert torch.equal(last[1], tuning.made(pipe, ["b", "a"], says, 0)[0])
 
 
 def test_what_cannot_be_measured_is_refused(tiny_copy: Path, tmp_path: Path) -> None:
