@@ -1,5 +1,8 @@
 """Blocks that are computed again, or compiled: the same numbers."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,11 +100,24 @@ class Small(Unit):
 
 
 @pytest.mark.slow
-def test_compiled_code_computes_the_same() -> None:
+def test_compiled_code_computes_the_same(tmp_path: Path) -> None:
+    """Whatever instructions the code in torch's cache was compiled for by an earlier process."""
     try:
         check_compiler(CPU, "skip")
     except ValueError as error:
         pytest.skip(str(error))
+    code = "from tests.training.test_units import compile_small; compile_small()"
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    for instructions in ({"ATEN_CPU_CAPABILITY": "avx2"}, {}):
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment | instructions,
+            cwd=Path(__file__).parents[2],
+            check=True,
+        )
+
+
+def compile_small() -> None:
     torch.manual_seed(0)
     block, x = Small(), torch.randn(3, 4)
     found = []
