@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import scenes, tiny_recipe
+from tests.tiny import newest_checkpoint, scenes, tiny_recipe
 from unclip.checks import Notice
 from unclip.files import read_safetensors
 from unclip.networks.clip_config import CLIPConfig
@@ -18,7 +18,8 @@ from unclip.stages.autoregressive_prior import AutoregressivePriorStage
 from unclip.stages.catalogue import STAGES
 from unclip.stages.clip import ClipSettings, ClipStage
 from unclip.stages.conditioning import FrozenCLIP
-from unclip.stages.decoder import DecoderStage
+from unclip.stages.decoder import STUDENT, DecoderStage
+from unclip.stages.decoder.student import STUDENT_NOTE
 from unclip.stages.diffusion_prior import PriorStage
 from unclip.stages.encoders import CLIP
 from unclip.stages.recipe import open_data
@@ -369,3 +370,54 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no model folder"):
         train("upsampler", tmp_path / "model", tmp_path / "run", tmp_path / "nothing")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_student_of_few_steps_goes_on_with_distribution_matching(
+    origin: Path, tmp_path: Path
+) -> None:
+    """From weights, scales and steps of another model's; what is learned beside it is not kept."""
+    model, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(origin, model)
+    decoder = tiny_recipe("decoder", network={"prediction_type": "sample"}, training={"steps": 1})
+    where = Folders(model, tmp_path / "run0", overwrite=True)
+    assert start(STAGES["decoder"], decoder, where, "cpu") == 0
+    shutil.copytree(model, tmp_path / "first")
+    recipe = tiny_recipe(
+        "few-step-decoder",
+        network={"guidance_scales": [1.5, 4.0], "most_steps": 8},
+        training={"steps": 1},
+    )
+    first = Folders(tmp_path / "first", tmp_path / "run1")
+    assert start(STAGES["few-step-decoder"], recipe, first, "cpu") == 0
+    matching = tiny_recipe(
+        "few-step-decoder",
+        network={"matching": 1.0},
+        training={"steps": 2, "checkpoint_every": 1, "init": str(first.model)},
+        optimiser=STILL,
+    )
+    assert start(STAGES["few-step-decoder"], matching, Folders(model, run), "cpu") == 0
+    mine, theirs = (
+        read_safetensors(path / STUDENT / "diffusion_pytorch_model.safetensors")
+        for path in (model, first.model)
+    )
+    assert mine.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(mine[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    assert (
+        ModelFolder(model).index()[STUDENT_NOTE] == ModelFolder(first.model).index()[STUDENT_NOTE]
+    )
+    assert any(name.startswith("network.fake.") for name in newest_checkpoint(run))
+    # The first run's model is not needed any more.
+    shutil.rmtree(first.model)
+    again = Folders(model, run, resume=True)
+    longer = replace(matching, training=replace(matching.training, steps=3))
+    assert start(STAGES["few-step-decoder"], longer, again, "cpu") == 0
+
+
+def test_a_student_of_guidance_is_no_start(origin: Path, tmp_path: Path) -> None:
+    shutil.copytree(origin, tmp_path / "model")
+    recipe = tiny_recipe("distilled-decoder", training={"steps": 1})
+    where = Folders(tmp_path / "model", tmp_path / "run1")
+    assert start(STAGES["distilled-decoder"], recipe, where, "cpu") == 0
+    with pytest.raises(ValueError, match=r"has learned guidance alone; leave training\.init out"):
+        train("few-step-decoder", origin, tmp_path / "run", tmp_path / "model")

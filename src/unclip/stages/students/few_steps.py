@@ -18,16 +18,19 @@ computed with the average of the student's own weights. A K beyond the finest is
 beginnings of segments alone, and is taught there alone; the finest half of the time, and in between
 for the other half, which its consistency needs.
 
+With `matching`, where K is 1, distribution matching is added (`students/matching.py`): it is for a
+student that has learned the rest, from which such a run starts (`training.init`).
+
 Shapes: N images, C × h × w in the decoder's space.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unclip.batch import Batch
 from unclip.config import Between, Checked, Probability
@@ -36,8 +39,8 @@ from unclip.diffusion.prediction import Prediction
 from unclip.diffusion.schedules import Schedule, spacing_trailing
 from unclip.draws import first_row, uniform
 from unclip.networks.unet import UNet
-from unclip.stages.decoder import DecoderStage
-from unclip.stages.decoder.student import FewStepStudent
+from unclip.stages.decoder import STUDENT, DecoderStage
+from unclip.stages.decoder.student import FewStepStudent, load_student
 from unclip.stages.students.learning import (
     LearnedScale,
     Lesson,
@@ -46,6 +49,8 @@ from unclip.stages.students.learning import (
     started_from,
     student_spec,
 )
+from unclip.stages.students.matching import matching_losses
+from unclip.storage.folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class FewStepSettings(Checked):
     # steps of DDIM that the guided decoder would take; it takes one of them for each lesson
     teacher_steps: Annotated[int, Between(2, 1000)] = 32
     drop_text: Probability = 0.5  # probability that the caption is dropped, as for the decoder
+    # weight of distribution matching where one step is learned, beside consistency; 0: none
+    matching: Annotated[float, Between(0, 1000)] = 0.0
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
@@ -84,7 +91,11 @@ class FewStepStage(StudentStage):
     def __init__(self, network: UNet, teacher: DecoderStage, settings: FewStepSettings) -> None:
         student = FewStepStudent(network, settings.guidance_scales, settings.steps)
         super().__init__(student, teacher, settings.loss)
-        self.settings = settings
+        self.settings, self.student, self.fake = settings, network, None
+        if settings.matching:
+            self.fake = UNet(teacher.network.decoder.config)
+            self.fake.load_state_dict(teacher.network.decoder.state_dict())
+            self.network = nn.ModuleDict({"student": network, "fake": self.fake})
         self.averaged: Callable[[], AbstractContextManager[None]] = nullcontext
         self.segments = Segments(self.process.schedule, settings.steps)
 
@@ -102,6 +113,25 @@ class FewStepStage(StudentStage):
                 "--network.prediction-type sample or v_prediction"
             )
         return cls(started_from(teacher, 2), teacher, settings)
+
+    @classmethod
+    def warm_start(
+        cls, settings: FewStepSettings, teacher: DecoderStage, origin: ModelFolder
+    ) -> Self:
+        """One that goes on from the student of a folder, with its scales and steps.
+
+        Raises:
+            ValueError: the folder's student is none of few steps, or of a decoder of other sizes.
+        """
+        found = load_student(origin, teacher.network.decoder.config, torch.float32)
+        if not isinstance(found, FewStepStudent):
+            raise ValueError(
+                f"the {STUDENT} of {origin.path} has learned guidance alone; leave training.init "
+                "out, and one of few steps starts as the decoder"
+            )
+        low, high = found.scales
+        learned = replace(settings, guidance_scales=(low, high), most_steps=max(found.steps))
+        return cls(found.network, teacher, learned)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """How far the student's x_0 are from those that lead to the ends of its segments.
@@ -123,7 +153,42 @@ class FewStepStage(StudentStage):
         apart = {
             f"mse_{n}": (mse * (k == n)).sum().detach() / steps.count(n) for n in sorted({*steps})
         }
-        return {"loss": errors.mean(), "mse": mse.mean().detach(), **apart}
+        losses = {"loss": errors.mean(), "mse": mse.mean().detach(), **apart}
+        if self.fake is None:
+            return losses
+        return self._matched(
+            losses, lesson, self.process.predict(output, x_t, t).x0, steps, generator
+        )
+
+    def _matched(
+        self,
+        losses: dict[str, Tensor],
+        lesson: Lesson,
+        made: Tensor,
+        steps: list[int],
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """The losses with distribution matching of the rows that learn one step, and what the fake
+        network learns of them."""
+        assert self.fake is not None
+        _, t, noise = self.process.draw(lesson.x0, generator)  # of all rows, see `draws.py`
+        ones = torch.tensor([i for i, n in enumerate(steps) if n == 1], dtype=torch.int64)
+        if not len(ones):
+            return losses
+        rows = ones.to(t.device, non_blocking=True)
+        taught, t, noise = lesson[rows], t[rows], noise[rows]
+
+        def guided(x_t: Tensor) -> Prediction:
+            return self.guided(taught, x_t, t, self.branches(taught, x_t, t))
+
+        matching, fake = (
+            loss.sum() / len(lesson.x0)
+            for loss in matching_losses(
+                made[rows], taught, t, noise, self.fake, guided, self.process
+            )
+        )
+        total = losses["loss"] + self.settings.matching * matching + fake
+        return {**losses, "loss": total, "matching": matching.detach(), "fake": fake.detach()}
 
     def _learned(self, count: int, first: int) -> list[int]:
         """The K of each of `count` rows of a batch, of which they are the `first` one and on."""
@@ -187,7 +252,7 @@ class FewStepStage(StudentStage):
     def _answer(self, lesson: Lesson, x_t: Tensor, t: Tensor, k: Tensor) -> Tensor:
         """The student's raw output (N, C or 2C, h, w)."""
         told = torch.stack([lesson.scale, k.to(lesson.scale.dtype)], dim=1)
-        output: Tensor = self.network(
+        output: Tensor = self.student(
             lesson.seen(x_t), t, **lesson.conditional, guidance_scale=told
         )
         return output
@@ -226,4 +291,6 @@ class Segments:
         return self.table[k]
 
 
-SPEC = student_spec("few-step-decoder", FewStepSettings(), FewStepStage.build)
+SPEC = student_spec(
+    "few-step-decoder", FewStepSettings(), FewStepStage.build, FewStepStage.warm_start
+)

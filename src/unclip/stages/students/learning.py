@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unclip.batch import Batch
 from unclip.config import Between
@@ -94,13 +94,24 @@ def check_scales(scales: tuple[float, float]) -> None:
         )
 
 
-def student_spec(name: str, settings: S, build: Callable[[S, DecoderStage], Stage]) -> StageSpec[S]:
+def student_spec(
+    name: str,
+    settings: S,
+    build: Callable[[S, DecoderStage], Stage],
+    warm_start: Callable[[S, DecoderStage, ModelFolder], Stage] | None = None,
+) -> StageSpec[S]:
     """How a student is trained, whatever it learns.
 
     Args:
         settings: the defaults.
         build: a fresh one from its settings and the decoder that teaches it.
+        warm_start: one that goes on from the student of a folder.
     """
+
+    def go_on(chosen: S, context: BuildContext, origin: ModelFolder) -> Stage:
+        assert warm_start is not None
+        return warm_start(chosen, _teacher_of(context), origin)
+
     return StageSpec(
         name,
         Recipe(
@@ -111,6 +122,7 @@ def student_spec(name: str, settings: S, build: Callable[[S, DecoderStage], Stag
         ),
         {STUDENT: (CONDITIONAL,)},
         lambda chosen, context: build(chosen, _teacher_of(context)),
+        go_on if warm_start else None,
         teacher=TEACHER,
         notes=(STUDENT_NOTE,),
         embeddings="beside images",
@@ -142,7 +154,7 @@ class StudentStage:
     """
 
     def __init__(self, student: GuidanceStudent, teacher: DecoderStage, loss: LossConfig) -> None:
-        self.network = student.network
+        self.network: nn.Module = student.network
         teacher.network.requires_grad_(False).eval()
         self.clip, self.teacher = teacher.clip, teacher.with_student(student)
         self.process = Diffusion(teacher.process.config, loss)
