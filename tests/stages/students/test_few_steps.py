@@ -31,11 +31,6 @@ GUIDED = Guidance(3.0, distilled=True)
 
 
 @pytest.fixture
-def teacher(clip: FrozenCLIP, tiny_model: Path) -> DecoderStage:
-    return DecoderStage.load(ModelFolder(tiny_model), clip)
-
-
-@pytest.fixture
 def stage(teacher: DecoderStage) -> FewStepStage:
     torch.manual_seed(0)
     return FewStepStage.build(SETTINGS, teacher)

@@ -29,11 +29,6 @@ DISTILLED = Guidance(3.0, distilled=True)
 
 
 @pytest.fixture
-def teacher(clip: FrozenCLIP, tiny_model: Path) -> DecoderStage:
-    return DecoderStage.load(ModelFolder(tiny_model), clip)
-
-
-@pytest.fixture
 def stage(teacher: DecoderStage) -> DistillationStage:
     torch.manual_seed(0)
     return DistillationStage.build(SETTINGS, teacher)

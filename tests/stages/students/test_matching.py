@@ -1,7 +1,6 @@
 """Distribution matching: where it leads a student's images, and what is trained."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,16 +9,9 @@ from torch import Tensor, nn
 from tests.stages.students.test_few_steps import SETTINGS
 from tests.stages.students.test_guidance import small
 from unclip.diffusion.prediction import Prediction
-from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
 from unclip.stages.students.few_steps import FewStepStage
 from unclip.stages.students.matching import matching_losses
-from unclip.storage.folder import ModelFolder
-
-
-@pytest.fixture
-def teacher(clip: FrozenCLIP, tiny_model: Path) -> DecoderStage:
-    return DecoderStage.load(ModelFolder(tiny_model), clip)
 
 
 @pytest.fixture
