@@ -3,9 +3,9 @@
 python benchmarks/spread.py [MODEL] [--captions 24] [--images 48] [--fid 2000]
 
 For captions of held-out scenes of the built-in world: the variance (trace of the covariance) of
-the z_i of real scenes that differ in places and shades only, and of as many z_i that the prior
-draws; and the squared distance of their means. The rows of 25 and 250 steps show what a fixed
-variance of β̃ loses in few steps, and what is not the sampler's.
+the z_i of real scenes of the caption, which differ in all that it leaves open, and of as many z_i
+that the prior draws; and the squared distance of their means. The rows of 25 and 250 steps show
+what a fixed variance of β̃ loses in few steps, and what is not the sampler's.
 
 Then FID between the z_i of `--fid` real scenes and as many that the prior draws, one of each
 caption, as a multiple of a perfect generator's: of other real scenes of the same captions. That one
@@ -56,7 +56,7 @@ def layouts(pipe: Pipeline, world: World, captions: int, images: int) -> list[Te
     """z_i (images, D) of real scenes of each of the first captions."""
     found = []
     for i in range(captions):
-        drawn = [world.render(world.scene(i, layout)) for layout in range(images)]
+        drawn = [world.render(world.scene(i, again)) for again in range(images)]
         pixels = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in drawn]
         found.append(embed_images(pipe.clip, pixels))
     return found

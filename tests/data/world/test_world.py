@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import pickle
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -299,14 +300,58 @@ def test_misreadings_are_wrong_in_the_captions_words() -> None:
     assert kinds == {"colours", "relation"}
 
 
-def test_another_layout_is_the_same_content_elsewhere() -> None:
-    world = World(WorldConfig(contrast=4))
-    for i in range(20):
-        scene, other = world.scene(i), world.scene(i, layout=1)
+def test_again_is_another_scene_of_the_same_caption() -> None:
+    world, differ = World(WorldConfig(contrast=4)), set[str]()
+    for i in range(100):
+        scene, other = world.scene(i), world.scene(i, again=1)
         assert scene == world.scene(i)
-        assert other.caption == scene.caption
+        assert other == world.scene(i, again=1)
+        assert (other.caption, other.relation) == (scene.caption, scene.relation)
         assert pairs_of(other) == pairs_of(scene)
         assert other.objects != scene.objects
+        behind = [(one.background.kind, one.background.colours) for one in (scene, other)]
+        if scene.background_named:
+            assert behind[0] == behind[1]
+        elif behind[0] != behind[1]:
+            differ.add("background")
+        for one, two in zip(scene.objects, other.objects, strict=True):
+            if one.size_named:
+                assert one.size == two.size
+            elif one.size != two.size:
+                differ.add("size")
+        if scene.counted:
+            assert len({thing.size for thing in other.objects}) == 1
+    assert differ == {"background", "size"}
+
+
+def test_again_draws_what_is_left_open_as_often_as_the_world_does() -> None:
+    """Of a caption that says neither: how often each size and background stand behind it."""
+    config = WorldConfig(
+        kinds=("shapes",), shapes=("star",), colours=("red", "black", "white"), max_objects=1,
+        textures=("plain",), styles=("plain",), backgrounds=("flat", "night", "room"),
+        sizes=("medium", "large"), split="all",
+    )  # fmt: skip
+    world, found = World(config), list[Scene]()
+    for i in range(6000):
+        scene = world.scene(i)
+        said = scene.background_named or scene.objects[0].size_named
+        if scene.objects[0].colour == "red" and not said:
+            found.append(scene)
+    drawn = [world.scene(found[0].index, again) for again in range(1, 1500)]
+
+    def looks(scenes: list[Scene]) -> Counter[tuple[str, tuple[str, ...], str]]:
+        return Counter(
+            (scene.background.kind, scene.background.colours, scene.objects[0].size)
+            for scene in scenes
+        )
+
+    theirs, ours = looks(found), looks(drawn)
+    assert len(found) > 100
+    assert set(ours) >= set(theirs)
+    for look in ours:
+        rate, other = theirs[look] / len(found), ours[look] / len(drawn)
+        error = (other * (1 - other) * (1 / len(found) + 1 / len(drawn))) ** 0.5
+        assert abs(rate - other) < 4 * error, look
 
 
 def draft_of(relation: str | None, *things: Thing, counted: bool = False) -> Draft:

@@ -220,23 +220,58 @@ class Composer:
         )
 
     def _attempt(self, stream: Draws, count: int, style: str) -> Draft:
-        kind = stream.pick(self._backgrounds)
-        colours = stream.pick(self._colourings[kind])
-        variant = stream.below(VARIANTS)
-        background = Background(kind, colours, (), variant)
+        background = self._background(stream)
         relation = None
         if count == 2 and stream.chance(_RELATION_PERCENT):
             relation = stream.pick(self.relations) if self.relations else None
         counted = count > 1 and relation is None and stream.chance(_COUNT_PERCENT)
+        things = self._things(stream, background, count, relation, style, counted)
+        return Draft(things, background, relation, style, counted)
+
+    def again(self, draft: Draft, stream: Draws, *, background: bool) -> Draft:
+        """The same things in the same relation, with sizes and, if asked for, a background drawn
+        anew: each as often as this world draws it around these things.
+
+        By rejection: all but their names is drawn, until their colours and textures come out too.
+        """
+        while True:
+            behind = self._background(stream) if background else draft.background
+            behind = replace(behind, variant=stream.below(VARIANTS))
+            drawn = self._things(
+                stream, behind, len(draft.things), draft.relation, draft.style, draft.counted
+            )
+            looks = [(thing.kind, thing.colour, thing.texture) for thing in draft.things]
+            if looks != [(thing.kind, thing.colour, thing.texture) for thing in drawn]:
+                continue
+            things = tuple(
+                replace(thing, size=other.size)
+                for thing, other in zip(draft.things, drawn, strict=True)
+            )
+            found = replace(draft, things=things, background=behind)
+            if self.admits(found):
+                return found
+
+    def _background(self, stream: Draws) -> Background:
+        kind = stream.pick(self._backgrounds)
+        colours = stream.pick(self._colourings[kind])
+        return Background(kind, colours, (), stream.below(VARIANTS))
+
+    def _things(
+        self,
+        stream: Draws,
+        background: Background,
+        count: int,
+        relation: str | None,
+        style: str,
+        counted: bool,
+    ) -> tuple[Thing, ...]:
         sizes = self._sizes(stream, count, relation, style)
-        visible = self._visible(kind, colours)
+        visible = self._visible(background.kind, background.colours)
         # Stripes and dots need room to be seen.
         smooth = count > 2 or style in ("pixelated", "pencil")
         if counted:
-            things = (self._thing(stream, sizes[0], visible, smooth),) * count
-        else:
-            things = tuple(self._thing(stream, size, visible, smooth) for size in sizes)
-        return Draft(things, background, relation, style, counted)
+            return (self._thing(stream, sizes[0], visible, smooth),) * count
+        return tuple(self._thing(stream, size, visible, smooth) for size in sizes)
 
     @property
     def relations(self) -> tuple[str, ...]:

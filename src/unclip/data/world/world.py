@@ -4,7 +4,7 @@ from typing import Final
 
 from unclip.data.world import glyphs
 from unclip.data.world.compose import Composer, Draft, Thing, colours_swapped, order_inverted
-from unclip.data.world.grammar import Grammar, subjects
+from unclip.data.world.grammar import SIZE_PERCENT, Grammar, subjects
 from unclip.data.world.layout import lay_out
 from unclip.data.world.render import Image, render_scene
 from unclip.data.world.scene import (
@@ -24,7 +24,7 @@ from unclip.randomness import Draws
 _JITTER: Final = 8  # of each colour channel
 _NEUTRAL: Final = ("black", "white", "grey")
 _SPLIT_KEYS: Final = {name: number for number, name in enumerate(SPLITS)}
-_CONTENT, _LAYOUT, _WORDS = 1, 2, 3  # independent streams of one scene
+_CONTENT, _LAYOUT, _WORDS, _AGAIN = 1, 2, 3, 4  # independent streams of one scene
 
 
 class World:
@@ -48,16 +48,20 @@ class World:
         """Pickled as its config: data loaders' workers build their own."""
         return World, (self.config,)
 
-    def scene(self, index: int, layout: int = 0) -> Scene:
+    def scene(self, index: int, again: int = 0) -> Scene:
         """Scene number `index` (0 or more): ground truth and caption, without pixels.
 
         Args:
-            layout: other numbers give the same content under the same caption in other places and
-                shades, to see how much of an image a caption leaves open.
+            again: other numbers give other scenes of the same caption, to see how much of an image
+                a caption leaves open. Places and shades are drawn anew, and so are sizes and the
+                background where it does not say them: each as often as the world draws it under
+                such a caption.
         """
         keys, draft = self._draft(index)
         caption, named, background_named = self._grammar.caption(draft, Draws(*keys, _WORDS))
-        places = Draws(*keys, _LAYOUT, *([layout] if layout else []))
+        if again:
+            draft = self._again(draft, named, background_named, Draws(*keys, _AGAIN, again))
+        places = Draws(*keys, _LAYOUT, *([again] if again else []))
         background, objects = _realise(draft, named, places)
         return Scene(
             objects=objects,
@@ -87,6 +91,20 @@ class World:
             drafts = self._composer.variants(content, config.contrast)
             self._group = (group, drafts)
         return keys, drafts[member]
+
+    def _again(
+        self, draft: Draft, named: tuple[bool, ...], background_named: bool, stream: Draws
+    ) -> Draft:
+        """Another draft of which the caption could say the same, and as little."""
+        count = 1 if draft.counted else len(draft.things)
+        while True:
+            other = self._composer.again(draft, stream, background=not background_named)
+            sizes = zip(named[:count], draft.things, other.things, strict=False)
+            if all(
+                one.size == two.size if said else not stream.chance(SIZE_PERCENT[two.size])
+                for said, one, two in sizes
+            ):
+                return other
 
     def misread(self, index: int) -> dict[str, str]:
         """Captions of scene `index` that are wrong, by the draws that its own words come from: with

@@ -31,7 +31,7 @@ _REAL: Final = "real scenes"
 
 
 def cells(lab: Lab) -> list[Cell]:
-    """Both models at each scale, and real scenes of the same captions in other layouts."""
+    """Both models at each scale, and other real scenes of the same captions."""
     found = [Cell({"model": _REAL, "guidance": None}, partial(_real, lab))]
     for scale in sorted(SCALES):
         for model in (BUNDLED, GLIDE):
@@ -67,8 +67,9 @@ def _measure(lab: Lab, ask: Ask) -> dict[str, Any]:
 
 def _real(lab: Lab) -> dict[str, Any]:
     count = _captions(lab)
-    scenes = [scene for scene in lab.scenes(count=count) for _ in range(EACH)]
-    pixels = torch.stack([lab.pictures(0, count, layout) for layout in range(EACH)], dim=1)
+    each = [lab.scenes(0, count, again) for again in range(EACH)]
+    scenes = [scene for of_one_caption in zip(*each, strict=True) for scene in of_one_caption]
+    pixels = torch.stack([lab.pictures(0, count, again) for again in range(EACH)], dim=1)
     seen = lab.look_at(pixels.flatten(0, 1))
     return {"exact": lab.rates(seen, scenes)["exact"], **_variety(seen, scenes)}
 
@@ -175,7 +176,7 @@ STUDY: Final = Study(
     "diversity",
     "Diversity at equal fidelity",
     f"{EACH} images of each caption: their diversity (the mean of 1 - cosine of features), beside "
-    "that of real scenes of the same captions in other layouts; how often an image still shows "
+    "that of other real scenes of the same captions; how often an image still shows "
     "what it did, with the same noise, at guidance 1 (kept); how far apart the caption's first "
     "object lies in two images, in sides; and how often a background that the caption leaves open "
     "differs.",

@@ -175,30 +175,30 @@ class Lab:
 
     # ---- scenes ------------------------------------------------------------------------------
 
-    def scenes(self, first: int = 0, count: int | None = None, layout: int = 0) -> list[Scene]:
+    def scenes(self, first: int = 0, count: int | None = None, again: int = 0) -> list[Scene]:
         """Held-out scenes from number `first` on."""
-        return self._painted(first, count or self.n, layout)[0]
+        return self._painted(first, count or self.n, again)[0]
 
-    def pictures(self, first: int = 0, count: int | None = None, layout: int = 0) -> Tensor:
+    def pictures(self, first: int = 0, count: int | None = None, again: int = 0) -> Tensor:
         """Those scenes' pictures (N, 3, H, W) uint8, on the CPU."""
-        return self._painted(first, count or self.n, layout)[1]
+        return self._painted(first, count or self.n, again)[1]
 
     def captions(self, first: int = 0, count: int | None = None) -> tuple[str, ...]:
         return tuple(scene.caption for scene in self.scenes(first, count))
 
-    def _painted(self, first: int, count: int, layout: int) -> tuple[list[Scene], Tensor]:
-        key = (first, count, layout)
+    def _painted(self, first: int, count: int, again: int) -> tuple[list[Scene], Tensor]:
+        key = (first, count, again)
         if key not in self._scenes:
             numbers = range(first, first + count)
-            self._scenes[key] = self.paint(self.config, numbers, layout)
+            self._scenes[key] = self.paint(self.config, numbers, again)
         return self._scenes[key]
 
     def paint(
-        self, config: WorldConfig, numbers: Sequence[int], layout: int = 0
+        self, config: WorldConfig, numbers: Sequence[int], again: int = 0
     ) -> tuple[list[Scene], Tensor]:
         """Scenes of any world by their numbers, and their pictures (N, 3, H, W) uint8."""
         size = min(max(self.size, 32), 1024)
-        painted = self._painters.paint(config, numbers, size, layout)
+        painted = self._painters.paint(config, numbers, size, again)
         return painted.scenes, torch.from_numpy(painted.pixels).permute(0, 3, 1, 2)
 
     @cached_property

@@ -32,11 +32,11 @@ class Painters:
         self._pool: ProcessPoolExecutor | None = None
 
     def paint(
-        self, config: WorldConfig, numbers: Sequence[int], size: int, layout: int = 0
+        self, config: WorldConfig, numbers: Sequence[int], size: int, again: int = 0
     ) -> Painted:
-        """Scenes by their numbers, drawn at `size` pixels; `layout` is that of `World.scene`."""
+        """Scenes by their numbers, drawn at `size` pixels; `again` is that of `World.scene`."""
         chunks = [list(numbers[i : i + _CHUNK]) for i in range(0, len(numbers), _CHUNK)]
-        jobs = [(config, chunk, size, layout) for chunk in chunks]
+        jobs = [(config, chunk, size, again) for chunk in chunks]
         if self._processes > 1 and len(jobs) > 1:
             self._pool = self._pool or ProcessPoolExecutor(self._processes, get_context("spawn"))
             parts = list(self._pool.map(_paint, jobs))
@@ -59,7 +59,7 @@ class Painters:
 
 
 def _paint(job: tuple[WorldConfig, list[int], int, int]) -> Painted:
-    config, numbers, size, layout = job
+    config, numbers, size, again = job
     world = World(config)
-    scenes = [world.scene(i, layout) for i in numbers]
+    scenes = [world.scene(i, again) for i in numbers]
     return Painted(scenes, np.stack([world.render(scene, size) for scene in scenes]))
