@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--ar-prior-guidance", type=float, help="that of the autoregressive prior")
     parser.add_argument("--sampler", choices=sorted(SAMPLERS), help="the default sampler")
     parser.add_argument("--eta", type=float, help="the default stochasticity of ddim and dpm++")
+    parser.add_argument("--inpainting-candidates", type=int, help="as of `unclip inpaint`")
     options = parser.parse_args()
 
     pipe = Pipeline.from_pretrained(options.model, dtype="bf16")
@@ -100,6 +101,8 @@ def main() -> None:
     ):
         if scale is not None:
             pipe.defaults[f"{stage}_guidance_scale"] = scale
+    if options.inpainting_candidates is not None:
+        pipe.defaults["inpainting_candidates"] = options.inpainting_candidates
     chosen = {name: getattr(options, name) for name in ("sampler", "eta")}
     for name, value in chosen.items():
         if value is not None:  # for all stages: what each said of itself counts no more

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unclip import Pipeline
 from unclip.data.transforms import to_tensor
-from unclip.pipeline.inpainting import Hole, plan_hole
+from unclip.pipeline.inpainting import Hole, candidates_for, plan_hole
 from unclip.pipeline.settings import Settings
 from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.decoder import DecoderStage
@@ -163,6 +163,70 @@ def test_steps_are_counted(pipe: Pipeline, widened: Path) -> None:
         decoder = [i for stage, i in steps if stage == "decoder"]
         assert decoder == list(range(2 * resamples))
         assert len(pictures.images) == 1
+
+
+# ---- candidates -----------------------------------------------------------------------------
+
+
+def test_of_candidates_that_closest_to_the_caption_is_kept(pipe: Pipeline) -> None:
+    image, asked = picture(16, 16), {**FAST, "size": 16, "output_type": "tensor"}
+    seen: list[Tensor] = []
+    steps: list[int] = []
+
+    def watch(pipe: Pipeline, step: int, t: float, state: dict[str, Any]) -> None:
+        steps.append(state["images"])
+        if state["stage"] == "decoder":
+            seen.append(state["x0"])
+
+    box, settings = (4, 4, 12, 12), Settings().with_values({
+        key: value for key, value in asked.items() if key != "output_type"
+    }).with_values({"inpainting_candidates": 3})  # fmt: skip
+    made = pipe.inpaint(
+        image, PROMPT, None, 2, boxes=[box], settings=settings, output_type="tensor",
+        callback_on_step_end=watch, batch_size=6,
+    ).images  # fmt: skip
+    assert sum(steps) == 2 * pipe.inpainting_steps(settings, PROMPT)
+    painted = seen[-1].clamp(-1, 1)
+    assert len(painted) == 6
+    likeness = torch.nn.functional.cosine_similarity(
+        pipe.clip.image(painted), pipe.clip.text([PROMPT]).z_t
+    ).view(2, 3)
+    assert likeness.max(1).values.gt(likeness.min(1).values).all()
+    expected = painted.view(2, 3, 3, 16, 16)[[0, 1], likeness.argmax(1)]
+    inside = (..., slice(4, 12), slice(4, 12))
+    torch.testing.assert_close(made[inside], expected[inside], atol=1e-5, rtol=0)
+    known = to_tensor(image).expand_as(made).clone()
+    known[inside] = made[inside]
+    assert torch.equal(made, known)
+
+
+def test_how_many_candidates(pipe: Pipeline, tiny_copy: Path) -> None:
+    assert candidates_for(pipe, Settings(), PROMPT) == 1
+    folder = ModelFolder(tiny_copy)
+    folder.update_index({"_defaults": {"inpainting_candidates": 2}})
+    model = Pipeline.from_pretrained(tiny_copy, dtype="fp32", device="cpu")
+    assert candidates_for(model, Settings(), PROMPT) == 2
+    assert candidates_for(model, Settings(inpainting_candidates=3), PROMPT) == 3
+    assert candidates_for(model, Settings(), " ") == 1  # nothing is close to no caption
+    image, asked = picture(16, 16), {**FAST, "size": 16, "output_type": "tensor"}
+    boxes = [(4, 4, 12, 12)]
+    one, two, chosen = (
+        model.inpaint(image, PROMPT, boxes=boxes, **asked, **more).images
+        for more in ({"inpainting_candidates": 1}, {"inpainting_candidates": 2}, {})
+    )
+    assert torch.equal(two, chosen)
+    assert torch.equal(one, pipe.inpaint(image, PROMPT, boxes=boxes, **asked).images)
+    latents = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    given = model.inpaint(image, PROMPT, boxes=boxes, decoder_latents=latents, **asked).images
+    assert not torch.equal(given, one)
+    with pytest.raises(ValueError, match="x_T is given for each image"):
+        model.inpaint(
+            image, PROMPT, boxes=boxes, decoder_latents=latents, inpainting_candidates=2, **asked
+        )
+    model.clip.image_encoder = None
+    assert torch.equal(model.inpaint(image, PROMPT, boxes=boxes, **asked).images, one)
+    with pytest.raises(ValueError, match="no image_encoder to choose among candidates"):
+        model.inpaint(image, PROMPT, boxes=boxes, inpainting_candidates=2, **asked)
 
 
 # ---- the square -----------------------------------------------------------------------------

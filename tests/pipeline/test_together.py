@@ -71,10 +71,20 @@ def test_captions_scales_negatives_and_variations_are_computed_at_once(
     _near(_drawn(pipe, *rows), [_drawn(pipe, row)[0] for row in rows])
 
 
-def test_edits_with_other_masks_are_computed_at_once(pipe: Pipeline, picture: Image.Image) -> None:
-    holes = [plan_hole(picture, None, [box], 32) for box in ((4, 4, 20, 20), (10, 2, 38, 30))]
-    rows = [Wanted(FEW, k, "a ring", hole=hole) for k, hole in enumerate(holes)]
-    _near(_drawn(pipe, *rows), [_drawn(pipe, row)[0] for row in rows])
+@pytest.mark.parametrize("asked", [{}, {"inpainting_candidates": 3}, {"steps": "turbo"}])
+def test_edits_with_other_masks_are_computed_at_once(
+    asked: dict[str, Any], pipe: Pipeline, picture: Image.Image
+) -> None:
+    settings, boxes = FEW.with_values(asked), ((4, 4, 20, 20), (10, 2, 38, 30))
+    holes = [plan_hole(picture, None, [box], 32) for box in boxes]
+    rows = [Wanted(settings, k, "a ring", hole=hole) for k, hole in enumerate(holes)]
+    each = [_drawn(pipe, row)[0] for row in rows]
+    _near(_drawn(pipe, *rows), each)
+    for k, box in enumerate(boxes):
+        alone = pipe.inpaint(picture, "a ring", boxes=[box], seed=k, settings=settings).images[0]
+        assert (each[k] == np.asarray(alone)).all()
+    other = Wanted(settings.with_values({"inpainting_candidates": 2}), 0, "a ring", hole=holes[0])
+    assert Planned(pipe, other).key != Planned(pipe, rows[0]).key
 
 
 def test_what_does_not_fit_has_another_key(pipe: Pipeline, picture: Image.Image) -> None:

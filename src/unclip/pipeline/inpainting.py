@@ -7,6 +7,9 @@ unknown too. The square, scaled to each stage's resolution, is what that stage c
 is scaled back, and only its pixels under the mask are taken: all others are the input's, bit for
 bit.
 
+Of several candidates the decoder paints at its own resolution, CLIP keeps one, which alone is
+enlarged.
+
 So that there is no seam, every stage is given the known pixels at its own resolution: what it
 paints continues them. Pixels of a stage that the mask covers in part are painted, and then mixed
 with what is known of them by area: the next stage sees the mean of both, and where a result is
@@ -16,7 +19,7 @@ Shapes: N images, H × W pixels of the image, s of a side of the square, n of a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +37,8 @@ from unclip.pipeline.hooks import Callback
 from unclip.pipeline.inputs import check_count, check_prompt
 from unclip.pipeline.pictures import Picture, check_image
 from unclip.pipeline.requests import Output, OutputType, Part, Request
-from unclip.pipeline.settings import Settings, check_settings
+from unclip.pipeline.settings import INPAINTING, Settings, check_settings, resolve
+from unclip.stages.conditioning import TextCondition
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -67,7 +71,9 @@ def inpaint(
     """Repaint a part of an image for a caption, and keep the rest bit for bit.
 
     z_i is the prior's for the caption. A decoder with mask channels sees what is known (GLIDE,
-    section 2.4); any other one is led to it by RePaint's resampling. See
+    section 2.4); any other one is led to it by RePaint's resampling. The prior sees nothing of it,
+    so that some z_i contradict what is known: of several candidates the one is kept that CLIP finds
+    closest to the caption, as DALL·E's are chosen (arXiv 2102.12092, section 2.6). See
     `pipeline/inpainting.py` for sizes, and `diffusion/inpainting.py` for the algorithm.
 
     Args:
@@ -75,8 +81,8 @@ def inpaint(
         prompt: what it should show then; empty, what the model thinks fits.
         mask: of the image's size; what is white (128 of 255 or brighter) is repainted.
         boxes: (x0, y0, x1, y1) in pixels, repainted too; x1 and y1 are just outside.
-        settings, overrides: see `Settings`, `resamples` among them; the other arguments are
-            those of a call.
+        settings, overrides: see `Settings`, `resamples` and `inpainting_candidates` among them;
+            the other arguments are those of a call.
 
     Raises:
         ValueError: image, mask or boxes as in `plan_hole`; a prompt, number or setting that
@@ -90,24 +96,74 @@ def inpaint(
     count = check_count(num_images_per_prompt, 1)
     image = check_image(image)
     mask = None if mask is None else check_image(mask, "a mask")
-    steps = pipe.inpainting_steps(request.settings)
+    if request.latents:  # one x_T for each image: there is nothing to choose from
+        request = replace(request, settings=_one_candidate(request.settings))
+    each = candidates_for(pipe, request.settings, caption)
+    steps = pipe.inpainting_steps(request.settings, caption)
     hole = plan_hole(image, mask, boxes, request.settings.size or pipe.sizes[-1])
     pipe.captions(caption, empty=True)
 
     def draw(part: Part) -> Tensor:
-        text = pipe.clip.text([caption] * len(part.of))
-        z_i = pipe.embed(text, part.noise_of("prior"), part.settings, part.hook("prior"))
-        images = pipe.decoded(z_i, text, part, known=hole)
+        wide = replace(part, of=[number for number in part.of for _ in range(each)])
+        text = pipe.clip.text([caption] * len(wide.of))
+        z_i = pipe.embed(text, wide.noise_of("prior"), wide.settings, wide.hook("prior"))
+        images = pipe.decoded(z_i, text, wide, known=hole)
+        if each > 1:
+            images = images[closest(pipe, hole.blended(images), text, each)]
         return hole.filled(pipe.upsampled(images, part, known=hole))
 
-    return request.made(pipe, [caption], count, draw, steps)
+    return request.made(pipe, [caption], count, draw, steps, each=each)
 
 
-def inpainting_steps(pipe: "Pipeline", settings: Settings) -> int:
-    """Sampling steps of an image of `inpaint`, for progress bars; `ValueError` as there."""
+def inpainting_steps(pipe: "Pipeline", settings: Settings, caption: str | None = None) -> int:
+    """Sampling steps of an image of `inpaint`, those of all its candidates, for progress bars;
+    `ValueError` as there.
+
+    Args:
+        caption: any but the empty one, if left out.
+    """
     check_settings(settings)
     alone, decoder = (pipe.sampling("decoder", settings, painting) for painting in (False, True))
-    return pipe.evaluations(settings) - alone.steps + decoder.resamples * decoder.steps
+    whole, without = (pipe.evaluations(settings, start) for start in ("prior", "decoder"))
+    upsamplers, prior = without - alone.steps, whole - without
+    each = candidates_for(pipe, settings, caption)
+    return upsamplers + each * (prior + decoder.resamples * decoder.steps)
+
+
+def candidates_for(pipe: "Pipeline", settings: Settings, caption: str | None) -> int:
+    """How many images are painted for each one that is asked for.
+
+    One for the empty caption, to which nothing is close, and by a model whose CLIP sees no images.
+
+    Raises:
+        ValueError: several are asked for by name, and this CLIP sees no images.
+    """
+    asked = settings.inpainting_candidates
+    if pipe.clip.processor is None or pipe.clip.image_encoder is None:
+        if asked is not None and asked > 1:
+            raise ValueError(
+                "this model has no image_encoder to choose among candidates: ask for 1"
+            )
+        return 1
+    if caption is not None and not caption.strip():
+        return 1
+    found: int = resolve(INPAINTING, settings, {}, pipe.defaults).get("candidates", 1)
+    return found
+
+
+def closest(pipe: "Pipeline", images: Tensor, text: TextCondition, each: int) -> Tensor:
+    """Of every `each` images (N · each, 3, h, w) in a row, the number (N,) of that whose embedding
+    has the highest cosine with z_t."""
+    likeness = F.cosine_similarity(pipe.clip.image(images.float()), text.z_t.float(), dim=-1)
+    best = likeness.to(images.device).view(-1, each).argmax(dim=1)
+    return torch.arange(len(best), device=images.device) * each + best
+
+
+def _one_candidate(settings: Settings) -> Settings:
+    """The settings, or a ValueError where they ask for several candidates by name."""
+    if (settings.inpainting_candidates or 1) > 1:
+        raise ValueError("x_T is given for each image: inpainting_candidates must be 1 or left out")
+    return replace(settings, inpainting_candidates=1)
 
 
 @dataclass(frozen=True)

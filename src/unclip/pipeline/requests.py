@@ -126,6 +126,7 @@ class Request(Checked):
         draw: Callable[["Part"], Tensor],
         steps: int,
         stages: Sequence[str] = STARTED,
+        each: int = 1,
     ) -> Output:
         """`count` images for each prompt, some at a time; when it is interrupted, those begun.
 
@@ -134,12 +135,13 @@ class Request(Checked):
             draw: makes the images (N, 3, H, W) of a part.
             steps: of all stages for an image, for the progress bar.
             stages: those of `STARTED` that it samples.
+            each: candidates that are computed at once for an image.
         """
         seeds = self.seeds(len(prompts), count)
         check_latents(self.latents, pipe, len(seeds), stages, self.settings)
         pipe.check_negative(self.settings, len(prompts))
         pipe._interrupt = False
-        batch = pipe.batch_size_for(self.batch_size)
+        batch = max(1, pipe.batch_size_for(self.batch_size) // each)
         if isinstance(self.generator, torch.Generator):
             batch = len(seeds)
         parts, turn = [], threading.Lock()

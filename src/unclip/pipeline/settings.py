@@ -200,6 +200,11 @@ class Settings(Knobs):
         "Times that inpainting goes through the decoder's steps (RePaint's r)", INPAINTING,
         left_out="1 for a decoder with mask channels, else 5",
     )  # fmt: skip
+    inpainting_candidates: Candidates | None = knob(
+        "Number of images that the decoder paints for each, to keep the one that CLIP finds "
+        "closest to the caption", INPAINTING, flag="candidates", row="candidates", model=True,
+        left_out="the model's own number, else 1",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

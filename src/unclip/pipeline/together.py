@@ -23,7 +23,7 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.prediction import Prediction
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.sampling import Sampling
-from unclip.pipeline.inpainting import Hole
+from unclip.pipeline.inpainting import Hole, candidates_for, closest
 from unclip.pipeline.noise import of_images
 from unclip.pipeline.requests import convert
 from unclip.pipeline.sampling import stage_name, upsamplers_to
@@ -73,11 +73,14 @@ class Planned:
         self.wanted, settings = wanted, wanted.settings
         self.drawn = wanted.image is None and wanted.z_i is None and pipe.decoder.needs_prior
         self.prior = pipe.sampling("prior", settings) if self.drawn else None
-        self.decoder = pipe.sampling("decoder", settings)
+        painting = wanted.hole is not None
+        self.decoder = pipe.sampling("decoder", settings, painting)
+        self.each = candidates_for(pipe, settings, wanted.caption) if painting else 1
         self.upsamplers = tuple(
             pipe.sampling(stage_name(one), settings) for one in upsamplers_to(pipe, settings.size)
         )
         self.steps = pipe.evaluations(settings, "prior" if self.drawn else "decoder")
+        self.steps += self.decoder.steps - pipe.sampling("decoder", settings).steps
         self.decoding = len(pipe.decoder.process.timesteps(self.decoder))
         if wanted.hole is not None:
             self.steps += (self.decoder.resamples - 1) * self.decoding
@@ -91,7 +94,7 @@ class Planned:
     def key(self) -> Hashable:
         """What images that are computed at once have in common."""
         started = self.wanted.start is not None
-        return _unscaled(self.decoder), self.upsamplers, self._holes, started
+        return _unscaled(self.decoder), self.upsamplers, self._holes, started, self.each
 
     @cached_property
     def prior_key(self) -> Hashable:
@@ -123,16 +126,23 @@ def draw_together(pipe: "Pipeline", rows: Sequence[Planned], watch: Watch) -> li
 def _drawn(pipe: "Pipeline", rows: Sequence[Planned], watch: Watch) -> Tensor:
     """(N, 3, H, W) of the last stage."""
     streams = [torch.Generator().manual_seed(row.wanted.seed % 2**64) for row in rows]
-    z_i, text = _embeddings(pipe, rows, streams, watch)
-    null, noise = _null(pipe, rows), of_images(streams)
-    sampling = _scaled([row.decoder for row in rows])
-    starts = [row.wanted.start for row in rows if row.wanted.start is not None]
+    each, noise = rows[0].each, of_images(streams)
+
+    def first(stage: str, step: int, x0: Tensor) -> None:
+        watch(stage, step, x0[::each])
+
+    wide = [row for row in rows for _ in range(each)]
+    z_i, text = _embeddings(pipe, wide, [one for one in streams for _ in range(each)], first)
+    sampling, null = _scaled([row.decoder for row in wide]), _null(pipe, wide)
+    starts = [row.wanted.start for row in wide if row.wanted.start is not None]
     start = torch.stack(starts).to(z_i) if starts else None
-    known, decoder = _known(pipe, rows, pipe.decoder.size), pipe.decoder
+    known, decoder = _known(pipe, wide, pipe.decoder.size), pipe.decoder
     images = decoder.sample(
-        z_i, text, sampling, noise, null, _hook("decoder", watch), start, known
+        z_i, text, sampling, noise, null, _hook("decoder", first), start, known
     )  # fmt: skip
     images = images.clamp(-1, 1)
+    if each > 1:
+        images = images[closest(pipe, _blended(wide, images), text, each)]
     if pipe.device.type == "cpu":
         give_back()  # as `Pipeline.upsampled`
     for one, how in zip(upsamplers_to(pipe, rows[0].wanted.settings.size), rows[0].upsamplers,

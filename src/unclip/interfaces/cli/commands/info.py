@@ -185,6 +185,8 @@ def _sampling(folder: "ModelFolder", index: dict[str, Any]) -> dict[str, str]:
     for component, stage in stages.items():
         if folder.has(component):
             rows[f"sampling, {component}"] = _how(stage or component, says)
+    if says.get("inpainting_candidates", 1) > 1:
+        rows["inpainting"] = f"the best of {says['inpainting_candidates']}, as CLIP finds"
     if not index.get(DEFAULTS):
         rows["sampling"] = "as the published models, as this one says nothing of its own"
     if isinstance(index.get(TUNED), dict):

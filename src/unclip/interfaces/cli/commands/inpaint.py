@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"{file} does not exist; the order is IMAGE [MASK] PROMPT")
     image, *masks = open_images([Path(file) for file in files])
     settings, pipe = options.settings(), options.open()
-    with progress_bar(count * pipe.inpainting_steps(settings)) as bar:
+    with progress_bar(count * pipe.inpainting_steps(settings, prompt)) as bar:
         made = pipe.inpaint(
             image,
             prompt,
