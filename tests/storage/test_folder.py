@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -315,3 +316,17 @@ def test_two_processes_that_write_one_index_lose_nothing(tmp_path: Path) -> None
         writer.join()
         assert writer.exitcode == 0
     assert len(ModelFolder(tmp_path / "m").index()) == 61
+
+
+def test_small_weights_do_not_lie_askew_in_memory(tmp_path: Path) -> None:
+    """As they do in a file: kernels of some CPUs would round sums differently."""
+    network = nn.ModuleList(nn.Linear(1, width) for width in (3, 5, 7, 11))
+    save_weights(network.state_dict(), tmp_path, "model", 2**30)
+    with safe_open(tmp_path / "model.safetensors", "pt") as opened:
+        mapped = [opened.get_tensor(key).data_ptr() for key in network.state_dict()]
+        assert any(start % 64 for start in mapped)
+    again = nn.ModuleList(nn.Linear(1, width) for width in (3, 5, 7, 11))
+    load_weights(again, tmp_path)
+    assert not any(tensor.data_ptr() % 64 for tensor in again.state_dict().values())
+    for one, two in zip(network.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)

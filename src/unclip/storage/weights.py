@@ -21,6 +21,10 @@ COUNTED = ".embeddings.position_ids"
 _STEMS = ("model", "diffusion_pytorch_model")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _CONVERTED_AT_ONCE = 2**28  # bytes
+# Some CPUs' kernels add up small products in another order where weights do not begin at a multiple
+# of 64 bytes, as they may in a file: images of a model and of its copy would differ in a last bit.
+_ALIGNMENT = 64
+_SMALL = 2**20  # bytes; larger weights stay in the file, and are packed before they are multiplied
 
 
 def save_weights(
@@ -119,7 +123,8 @@ def _header(file: Path) -> list[tuple[str, tuple[int, ...], str]]:
 
 
 def _converted(file: Path, keys: list[str], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Tensors of a file, mapped into memory where `dtype` is theirs, else converted.
+    """Tensors of a file, mapped into memory where `dtype` is theirs, else converted; small ones
+    begin at a multiple of 64 bytes.
 
     Converting opens the file anew after every so many bytes, which drops the pages read so far:
     the memory taken is that of the result, not of both.
@@ -131,11 +136,17 @@ def _converted(file: Path, keys: list[str], dtype: torch.dtype | None) -> dict[s
         with opened_safetensors(file) as opened:
             for key in waiting:
                 tensor = opened.get_tensor(key)
-                result[key] = tensor if dtype is None else tensor.to(dtype)
+                result[key] = _aligned(tensor if dtype is None else tensor.to(dtype))
                 read += tensor.nbytes if result[key] is not tensor else 0
                 if read > _CONVERTED_AT_ONCE:
                     break
     return result
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, or a small one that lies askew in its file as a copy that does not."""
+    askew = tensor.nbytes <= _SMALL and tensor.data_ptr() % _ALIGNMENT
+    return tensor.clone() if askew else tensor
 
 
 def fingerprint_of(parts: Iterable[Mapping[str, Tensor]]) -> str:
