@@ -154,7 +154,9 @@ def test_the_schema_is_made_of_the_knobs(served: Served) -> None:
     described = served.http.get("/openapi.json").json()
     body = described["paths"]["/v1/images/generations"]["post"]["requestBody"]["content"]
     properties = body["application/json"]["schema"]["properties"]
-    assert set(known().__dataclass_fields__) - {"resamples"} <= set(properties)
+    assert set(known().__dataclass_fields__) - {"resamples", "inpainting_candidates"} <= set(
+        properties
+    )
     assert properties["sampler"]["description"].startswith("Sampler of all stages")
     assert schema_of(Generation)["required"] == ["prompt"]
     page = served.http.get("/docs").text
