@@ -52,7 +52,7 @@ def bias(groups: list[Tensor], real: list[Tensor]) -> float:
     return sum(float((a.mean(0) - b.mean(0)).square().sum()) for a, b in pairs) / len(real)
 
 
-def layouts(pipe: Pipeline, world: World, captions: int, images: int) -> list[Tensor]:
+def real_scenes(pipe: Pipeline, world: World, captions: int, images: int) -> list[Tensor]:
     """z_i (images, D) of real scenes of each of the first captions."""
     found = []
     for i in range(captions):
@@ -66,7 +66,7 @@ def print_fid(pipe: Pipeline, world: World, count: int) -> None:
     """The second table."""
     assert pipe.prior is not None
     captions = [world.scene(i).caption for i in range(count)]
-    real, others = torch.stack(layouts(pipe, world, count, 2)).unbind(1)
+    real, others = torch.stack(real_scenes(pipe, world, count, 2)).unbind(1)
     perfect = fid(others, real)
     print(
         f"\n| z_i of {count} captions | candidates | FID to real ones | of a perfect generator's |"
@@ -99,7 +99,7 @@ def main() -> None:
     assert pipe.prior is not None, "the model has no diffusion prior"
     world = held_out(replace(WORLD, size=max(32, pipe.decoder.size)))
     captions = [world.scene(i).caption for i in range(options.captions)]
-    real = layouts(pipe, world, options.captions, options.images)
+    real = real_scenes(pipe, world, options.captions, options.images)
     print("| prior | candidates | variance within a caption | squared error of its mean |")
     print("|---|---|---|---|")
     print(f"| real scenes | | {spread(real):.1f} | |", flush=True)

@@ -122,12 +122,8 @@ def inpainting_steps(pipe: "Pipeline", settings: Settings, caption: str | None =
     Args:
         caption: any but the empty one, if left out.
     """
-    check_settings(settings)
-    alone, decoder = (pipe.sampling("decoder", settings, painting) for painting in (False, True))
-    whole, without = (pipe.evaluations(settings, start) for start in ("prior", "decoder"))
-    upsamplers, prior = without - alone.steps, whole - without
-    each = candidates_for(pipe, settings, caption)
-    return upsamplers + each * (prior + decoder.resamples * decoder.steps)
+    each = candidates_for(pipe, check_settings(settings), caption)
+    return pipe.evaluations(settings, painting=True, each=each)
 
 
 def candidates_for(pipe: "Pipeline", settings: Settings, caption: str | None) -> int:
@@ -138,9 +134,8 @@ def candidates_for(pipe: "Pipeline", settings: Settings, caption: str | None) ->
     Raises:
         ValueError: several are asked for by name, and this CLIP sees no images.
     """
-    asked = settings.inpainting_candidates
     if pipe.clip.processor is None or pipe.clip.image_encoder is None:
-        if asked is not None and asked > 1:
+        if (settings.inpainting_candidates or 1) > 1:
             raise ValueError(
                 "this model has no image_encoder to choose among candidates: ask for 1"
             )

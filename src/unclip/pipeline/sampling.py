@@ -171,28 +171,39 @@ def _kind(pipe: "Pipeline", settings: Settings) -> str:
 
 
 def evaluations(
-    pipe: "Pipeline", settings: Settings, start: Literal["prior", "decoder"] = "prior"
+    pipe: "Pipeline",
+    settings: Settings,
+    start: Literal["prior", "decoder"] = "prior",
+    *,
+    painting: bool = False,
+    each: int = 1,
 ) -> int:
     """Sampling steps of an image over all stages, for progress bars.
 
     Args:
         start: the first stage: the prior for captions, the decoder for variations.
+        painting: whether a part of the image is known.
+        each: candidates that prior and decoder make for it.
 
     Raises:
         ValueError: the settings name what this model or package does not have.
     """
     one_of(start, "start", ("prior", "decoder"))
     upsamplers = upsamplers_to(pipe, check_settings(settings).size)
-    steps = steps_of(pipe, "decoder", pipe.decoder.process, settings)
-    steps += sum(steps_of(pipe, stage_name(one), one.process, settings) for one in upsamplers)
-    if start == "decoder" or not pipe.decoder.needs_prior:
-        return steps
-    return steps + pipe.prior_for(settings).steps_for(pipe.sampling("prior", settings))
+    made = steps_of(pipe, "decoder", pipe.decoder.process, settings, painting)
+    enlarged = sum(steps_of(pipe, stage_name(one), one.process, settings) for one in upsamplers)
+    if start == "prior" and pipe.decoder.needs_prior:
+        made += pipe.prior_for(settings).steps_for(pipe.sampling("prior", settings))
+    return each * made + enlarged
 
 
-def steps_of(pipe: "Pipeline", stage: str, process: Diffusion, settings: Settings) -> int:
-    """Of a stage by diffusion; `ValueError` for more than its process has."""
-    return len(process.timesteps(pipe.sampling(stage, settings)))
+def steps_of(
+    pipe: "Pipeline", stage: str, process: Diffusion, settings: Settings, painting: bool = False
+) -> int:
+    """Of a stage by diffusion, with those that inpainting goes through again; `ValueError` for more
+    than its process has."""
+    sampling = pipe.sampling(stage, settings, painting)
+    return len(process.timesteps(sampling)) * (sampling.resamples if painting else 1)
 
 
 def stage_name(upsampler: UpsamplerStage) -> str:

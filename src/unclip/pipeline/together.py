@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image
@@ -26,7 +26,7 @@ from unclip.diffusion.sampling import Sampling
 from unclip.pipeline.inpainting import Hole, candidates_for, closest
 from unclip.pipeline.noise import of_images
 from unclip.pipeline.requests import convert
-from unclip.pipeline.sampling import stage_name, upsamplers_to
+from unclip.pipeline.sampling import stage_name, steps_of, upsamplers_to
 from unclip.pipeline.settings import Settings
 from unclip.pipeline.upscaling import enlarged
 from unclip.stages.conditioning import TextCondition
@@ -79,12 +79,9 @@ class Planned:
         self.upsamplers = tuple(
             pipe.sampling(stage_name(one), settings) for one in upsamplers_to(pipe, settings.size)
         )
-        self.steps = pipe.evaluations(settings, "prior" if self.drawn else "decoder")
-        self.steps += self.decoder.steps - pipe.sampling("decoder", settings).steps
-        self.decoding = len(pipe.decoder.process.timesteps(self.decoder))
-        if wanted.hole is not None:
-            self.steps += (self.decoder.resamples - 1) * self.decoding
-            self.decoding *= self.decoder.resamples
+        start: Literal["prior", "decoder"] = "prior" if self.drawn else "decoder"
+        self.steps = pipe.evaluations(settings, start, painting=painting)
+        self.decoding = steps_of(pipe, "decoder", pipe.decoder.process, settings, painting)
         sizes = [size for size in pipe.sizes if size <= (settings.size or pipe.sizes[-1])]
         self._holes = wanted.hole and tuple(
             bool(wanted.hole.known(size, torch.device("cpu")).unknown.all()) for size in sizes

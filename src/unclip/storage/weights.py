@@ -24,7 +24,7 @@ _CONVERTED_AT_ONCE = 2**28  # bytes
 # Some CPUs' kernels add up small products in another order where weights do not begin at a multiple
 # of 64 bytes, as they may in a file: images of a model and of its copy would differ in a last bit.
 _ALIGNMENT = 64
-_SMALL = 2**20  # bytes; larger weights stay in the file, and are packed before they are multiplied
+_SMALL = 2**20  # bytes; larger weights stay in the file, which several processes share
 
 
 def save_weights(

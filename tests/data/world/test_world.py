@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip.data.world.compose import Draft, Thing, colours_swapped, order_inverted
+from unclip.data.world.compose import Composer, Draft, Thing, colours_swapped, order_inverted
 from unclip.data.world.preview import preview
 from unclip.data.world.scene import (
     COLOURS,
@@ -29,6 +29,7 @@ from unclip.data.world.scene import (
 )
 from unclip.data.world.shapes import ArrayCache, ink_rows, mask
 from unclip.data.world.world import World
+from unclip.randomness import Draws
 
 # Every byte of captions and pixels of the shapes world. A change here changes what every seed
 # means: record the new value only together with a note in the changelog.
@@ -322,6 +323,12 @@ def test_again_is_another_scene_of_the_same_caption() -> None:
         if scene.counted:
             assert len({thing.size for thing in other.objects}) == 1
     assert differ == {"background", "size"}
+
+
+def test_again_ends_where_the_world_would_never_draw_the_like() -> None:
+    striped = Thing("shape", "star", "red", "striped", "small")
+    draft = draft_of("inside", striped, Thing("shape", "ring", "blue", "plain", "large"))
+    assert Composer(WorldConfig()).again(draft, Draws(0), background=True) == draft
 
 
 def test_again_draws_what_is_left_open_as_often_as_the_world_does() -> None:

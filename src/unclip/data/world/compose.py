@@ -233,14 +233,16 @@ class Composer:
         anew: each as often as this world draws it around these things.
 
         By rejection: all but their names is drawn, until their colours and textures come out too.
+        What this world never draws by itself, as stripes on a small thing that a contrast group
+        made of a large one, stays as it is.
         """
-        while True:
+        looks = [(thing.kind, thing.colour, thing.texture) for thing in draft.things]
+        for _ in range(ATTEMPTS):
             behind = self._background(stream) if background else draft.background
             behind = replace(behind, variant=stream.below(VARIANTS))
             drawn = self._things(
                 stream, behind, len(draft.things), draft.relation, draft.style, draft.counted
             )
-            looks = [(thing.kind, thing.colour, thing.texture) for thing in draft.things]
             if looks != [(thing.kind, thing.colour, thing.texture) for thing in drawn]:
                 continue
             things = tuple(
@@ -250,6 +252,7 @@ class Composer:
             found = replace(draft, things=things, background=behind)
             if self.admits(found):
                 return found
+        return draft
 
     def _background(self, stream: Draws) -> Background:
         kind = stream.pick(self._backgrounds)
