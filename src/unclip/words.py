@@ -86,6 +86,17 @@ class Vocabulary:
         known = set(self.words)
         return [word for word in words_in(text) if word not in known]
 
+    def unknown_in(self, captions: Iterable[str]) -> tuple[int, int, list[str]]:
+        """How many captions there are, how many of them have unknown words, and the most frequent
+        of those words."""
+        known, total, having, counts = set(self.words), 0, 0, Counter[str]()
+        for caption in captions:
+            unknown = [word for word in words_in(caption) if word not in known]
+            total, having = total + 1, having + bool(unknown)
+            if len(counts) < _COUNTED:
+                counts.update(unknown)
+        return total, having, [word for word, _ in counts.most_common(_SHOWN)]
+
     def advice(self, words: Sequence[str]) -> str:
         """What to tell somebody whose prompt holds these unknown words."""
         named = ", ".join(map(self._named, words[:_SHOWN])) + (", …" if len(words) > _SHOWN else "")

@@ -118,13 +118,31 @@ def test_blends_of_images_share_the_noise(pipe: Pipeline, pictures: list[Image.I
 
 def test_the_ends_of_an_edit(pipe: Pipeline, latents: Latents) -> None:
     back = pipe.reconstruct(latents, **SMALL).images
-    edits = pipe.edit(latents, "a red circle", "a photo", [0.0, 0.3, 1.0], **SMALL).images
+    unguided = {"decoder_guidance_scale": 1.0, **SMALL}  # the last is decoded as any z_i
+    edits = pipe.edit(latents, "a red circle", "a photo", [0.0, 0.3, 1.0], **unguided).images
     assert torch.equal(edits[[0, 3]], back)  # three of the first image, then three of the second
     assert 0 < (edits[1] - edits[0]).abs().mean() < (edits[2] - edits[0]).abs().mean()
     z_d = pipe.embed_texts("a red circle") - pipe.embed_texts("a photo")
     z_d = z_d / z_d.norm() * latents.z_i[:1].norm()
     only = replace(latents, z_i=z_d, x_T=latents.x_T[:1])
     assert torch.allclose(pipe.reconstruct(only, **SMALL).images, edits[2:3], atol=1e-3)
+
+
+def test_guidance_grows_as_latents_are_edited(pipe: Pipeline, latents: Latents) -> None:
+    def edits(theta: Any, **asked: Any) -> torch.Tensor:
+        made = pipe.edit(latents, "a red circle", "a photo", theta, **asked, **SMALL)
+        return made.images  # type: ignore[no-any-return]
+
+    alone = [edits(theta, decoder_guidance_scale=1 + 2 * theta) for theta in (0.0, 0.2)]
+    alone.append(edits(0.7, decoder_guidance_scale=2.0))
+    assert torch.equal(alone[0], pipe.reconstruct(latents, **SMALL).images)
+    assert (alone[1] - edits(0.2, decoder_guidance_scale=1.0)).abs().mean() > 0.01
+    several = edits([0.0, 0.2, 0.7])
+    assert all(torch.equal(several[k::3], alone[k]) for k in range(3))
+    at_once = edits([0.0, 0.2, 0.7], batch_size=6)
+    assert torch.allclose(at_once, several, atol=1e-3)  # sums in another order
+    with pytest.raises(ValueError, match="1 scales were given for 2 embeddings"):
+        pipe.decode_embeddings(latents.z_i, scales=[1.0], **SMALL)
 
 
 def test_all_components_are_the_plain_decode(pipe: Pipeline, latents: Latents) -> None:

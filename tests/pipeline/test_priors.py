@@ -36,6 +36,16 @@ def codes_only(tiny_priors: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("prior", ["diffusion", "autoregressive"])
+def test_damaged_weights_are_refused(tiny_priors: Path, prior: str) -> None:
+    damaged = opened(tiny_priors)
+    with torch.no_grad():
+        for weight in damaged.priors[prior].network.parameters():
+            weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        damaged("a star", prior=prior, **FAST)  # type: ignore[arg-type]
+
+
 def test_the_prior_can_be_chosen(pipe: Pipeline, tiny_model: Path) -> None:
     prompt = "a red circle"
     default, diffusion, codes = (

@@ -21,6 +21,7 @@ from unclip.files import open_regular, read_bytes
 _FILE_KEYS = ("file_name", "file", "filename", "image", "path")
 CAPTION_KEYS = ("text", "caption", "captions")
 _MAX_LINE = 2**20  # bytes
+_LONGEST_NUMBER = 400  # digits
 _MARKS_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16, Windows' "Unicode" text
 
 
@@ -116,12 +117,18 @@ def _read_jsonl(path: Path, where: str, keys: Sequence[str]) -> Iterator[tuple[i
             continue
         place = f"{where}, line {number}"
         try:
-            row = json.loads(line, parse_int=float)  # Python refuses integers of 4,301 digits
+            row = json.loads(line, parse_int=_whole)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{place} is not JSON ({error})") from None
         if not isinstance(row, dict):
             raise ValueError(f"{place} is not a JSON object like {{'file_name': .., 'text': ..}}")
         yield number, 1, lowered(row)
+
+
+def _whole(digits: str) -> int | float:
+    """A JSON number without a fraction, exactly; an infinite one where no use of it is that long
+    (Python itself refuses 4,301 digits)."""
+    return int(digits) if len(digits) <= _LONGEST_NUMBER else float(digits)
 
 
 def _read_csv(path: Path, where: str, keys: Sequence[str]) -> Iterator[tuple[int, int, Cells]]:

@@ -26,7 +26,7 @@ class Guidance(Checked):
 
     Args:
         scale: 1 is the conditional model itself, 0 the unconditional one, above 1 exaggerates;
-            of all samples, or of each, none of them or all being 1.
+            of all samples, or of each.
         interval: (lowest, highest) noise level σ = sqrt((1 - ᾱ) / ᾱ) at which to guide, both
             included; elsewhere the conditional model alone is used (Kynkäänniemi et al., arXiv
             2404.07724). σ, noise over signal, means the same in every schedule. None: all.

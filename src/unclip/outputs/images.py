@@ -298,8 +298,13 @@ class _Label:
         self.spacing = size // 4
         self.text = "\n".join(self._wrapped(text, width))
         draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-        box = draw.multiline_textbbox((0, 0), self.text, self.font, spacing=self.spacing)
-        self.width, self.height = round(box[2]), round(box[3]) + size // 6
+        # As high as if letters went up and down as far as they do: baselines are then level.
+        tall = "\n".join(f"{line}Åg" for line in self.text.split("\n"))
+        above, below = (
+            draw.multiline_textbbox((0, 0), text, self.font, spacing=self.spacing)
+            for text in (self.text, tall)
+        )
+        self.width, self.height = round(above[2]), round(below[3]) + size // 6
 
     def _wrapped(self, text: str, width: int) -> Iterator[str]:
         line = ""

@@ -35,6 +35,7 @@ class Knob:
             value of this one counts no more.
         published: the value of models of the published layout, which say none.
         inverted: the value that leads from latents back to their image.
+        edited: what it is in edits of latents, where that is not `inverted`.
         left_out: who says it if nobody does here; made of `preset` and `model` if empty.
     """
 
@@ -48,6 +49,7 @@ class Knob:
     beside: str = ""
     published: Any = None
     inverted: Any = None
+    edited: str = ""
     left_out: str = ""
 
     @property
@@ -55,16 +57,20 @@ class Knob:
         """The choices as they are now."""
         return tuple(self.choices() if callable(self.choices) else self.choices)
 
-    def sentence(self, inverts: bool) -> str:
+    def sentence(self, inverts: bool, edits: bool | None = None) -> str:
         """Help: what it is, and what it is if it is left out.
 
         Args:
             inverts: whether the command can start from inverted latents.
+            edits: whether it edits them; None: help for all commands.
         """
         said = [("the preset's", self.preset), ("the model's own", self.model)]
         otherwise = self.left_out or " or ".join(words for words, may in said if may)
         if self.inverted is not None and inverts:
             value = self.inverted if isinstance(self.inverted, str) else f"{self.inverted:g}"
+            if self.edited:
+                value = self.edited if edits else value
+                value += f" ({self.edited} in edits)" if edits is None else ""
             otherwise = f"{value} with inverted latents, else {otherwise}"
         return f"{self.help}. If left out, {otherwise}." if otherwise else f"{self.help}."
 

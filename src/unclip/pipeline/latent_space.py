@@ -5,6 +5,7 @@ Shapes: N embeddings, D their width, F points of a path, ... the dimensions of o
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,20 @@ from torch import Tensor
 from unclip.checks import listed, many, real_number, shown, whole_number
 
 _ALIGNED = 1e-7  # sine below which two directions are taken for parallel or opposite
+
+
+class Points(NamedTuple):
+    """What images are decoded from.
+
+    Attributes:
+        z_i: (N, D).
+        x_T: (N, 3, h, h); None: fresh noise.
+        scales: N guidance scales of the decoder, where settings leave it open; None: as they do.
+    """
+
+    z_i: Tensor
+    x_T: Tensor | None = None  # noqa: N815
+    scales: Sequence[float] | None = None
 
 
 def slerp(a: Tensor, b: Tensor, theta: Tensor | float) -> Tensor:
@@ -136,3 +151,19 @@ def towards(z_i: Tensor, direction: Tensor, theta: Tensor | float) -> Tensor:
     CLIP's embeddings are not of unit length, and z_d is; the paper does not say how they meet.
     """
     return slerp(z_i, direction * z_i.norm(dim=1, keepdim=True), theta)
+
+
+def text_edited(
+    z_i: Tensor, x_t: Tensor | None, direction: Tensor, thetas: Sequence[float]
+) -> Points:
+    """Images (N) on their way towards z_d (1, D): one for each θ (section 3.3).
+
+    With noise of their own, guidance grows with θ, 1 + 2 θ and 2 at most: more edits come out as
+    asked (docs/experiments.md), and θ = 0 is the image itself, which guidance would change.
+    """
+    own, by = z_i.repeat_interleave(len(thetas), dim=0), [*thetas] * len(z_i)
+    moved = towards(own, direction.expand_as(own), torch.tensor(by, dtype=torch.float64))
+    if x_t is None:
+        return Points(moved)
+    start = x_t.repeat_interleave(len(thetas), dim=0)
+    return Points(moved, start, [1 + min(1.0, 2 * theta) for theta in by])

@@ -30,7 +30,7 @@ from unclip.pipeline.latent_space import (
     check_weights,
     mean_direction,
     path,
-    towards,
+    text_edited,
 )
 from unclip.pipeline.noise import STARTED
 from unclip.pipeline.pictures import Images, Picture, check_images
@@ -58,6 +58,7 @@ def decode_embeddings(
     num_images_per_prompt: int = 1,
     *,
     start: Tensor | None = None,
+    scales: Sequence[float] | None = None,
     seed: int = 0,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     output_type: OutputType = "pil",
@@ -74,6 +75,7 @@ def decode_embeddings(
         image_embeddings: z_i (N, D) or (D,), a tensor or array of floats.
         num_images_per_prompt: images for each; the other arguments are those of a call.
         start: x_T (N, 3, h, h) of each, as inversion gives it; fresh noise if left out.
+        scales: guidance scales, one for each, where settings leave it open.
 
     Raises:
         ValueError: embeddings of another width, noise of another shape, or either with NaN; a
@@ -93,10 +95,14 @@ def decode_embeddings(
         if request.decoder_latents is not None:
             raise ValueError("start and decoder_latents are both x_T: give one of them")
 
+    if scales is not None and len(scales) != len(z_all):
+        raise ValueError(f"{len(scales)} scales were given for {many(len(z_all), 'embeddings')}")
+
     def draw(part: Part) -> Tensor:
         z_i, text = z_all[part.of], pipe.null.expand(len(part.of))
         x = None if start is None else start[part.of].to(z_i)
-        images = pipe.decoded(z_i, text, part, x)
+        each = None if scales is None else [scales[k] for k in part.of]
+        images = pipe.decoded(z_i, text, part, x, scales=each)
         return pipe.upsampled(images, part)
 
     return request.made(pipe, [""] * len(z_all), count, draw, steps, STARTED[1:])
@@ -237,7 +243,7 @@ def edit(
     """Change images towards a text (section 3.3): slerp(z_i, z_d, θ).
 
     z_d is the normalised difference of the embeddings of `prompt` and `source_prompt`. From
-    latents, x_T stays the image's own, and θ = 0 gives back the image.
+    latents, x_T stays the image's own, guidance grows with θ, and θ = 0 gives back the image.
 
     Args:
         prompt: what the image should become.
@@ -251,15 +257,10 @@ def edit(
     thetas = check_thetas(theta)
     arguments = _checked(pipe, arguments)
     direction = pipe.text_direction(prompt, source_prompt)
-    z_i, start, arguments = _latents(pipe, image, arguments)
-    many = len(z_i)
-    check_count(len(thetas), many)
-    z_i = z_i.repeat_interleave(len(thetas), dim=0)
-    if start is not None:
-        start = start.repeat_interleave(len(thetas), dim=0)
-    steps = torch.tensor(thetas * many, dtype=torch.float64)
-    z_i = towards(z_i, direction.expand_as(z_i), steps)
-    return pipe.decode_embeddings(z_i, start=start, **arguments)
+    z_i, start, arguments = _latents(pipe, image, arguments, edits=True)
+    check_count(len(thetas), len(z_i))
+    points = text_edited(z_i, start, direction, thetas)
+    return pipe.decode_embeddings(points.z_i, start=points.x_T, scales=points.scales, **arguments)
 
 
 def probe(
@@ -298,7 +299,7 @@ def probe(
 
 
 def _latents(
-    pipe: "Pipeline", image: Images | Latents, arguments: dict[str, Any]
+    pipe: "Pipeline", image: Images | Latents, arguments: dict[str, Any], edits: bool = False
 ) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
     """z_i (N, D) and, from latents, x_T, both on the CPU, with the settings that suit them."""
     arguments = _checked(pipe, arguments)
@@ -306,7 +307,7 @@ def _latents(
         return pipe.embed_images(image).cpu(), None, arguments
     image.check(pipe.clip.width, pipe.decoder.size, pipe.fingerprint)
     asked = arguments["settings"]
-    settings = asked.for_reconstruction(image.steps)
+    settings = asked.for_reconstruction(image.steps, edits)
     few = isinstance(pipe.decoder.student, FewStepStudent) and preset(asked.steps).decoder_few_steps
     if few and not pipe.sampling("decoder", settings).guidance.distilled:
         warnings.warn(

@@ -245,6 +245,7 @@ class Pipeline(DiffusersAPI):
         part: Part,
         start: Tensor | None = None,
         known: Hole | None = None,
+        scales: Sequence[float] | None = None,
     ) -> Tensor:
         """The decoder's images (N, 3, h, w) of a part; grey if the call has been interrupted."""
         size = self.decoder.size
@@ -252,7 +253,7 @@ class Pipeline(DiffusersAPI):
             return torch.zeros(len(z_i), 3, size, size, device=self.device)
         there = known.known(size, self.device) if known else None
         noise, hook = part.noise_of("decoder"), part.hook("decoder")
-        return self.decode(z_i, text, noise, part.settings, hook, start, there)
+        return self.decode(z_i, text, noise, part.settings, hook, start, there, scales)
 
     def upsampled(self, images: Tensor, part: Part, known: Hole | None = None) -> Tensor:
         """A part's images (N, 3, H, W) from the decoder's; without a network once the call has been
@@ -292,8 +293,13 @@ class Pipeline(DiffusersAPI):
         callback: Any = None,
         start: Tensor | None = None,
         known: Known | None = None,
+        scales: Sequence[float] | None = None,
     ) -> Tensor:
-        """Images (N, 3, h, w) in [-1, 1] at the decoder's resolution: the decoder."""
+        """Images (N, 3, h, w) in [-1, 1] at the decoder's resolution: the decoder.
+
+        Args:
+            scales: guidance scales, one for each, where settings leave it open.
+        """
         check_stage(text, noise, callback)
         z_i = check_embeddings(z_i, self.clip.width, "z_i").to(self.device)
         if len(z_i) != len(text):
@@ -302,7 +308,10 @@ class Pipeline(DiffusersAPI):
             )
         start = None if start is None else check_noise(start, len(z_i), self.decoder.size)
         of_kind(known, Known | None, "known", "a Known")  # type: ignore[arg-type]
-        sampling = self.sampling("decoder", settings, painting=known is not None)
+        sampling = how.scaled([
+            self.sampling("decoder", one, painting=known is not None)
+            for one in settings.guided(scales, len(z_i))
+        ])  # fmt: skip
         null = self.null_for("decoder", settings, sampling)
         images = self.decoder.sample(z_i, text, sampling, noise, null, callback, start, known)
         return images.clamp(-1, 1)  # as the layout defines; most schedulers clip already

@@ -1,8 +1,8 @@
 """How each stage is sampled for a request: functions of a pipeline, which has them as methods."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from unclip.checks import Notice, many
@@ -71,6 +71,15 @@ def _sampling_of(values: dict[str, Any]) -> Sampling:
     guiding = {f"guidance_{field.name}": field.name for field in fields(Guidance)}
     guidance = Guidance(**{guiding[key]: values[key] for key in values if key in guiding})
     return Sampling(guidance=guidance, **{key: values[key] for key in values if key in own})
+
+
+def scaled(samplings: Sequence[Sampling]) -> Sampling:
+    """Samplings that differ in their guidance scale alone as one, with a scale for each."""
+    first = samplings[0]
+    scales = [one.guidance.scale for one in samplings]
+    if len(set(scales)) == 1:
+        return first
+    return replace(first, guidance=replace(first.guidance, scale=tuple(scales)))  # type: ignore[arg-type]
 
 
 def _of_student(

@@ -130,7 +130,7 @@ class Settings(Knobs):
     )  # fmt: skip
     decoder_guidance_scale: Scale | None = knob(
         "Guidance scale of the decoder", "decoder", flag="guidance", row="guidance_scale",
-        model=True, published=8.0, inverted=1.0,
+        model=True, published=8.0, inverted=1.0, edited="1 + 2 θ, 2 at most,",
     )  # fmt: skip
     sampler: str | None = knob(
         "Sampler of all stages", *STAGES, choices=SAMPLERS, preset=True, model=True,
@@ -233,15 +233,28 @@ class Settings(Knobs):
             return self
         return replace(self, negative_prompt=tuple(self.negative_prompt[k] for k in numbers))
 
-    def for_reconstruction(self, steps: int) -> "Settings":
+    def guided(self, scales: Sequence[float] | None, count: int) -> list["Settings"]:
+        """Of `count` images, each with one of these scales of the decoder's guidance, computed by
+        both branches; as they are where a scale is said, or a student asked for."""
+        said = self.decoder_guidance_scale is not None or self.guidance_kind == "distilled"
+        if scales is None or said:
+            return [self] * count
+        return [
+            self.with_values({"decoder_guidance_scale": scale, "guidance_kind": "branches"})
+            for scale in scales
+        ]
+
+    def for_reconstruction(self, steps: int, edits: bool = False) -> "Settings":
         """These settings, where they leave it open, as inverted latents lead back to their images:
         DDIM with η = 0, no guidance, no feature reused.
 
         Args:
             steps: of the inversion, which the decoder takes too.
+            edits: whether the images are then changed: guidance is left open (`text_edited`).
         """
         said = {name: one.inverted for name, one in knobs_of(type(self)).items()
-                if one.inverted is not None and getattr(self, name) is None}  # fmt: skip
+                if one.inverted is not None and getattr(self, name) is None
+                and not (edits and one.edited)}  # fmt: skip
         return self.with_values({k: steps if v == INVERSION else v for k, v in said.items()})
 
 

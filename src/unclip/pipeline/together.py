@@ -24,9 +24,10 @@ from unclip.diffusion.prediction import Prediction
 from unclip.diffusion.samplers import Callback
 from unclip.diffusion.sampling import Sampling
 from unclip.pipeline.inpainting import Hole, candidates_for, closest
+from unclip.pipeline.latent_space import Points
 from unclip.pipeline.noise import of_images
 from unclip.pipeline.requests import convert
-from unclip.pipeline.sampling import stage_name, steps_of, upsamplers_to
+from unclip.pipeline.sampling import scaled, stage_name, steps_of, upsamplers_to
 from unclip.pipeline.settings import Settings
 from unclip.pipeline.upscaling import enlarged
 from unclip.stages.conditioning import TextCondition
@@ -60,6 +61,13 @@ class Wanted:
     z_i: Tensor | None = None
     start: Tensor | None = None
     hole: Hole | None = None
+
+
+def decoded_from(points: Points, settings: Settings, seeds: Sequence[int]) -> list[Wanted]:
+    """An image for each of the points, with a seed of its own."""
+    starts = [None] * len(seeds) if points.x_T is None else points.x_T
+    rows = zip(points.z_i, starts, settings.guided(points.scales, len(seeds)), seeds, strict=True)
+    return [Wanted(own, seed, z_i=z_i, start=start) for z_i, start, own, seed in rows]
 
 
 class Planned:
@@ -130,7 +138,7 @@ def _drawn(pipe: "Pipeline", rows: Sequence[Planned], watch: Watch) -> Tensor:
 
     wide = [row for row in rows for _ in range(each)]
     z_i, text = _embeddings(pipe, wide, [one for one in streams for _ in range(each)], first)
-    sampling, null = _scaled([row.decoder for row in wide]), _null(pipe, wide)
+    sampling, null = scaled([row.decoder for row in wide]), _null(pipe, wide)
     starts = [row.wanted.start for row in wide if row.wanted.start is not None]
     start = torch.stack(starts).to(z_i) if starts else None
     known, decoder = _known(pipe, wide, pipe.decoder.size), pipe.decoder
@@ -184,7 +192,7 @@ def _embeddings(
             where = torch.tensor(numbers, device=text.z_t.device)
             z_i = pipe.prior_for(drawn[0].wanted.settings).sample(
                 text[where] if len(numbers) < len(rows) else text,
-                _scaled([row.prior for row in drawn if row.prior is not None]),
+                scaled([row.prior for row in drawn if row.prior is not None]),
                 of_images([streams[k] for k in numbers]),
                 _null(pipe, drawn), _hook("prior", watch),
                 drawn[0].wanted.settings.prior_num_candidates,
@@ -207,15 +215,6 @@ def _null(pipe: "Pipeline", rows: Sequence[Planned]) -> TextCondition:
     if not any(negative):
         return pipe.null
     return pipe.clip.text([text for text in negative if isinstance(text, str)])
-
-
-def _scaled(samplings: Sequence[Sampling]) -> Sampling:
-    """One sampling for all rows, with a guidance scale for each."""
-    first = samplings[0]
-    scales = [one.guidance.scale for one in samplings]
-    if len(set(scales)) == 1:
-        return first
-    return replace(first, guidance=replace(first.guidance, scale=tuple(scales)))  # type: ignore[arg-type]
 
 
 def _known(pipe: "Pipeline", rows: Sequence[Planned], size: int) -> Known | None:

@@ -168,7 +168,7 @@ class AutoregressivePriorStage:
                 for a high dot product through its token instead.
 
         Raises:
-            ValueError: no candidate is asked for.
+            ValueError: no candidate is asked for; weights so damaged that logits are not finite.
         """
         shape, config = self.noise_shape(len(text), candidates), self.network.config
         count, length, each = shape[0], config.num_codes, shape[0] // len(text)
@@ -184,10 +184,12 @@ class AutoregressivePriorStage:
             dots = torch.cat([dots, torch.full_like(dots, config.num_dot_buckets)])
         prefix: CodePrefix | None = self._prefix(many, dots)
         cache, codes = Cache(), torch.empty(count, 0, dtype=torch.long, device=draws.device)
+        sound = torch.ones((), dtype=torch.bool, device=draws.device)
         for i in range(length):
             new = codes[:, -1:]
             logits = self.network(torch.cat([new, new]) if guided else new, prefix, cache)[:, -1]
             prefix = None
+            sound &= logits.isfinite().all()  # looked at once, at the end: a GPU need not wait
             if guided:
                 cond, uncond = logits.chunk(2)
                 logits = sampling.guidance(cond, uncond, config.num_buckets)
@@ -197,6 +199,8 @@ class AutoregressivePriorStage:
                 callback, i, length, self.network.codec.decode(codes)
             ):
                 break
+        if not bool(sound):
+            raise ValueError("the autoregressive prior's logits hold NaN or infinite values")
         return best_candidates(self.network.codec.decode(codes), text.z_t)
 
     @property

@@ -239,7 +239,7 @@ def check_budget(budget: float, seconds: Mapping[str, float]) -> None:
         enough = f"{int(least) + 1}s" if least < 90 else f"{int(least / 60) + 1}m"
         raise ValueError(
             f"--budget of {budget:.0f} seconds is too short: a step of the {slowest} takes "
-            f"{seconds[slowest]:.2g} seconds on this machine; give {enough} or more"
+            f"{seconds[slowest]:.2g} s on this machine; give {enough} or more"
         )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import islice
@@ -18,10 +17,8 @@ from unclip.stages.conditioning import FrozenCLIP
 from unclip.stages.recipe import Recipe, Training
 from unclip.training.parallel import Parallel
 from unclip.training.validation import Validation
-from unclip.words import words_in
 
 S = TypeVar("S")
-_NAMED = 5  # words that a line names
 _COUNTED = 1000  # captions of the built-in world that are looked at for their length
 
 
@@ -99,12 +96,9 @@ def say_what_is_unknown(stage: Stage, source: Source | Stream) -> None:
     if not isinstance(clip, FrozenCLIP) or clip.tokenizer.vocabulary is None:
         return
     read = list(islice(source.captions(), _COUNTED if source.endless else 20 * _COUNTED))
-    vocabulary, unknown = clip.tokenizer.vocabulary, Counter[str]()
-    for caption in read:
-        unknown.update(vocabulary.unknown(caption))
-    count = sum(1 for caption in read if not unknown.keys().isdisjoint(words_in(caption)))
+    _, count, words = clip.tokenizer.vocabulary.unknown_in(read)
     if count:
-        often = ", ".join(shown(word) for word, _ in unknown.most_common(_NAMED))
+        often = ", ".join(map(shown, words))
         print(
             f"  unknown: {count:,} of {many(len(read), 'captions')} have words that this model's "
             f"CLIP was not trained with ({often}, …) and spells; train clip on them first: "

@@ -100,7 +100,7 @@ def _say_what_will_not_fit(spec: StageSpec[S], folder: ModelFolder) -> None:
     """Parts of the model that were trained with what this run replaces."""
     if not any(folder.has(name) for name in spec.components):
         return
-    gone = [name for name in students_of(spec) if folder.has(name)]
+    gone = list(dict.fromkeys(name for name in students_of(spec) if folder.has(name)))
     others = [
         name
         for name in dependents(folder.index(), tuple(spec.components))
@@ -108,8 +108,8 @@ def _say_what_will_not_fit(spec: StageSpec[S], folder: ModelFolder) -> None:
     ]
     if gone:
         print(
-            f"{', '.join(gone)} of {folder.path} learned from what this run replaces, and goes "
-            "with it",
+            f"the student in {folder.path} ({', '.join(gone)}) learned from what this run replaces "
+            "and is removed: presets ask what was trained, until a student is trained anew",
             flush=True,
         )
     if others:

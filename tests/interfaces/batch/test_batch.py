@@ -24,6 +24,7 @@ from unclip.interfaces.batch.prompts import read_prompts
 from unclip.interfaces.cli import main
 from unclip.outputs.images import read_info
 from unclip.storage.folder import ModelFolder
+from unclip.words import write_words
 
 PROMPTS = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("star", "ring", "cat")]
 FAST = ["--prior-steps", "1", "--decoder-steps", "1", "--super-res-steps", "1"]
@@ -34,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Seven prompts, of which the last says its seed."""
     monkeypatch.chdir(tmp_path)
     rows: list[dict[str, Any]] = [{"prompt": text} for text in PROMPTS]
-    rows.append({"prompt": "a green dog", "seed": 77, "id": "dog"})
+    rows.append({"prompt": "a green dog", "seed": 77, "id": 2**60 + 1})
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -58,6 +59,15 @@ def test_two_workers_write_what_one_does(tiny_model: Path, folder: Path) -> None
     before = {path: path.stat().st_mtime_ns for path in Path("one").iterdir()}
     assert main(words(tiny_model, "one")) == 0
     assert before == {path: path.stat().st_mtime_ns for path in Path("one").iterdir()}
+
+
+def test_a_shard_that_was_cut_off_is_made_anew(tiny_model: Path, folder: Path) -> None:
+    assert main(words(tiny_model, "one")) == 0
+    whole = files("one")
+    damaged = Path("one/shard-000001.tar")
+    damaged.write_bytes(whole[damaged.name][:3000])
+    assert main(words(tiny_model, "one")) == 0
+    assert files("one") == whole
 
 
 def test_a_shard_that_another_process_is_at_is_left_to_it(
@@ -105,10 +115,22 @@ def test_images_are_those_of_their_seeds_and_a_training_source(
         assert notes["caption"] == prompt
         expected = pipe(prompt, seed=seed, **steps).images[0]
         assert (np.asarray(Image.open(BytesIO(data["png"]))) == np.asarray(expected)).all()
-    assert notes["id"] == "dog"
+    assert notes["id"] == str(2**60 + 1)
     source = open_source("wds:out", size=32, split="all")
     assert len(source) == 7  # type: ignore[arg-type]
     assert sorted(source.captions()) == sorted([*PROMPTS, "a green dog"])
+
+
+def test_words_that_the_model_does_not_know_are_said_of_all_prompts_at_once(
+    tiny_copy: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tiny_copy / "tokenizer" / "words.txt").unlink()
+    assert main(words(tiny_copy, "silent")) == 0
+    assert "unknown" not in capsys.readouterr().err
+    write_words(tiny_copy / "tokenizer", ["red", "blue", "green", "star", "ring"])
+    assert main(words(tiny_copy, "said")) == 0
+    said = capsys.readouterr().err
+    assert "3 of 7 prompts have unknown words: 'cat', 'dog' mean nothing to this model" in said
 
 
 def test_several_images_of_a_prompt_count_on(tiny_model: Path, folder: Path) -> None:
@@ -150,11 +172,16 @@ def test_what_fails_is_listed_and_tried_again(
     assert one["shard-000001.tar"] == other["shard-000001.tar"]
 
 
-def test_rows_that_cannot_be_drawn_do_not_end_the_job(tiny_model: Path, folder: Path) -> None:
+def test_rows_that_cannot_be_drawn_do_not_end_the_job(
+    tiny_model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{"prompt": "a star"}, {"prompt": " "}, {"prompt": 7}, {"seed": 1}]
     rows += [{"prompt": "a ring", "seed": 1.5}, {"text": "a cat", "seed": "12"}]
     Path("odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(words(tiny_model, "out", table="odd.jsonl")) == 3
+    said = capsys.readouterr()
+    assert "4 of 6 prompts came to nothing (line 2: " in said.err
+    assert "the job: 0 of 3 shards complete" in said.out
     why = [
         json.loads(line)["why"]
         for file in sorted(Path("out/failed").iterdir())

@@ -70,6 +70,12 @@ def test_edit_inverts_first_and_latents_say_the_same(served: Served, pipe: Pipel
     file = base64.b64decode(found["latents"])
     again = served.post("/v1/unclip/edit", files={"image": ("l.safetensors", file)}, data=sent)
     equal(images(again), wanted)
+    guided = pipe.edit(
+        latents, "a star", theta=[0, 0.4], seed=4, settings=FEW, decoder_guidance_scale=3.0
+    )
+    sent_too = {**sent, "decoder_guidance_scale": "3"}
+    again = served.post("/v1/unclip/edit", files={"image": ("l.safetensors", file)}, data=sent_too)
+    equal(images(again), guided.images)
     damaged = {"image": ("l.safetensors", file[:-9])}
     check(served.post("/v1/unclip/edit", files=damaged, data=sent), 400, "image")
     check(served.post("/v1/unclip/edit", files=damaged, data={**sent, "theta": "2"}), 400, "theta")

@@ -15,6 +15,8 @@ from unclip.interfaces.server.keys import Keys, read_keys
 from unclip.pipeline.pipeline import Pipeline
 
 GENERATE, EDIT, VARY = (f"/v1/images/{what}" for what in ("generations", "edits", "variations"))
+FORM = "multipart/form-data; boundary=x"
+_FIELD = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n%s\r\n'
 
 
 def check(answer: httpx2.Response, status: int, param: str | None = None, says: str = "") -> Any:
@@ -57,6 +59,11 @@ def test_each_field_wrong_in_turn(served: Served, field: str, value: Any) -> Non
     check(answer, 404 if field == "model" else 400, field)
 
 
+def test_files_are_not_texts(served: Served) -> None:
+    sent = {"prompt": "a star", "image": "iVBOR"}
+    check(served.post(EDIT, json=sent), 400, "image", "as a file of a form")
+
+
 def test_what_goes_not_together(served: Served) -> None:
     stream = {"prompt": "a star", "stream": True}
     check(served.post(GENERATE, json={**stream, "n": 2}), 400, "n")
@@ -72,8 +79,10 @@ def test_what_goes_not_together(served: Served) -> None:
         (b"{", "application/json", 400), (b"[1]", "application/json", 400),
         (b"\xff\xfe", "application/json", 400), (b"[" * 100_000, "application/json", 400),
         (b"a=b", "application/x-www-form-urlencoded", 415), (b"", "text/plain", 415),
-        (b"--y\r\n", "multipart/form-data; boundary=x", 400),
+        (b"--y\r\n", FORM, 400),
         (b"nothing", "multipart/form-data", 400),
+        (_FIELD % b"a star" + _FIELD.partition(b"%s")[0] + b"12", FORM, 400),
+        (_FIELD % b"\xff\xfe" + b"--x--\r\n", FORM, 400),
     ],
 )  # fmt: skip
 def test_bodies_that_are_none(served: Served, content: bytes, kind: str, status: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, cast
 
 from unclip.interfaces.batch.job import Job, state_of
 from unclip.interfaces.batch.prompts import read_prompts
@@ -12,6 +12,7 @@ from unclip.interfaces.cli.evaluations.shared import open_folder
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.options import ModelOptions, computed_as
 from unclip.interfaces.cli.outputs import written_by
+from unclip.words import Vocabulary
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int], Any]
 """Is told how many images are finished."""
+
+
+class Looked(NamedTuple):
+    """What a model is where a crew works.
+
+    Attributes:
+        state, precision: `Job.model` and `Job.precision`.
+        vocabulary: of the captions that it was trained with, where its folder notes it.
+    """
+
+    state: str
+    precision: str
+    vocabulary: Vocabulary | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,12 @@ class Errand:
         pipe.evaluations(self.settings)
         return pipe
 
+    def look(self, pipe: "Pipeline") -> Looked:
+        """What the open model is."""
+        from unclip.device.precision import name_of
+
+        return Looked(self.state(), name_of(pipe.dtype), pipe.clip.tokenizer.vocabulary)
+
     def state(self) -> str:
         """`state_of` the model."""
         model = self.model
@@ -83,8 +103,8 @@ class Errand:
 class Crew(Protocol):
     """Processes that make shards."""
 
-    def look(self) -> tuple[str, str]:
-        """What `Job.model` and `Job.precision` are where they work.
+    def look(self) -> Looked:
+        """What the model is where they work.
 
         Raises:
             ValueError: as `Errand.open`.
@@ -109,11 +129,9 @@ class Alone:
     def __init__(self, errand: Errand) -> None:
         self.errand = errand
 
-    def look(self) -> tuple[str, str]:
-        from unclip.device.precision import name_of
-
+    def look(self) -> Looked:
         self.pipe = self.errand.open()
-        return self.errand.state(), name_of(self.pipe.dtype)
+        return self.errand.look(self.pipe)
 
     def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> int:
         from unclip.device.precision import name_of

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 JOB = "job.json"
 _FAILED = "failed"
 _FORMAT = 2
+_TAR_END = 1024  # bytes, zeros
 _DIFFERENCES = {
     "format": "that another version of unclip wrote",
     "prompts": "of other prompts",
@@ -213,13 +214,31 @@ def held(folder: Path, shard: int) -> Iterator[bool]:
 
 
 def is_whole(folder: Path, shard: int) -> bool:
-    """Whether nothing is to be done for a shard."""
-    return shard_file(folder, shard).is_file() and not failed_file(folder, shard).is_file()
+    """Whether nothing is to be done for a shard: it is there to its end, and lacks nothing."""
+    file = shard_file(folder, shard)
+    return _ends(file) and not failed_file(folder, shard).is_file()
 
 
-def failures(job: Job, folder: Path) -> int:
-    """How many shards of a job have rows that came to nothing."""
-    return sum(failed_file(folder, shard).is_file() for shard in range(job.shards))
+def _ends(file: Path) -> bool:
+    """Whether a tar has its end, two empty blocks; one that was cut off has not."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(-_TAR_END, io.SEEK_END)
+            return not any(opened.read(_TAR_END))
+    except OSError:
+        return False
+
+
+def failures(job: Job, folder: Path) -> list[str]:
+    """Of each of a job's rows that came to nothing, why it did."""
+    found: list[str] = []
+    for file in (failed_file(folder, shard) for shard in range(job.shards)):
+        if file.is_file():
+            try:
+                found += [str(json.loads(line)["why"]) for line in file.read_text().splitlines()]
+            except (OSError, ValueError, KeyError, TypeError):
+                found.append(f"{file.name} is damaged")
+    return found
 
 
 def read_shard(folder: Path, shard: int) -> list[Sample]:

@@ -64,7 +64,7 @@ def counted(table: Path) -> tuple[int, str]:
 
 def _prompt(cells: Mapping[str, Any]) -> str:
     text = cells.get("prompt")
-    if text is None:
+    if text is None and any(key in cells for key in CAPTION_KEYS):
         text = captions_of(cells, "the row")[0]
     if not isinstance(text, str) or not text.strip():
         raise ValueError("the row holds no prompt; it needs a text under prompt, text or caption")
@@ -92,6 +92,8 @@ def _seed(value: Any) -> int | None:
 def _id(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, Mapping | list):
+        raise ValueError("the id is neither a text nor a number")
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     if len(text) > 200:
         raise ValueError(f"the id has {many(len(text), 'characters')}; 200 is the limit")

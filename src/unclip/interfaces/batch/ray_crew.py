@@ -22,7 +22,7 @@ from typing import Any, cast
 from unclip import __version__
 from unclip.checks import printable
 from unclip.device.ray_cluster import share_of
-from unclip.interfaces.batch.crew import Advance, Errand
+from unclip.interfaces.batch.crew import Advance, Errand, Looked
 from unclip.interfaces.batch.job import Job, check_same, is_whole
 from unclip.interfaces.batch.prompts import Row, read_prompts
 from unclip.interfaces.batch.worker import Worker, by_shard
@@ -58,13 +58,13 @@ class RayCrew:
         folder = errand.folder.absolute()
         self.errand = replace(errand, model=model, marking=marking, folder=folder)
 
-    def look(self) -> tuple[str, str]:
+    def look(self) -> Looked:
         import ray
 
-        found = ray.get(ray.remote(**self.each)(looked_at).remote(self.errand))
-        if "problem" in found:
-            raise ValueError(found["problem"])
-        return found["model"], found["precision"]
+        found: Looked | str = ray.get(ray.remote(**self.each)(looked_at).remote(self.errand))
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
 
     def work(self, job: Job, table: Path, shards: Sequence[int], advance: Advance) -> int:
         import ray.data
@@ -119,15 +119,12 @@ class ShardMaker:
         return told
 
 
-def looked_at(errand: Errand) -> dict[str, str]:
-    """A task: the model's state and precision where it works, or why it cannot be opened."""
-    from unclip.device.precision import name_of
-
+def looked_at(errand: Errand) -> Looked | str:
+    """A task: what the model is where it works, or why it cannot be opened."""
     try:
-        precision = name_of(errand.open().dtype)
-        return {"model": errand.state(), "precision": precision}
+        return errand.look(errand.open())
     except ValueError as error:
-        return {"problem": f"{error} (on {socket.gethostname()})"}
+        return f"{error} (on {socket.gethostname()})"
 
 
 def _begun(errand: Errand, job: Job, version: str) -> Worker:

@@ -70,6 +70,7 @@ class InversionOptions(ImageOptions):
     """Flags for what starts from an image or from its latents."""
 
     inverts: ClassVar[bool] = True
+    edits: ClassVar[bool] = False
     invert: bool = False
     """Start from the image's own noise, found by DDIM inversion, instead of fresh noise."""
     invert_steps: Steps = 100
@@ -135,7 +136,8 @@ def call_arguments(
     from unclip.outputs.latents import Latents
 
     if isinstance(images, Latents):
-        settings = settings.for_reconstruction(images.steps)
+        edits = isinstance(options, InversionOptions) and options.edits
+        settings = settings.for_reconstruction(images.steps, edits)
     with progress_bar(total * pipe.evaluations(settings, "decoder")) as bar:
         yield {
             "seed": options.seed,

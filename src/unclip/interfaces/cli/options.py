@@ -160,7 +160,9 @@ def with_knobs(options: Any) -> Any:
     for name, one in concerning(kind, getattr(options, "stages", ())).items():
         if name in getattr(options, "__dataclass_fields__", {}):
             continue
-        sentence = one.sentence(getattr(options, "inverts", False))
+        sentence = one.sentence(
+            getattr(options, "inverts", False), getattr(options, "edits", False)
+        )
         argument = tyro.conf.arg(name=flag_of(name, one), help=sentence)
         hint: Any = Annotated[flag_type(hints_of(kind)[name], one.words), argument]
         fields.append((name, hint, kind.__dataclass_fields__[name].default))

@@ -38,6 +38,20 @@ class _InMemory(MultiPartParser):
     """Keeps files in memory, which the body's limit bounds: nothing is written to a disk."""
 
     spool_max_size = 2**40
+    ended = False
+
+    def on_part_end(self) -> None:
+        part = self._current_part
+        if part.file is None:
+            try:
+                part.data.decode()
+            except UnicodeDecodeError:
+                raise MultiPartException("a field is not UTF-8") from None
+        super().on_part_end()
+
+    def on_end(self) -> None:
+        self.ended = True
+        super().on_end()
 
 
 @dataclass(frozen=True)
@@ -119,6 +133,8 @@ async def _form(request: Request, limits: Limits) -> Body:
         raise RefusedError(400, f"the form is damaged: {error.message}") from None
     except (KeyError, ValueError, AssertionError):
         raise RefusedError(400, "the form is damaged") from None
+    if not parser.ended:
+        raise RefusedError(400, "the form is damaged: its last part has no end")
     body = Body(form=True)
     for name, value in form.multi_items():
         plain = name.removesuffix("[]")

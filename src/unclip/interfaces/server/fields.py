@@ -266,6 +266,11 @@ def read(kind: type[T], body: Mapping[str, Any], texts: bool, given: Sequence[st
     own, sampling = {f.name for f in fields(kind)}, set(sampling_knobs(kind))
     values: dict[str, Any] = {}
     for name, value in body.items():
+        if name in kind.files:
+            raise RefusedError(
+                400, f"send {name} as a file of a form (multipart/form-data)", param=name,
+                code="invalid_value",
+            )  # fmt: skip
         if name not in own | sampling:
             near = suggest(name, sorted(own | sampling | set(kind.files)))
             raise RefusedError(

@@ -30,19 +30,18 @@ from unclip.interfaces.server.refusals import RefusedError
 from unclip.networks.pca import Components, Moments
 from unclip.outputs.latents import Latents, check_embeddings
 from unclip.pipeline.latent_space import (
+    Points,
     check_frames,
     check_thetas,
     check_weights,
     mean_direction,
     path,
-    towards,
+    text_edited,
 )
 from unclip.pipeline.manipulations import probed
-from unclip.pipeline.together import Planned, Wanted
+from unclip.pipeline.together import Planned, Wanted, decoded_from
 
 Watch = Callable[[str, int, Any], None]
-Found = tuple[Tensor, Tensor | None]
-"""z_i (N, D) of images that are to be made, and x_T (N, 3, h, h) if they have no fresh noise."""
 Source = list[Image.Image] | Latents
 _HIDDEN = 16  # texts of a request whose hidden states are given
 
@@ -53,14 +52,14 @@ async def blend(request: Request) -> Response:
     source, asked = await _source(order), order.asked
     count = _blended(order, source)
 
-    def between(z_i: Tensor, x_t: Tensor | None) -> Found:
+    def between(z_i: Tensor, x_t: Tensor | None) -> Points:
         def mean(points: Tensor) -> Tensor:
             return path(points, count) if weights is None else mean_direction(points, weights)
 
         if x_t is None:
-            return mean(z_i), None
+            return Points(mean(z_i))
         fixed = asked.noise == "fixed"
-        return mean(z_i), x_t[:1].expand(count, *x_t.shape[1:]) if fixed else mean(x_t)
+        return Points(mean(z_i), x_t[:1].expand(count, *x_t.shape[1:]) if fixed else mean(x_t))
 
     weights = asked.weights
     words = ["blend", *["IMAGE"] * len(source)]
@@ -97,16 +96,13 @@ async def edit(request: Request) -> Response:
         raise RefusedError(400, "say what the image should become, and that it is not yet",
                            param="prompt")  # fmt: skip
 
-    def moved(z_i: Tensor, x_t: Tensor | None) -> Found:
+    def moved(z_i: Tensor, x_t: Tensor | None) -> Points:
         direction = order.desk.pipe.text_direction(asked.prompt, asked.source_prompt)
-        steps = torch.tensor(thetas * len(z_i), dtype=torch.float64)
-        z_i = z_i.repeat_interleave(len(thetas), dim=0)
-        x_t = None if x_t is None else x_t.repeat_interleave(len(thetas), dim=0)
-        return towards(z_i, direction.expand_as(z_i), steps), x_t
+        return text_edited(z_i, x_t, direction, thetas)
 
     words = ["edit", "IMAGE", "--to", asked.prompt, "--from", asked.source_prompt]
     words += ["--invert" if asked.invert else "--no-invert"]
-    return await _decoded(order, source, moved, words, len(source) * len(thetas))
+    return await _decoded(order, source, moved, words, len(source) * len(thetas), edits=True)
 
 
 async def decode(request: Request) -> Response:
@@ -118,7 +114,7 @@ async def decode(request: Request) -> Response:
         raise RefusedError(400, f"ask for {MOST_IMAGES} images at most", param="n")
     z_i = z_i.repeat_interleave(order.asked.n, dim=0)
     seeds = order.seeds(order.asked.n) * (len(z_i) // order.asked.n)
-    rows = _planned(order, z_i, None, seeds)
+    rows = _planned(order, Points(z_i), seeds)
     notes = [
         command_notes(order.desk, ["decode", "EMBEDDINGS"], seed, order.settings) for seed in seeds
     ]
@@ -142,8 +138,8 @@ async def probe(request: Request) -> Response:
     if max(counts) > width:
         raise RefusedError(400, f"there are {width} components", param="components")
 
-    def rebuilt(z_i: Tensor, x_t: Tensor | None) -> Found:
-        return torch.cat([basis.rebuilt(z_i, count) for count in counts]), None
+    def rebuilt(z_i: Tensor, x_t: Tensor | None) -> Points:
+        return Points(torch.cat([basis.rebuilt(z_i, count) for count in counts]))
 
     return await _decoded(order, source, rebuilt, ["probe", "IMAGE"], len(counts))
 
@@ -266,9 +262,10 @@ def _scratch() -> Iterator[Path]:
 async def _decoded(
     order: Order,
     source: Source,
-    find: Callable[[Tensor, Tensor | None], Found],
+    find: Callable[[Tensor, Tensor | None], Points],
     words: Sequence[str],
     count: int,
+    edits: bool = False,
 ) -> Response:
     """Images for what `find` makes of the source's (z_i, x_T), all with the noise of one seed."""
     desk, asked = order.desk, order.asked
@@ -276,11 +273,11 @@ async def _decoded(
         raise RefusedError(400, "this model has no image_encoder: it takes captions, not images")
     inverts = isinstance(source, Latents) or getattr(asked, "invert", False)
     steps = source.steps if isinstance(source, Latents) else getattr(asked, "invert_steps", 1)
-    settings = order.settings.for_reconstruction(steps) if inverts else order.settings
+    settings = order.settings.for_reconstruction(steps, edits) if inverts else order.settings
     seeds = order.seeds(1) * count  # one noise for all, as the pipeline has it
     _refused(None, lambda: Planned(desk.pipe, Wanted(settings, z_i=torch.zeros(1))))
 
-    def latents(watch: Watch) -> Found:
+    def latents(watch: Watch) -> Points:
         if isinstance(source, Latents):
             return find(source.z_i, source.x_T)
         if inverts:
@@ -290,8 +287,8 @@ async def _decoded(
 
     async def made() -> list[Image.Image]:
         with desk.scheduler.place(order.client, desk.limits.seconds) as place:
-            z_i, x_t = await place.call(latents)
-            return await place.images(_planned(order, z_i, x_t, seeds, settings))
+            points = await place.call(latents)
+            return await place.images(_planned(order, points, seeds, settings))
 
     images = await unless_gone(order.request.receive, made())
     notes = [command_notes(order.desk, words, seed, order.settings) for seed in seeds]
@@ -299,12 +296,10 @@ async def _decoded(
 
 
 def _planned(
-    order: Order, z_i: Tensor, x_t: Tensor | None, seeds: Sequence[int], settings: Any = None
+    order: Order, points: Points, seeds: Sequence[int], settings: Any = None
 ) -> list[Planned]:
     pipe, used = order.desk.pipe, settings or order.settings
-    starts = [None] * len(z_i) if x_t is None else list(x_t)
-    rows = zip(z_i, starts, seeds, strict=True)
-    wanted = [Wanted(used, seed, z_i=z, start=start) for z, start, seed in rows]
+    wanted = decoded_from(points, used, seeds)
     planned: list[Planned] = _refused(None, lambda: [Planned(pipe, one) for one in wanted])
     return planned
 

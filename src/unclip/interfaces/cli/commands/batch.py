@@ -21,6 +21,7 @@ from unclip.interfaces.cli.streams import progress_bar
 
 if TYPE_CHECKING:
     from unclip.interfaces.batch.crew import Crew, Errand
+    from unclip.words import Vocabulary
 
 FAILED = 3
 """Exit code: prompts came to nothing; they are listed, and the same command tries them again."""
@@ -75,8 +76,9 @@ def run(arguments: Sequence[str]) -> int:
         engine=options.engine, settings=settings.changed(),
     )  # fmt: skip
     with _crew(options, Errand.of(options, settings)) as crew:
-        model, precision = crew.look()
-        wanted = replace(wanted, model=model, precision=precision)
+        model = crew.look()
+        wanted = replace(wanted, model=model.state, precision=model.precision)
+        _say_what_is_unknown(options.prompts, model.vocabulary)
         job = claim(options.output, wanted, measured=usual(options.precision) == "auto")
         mine = range(number, job.shards, workers)
         todo = [shard for shard in mine if not is_whole(options.output, shard)]
@@ -93,17 +95,34 @@ def run(arguments: Sequence[str]) -> int:
     where = printable(str(options.output))
     if bad := failures(job, options.output):
         print(
-            f"prompts of {many(bad, 'shards')} failed; {where}/failed lists them, and the same "
+            f"{len(bad):,} of {many(job.rows, 'prompts')} came to nothing ({printable(bad[0])}"
+            f"{', …' if len(set(bad)) > 1 else ''}): {where}/failed lists them, and the same "
             "command tries them again",
             file=sys.stderr,
         )
     whole = sum(is_whole(options.output, shard) for shard in range(job.shards))
     print(
-        f"the job: {whole:,} of {many(job.shards, 'shards')}, {many(job.rows, 'prompts')}: {where}"
+        f"the job: {whole:,} of {many(job.shards, 'shards')} complete, "
+        f"{many(job.rows, 'prompts')}: {where}"
     )
     if whole == job.shards:
         print(f"train with it: unclip train all --data wds:{where}")
     return FAILED if bad else 0
+
+
+def _say_what_is_unknown(table: Path, vocabulary: "Vocabulary | None") -> None:
+    """Of all prompts at once, what `unclip generate` says of one."""
+    if vocabulary is None:
+        return
+    from unclip.interfaces.batch.prompts import read_prompts
+
+    prompts = (row.prompt for row in read_prompts(table) if not row.problem)
+    total, count, words = vocabulary.unknown_in(prompts)
+    if count:
+        print(
+            f"{count:,} of {many(total, 'prompts')} have unknown words: {vocabulary.advice(words)}",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

@@ -17,6 +17,8 @@ _OPTIONAL = {
     "tensorboard": "curves and previews of training in TensorBoard",
     "wandb": "the same at Weights & Biases (--training.loggers wandb)",
 }
+_EXTRAS = {"emoji": "train", "tensorboard": "train"}
+"""The extras that bring them, where those have other names."""
 _WORTH = 1.1  # times as fast: less may be chance
 
 
@@ -58,7 +60,8 @@ def diagnosis() -> dict[str, Any]:
     rows["emoji font"] = _font()
     for module, what in _OPTIONAL.items():
         there = importlib.util.find_spec(module) is not None
-        state = _version(module) if there else f"absent (pip install {module})"
+        extra = _EXTRAS.get(module, module)
+        state = _version(module) if there else f"absent (pip install 'unclip[{extra}]')"
         rows[module] = f"{state}: {what}"
     model = bundled("model")
     rows["bundled model"] = model if model.is_dir() else "absent"

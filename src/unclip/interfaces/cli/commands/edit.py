@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -25,6 +25,7 @@ class Edit(InversionOptions):
     `--output` may end in .gif or .apng too: the frames as a moving picture.
     """
 
+    edits: ClassVar[bool] = True
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Pictures of any kind and size, or one file that `unclip invert` wrote."""
     to: str

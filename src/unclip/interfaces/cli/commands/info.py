@@ -30,13 +30,14 @@ class Info:
 def run(arguments: Sequence[str]) -> int:
     """Do what the words after `unclip info` say, and give the exit code."""
     options = parse(Info, "info", arguments)
-    from unclip.pipeline.loading import CLASSES
     from unclip.storage.hub import Access, absent, hub_name, is_bundled, resolve_model
 
     if options.path is None:
         print(describe_model(None))
         return 0
     if hub_name(options.path) or is_bundled(options.path):
+        from unclip.pipeline.loading import CLASSES  # torch, which files of images do without
+
         print(describe_model(resolve_model(options.path, None, None, CLASSES, Access(fetch=False))))
         return 0
     path = Path(options.path)

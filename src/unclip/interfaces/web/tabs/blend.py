@@ -20,9 +20,9 @@ from unclip.interfaces.web.tabs.form import (
     picture_field,
     steps_field,
 )
-from unclip.interfaces.web.tabs.moved import Found, moved
+from unclip.interfaces.web.tabs.moved import moved
 from unclip.outputs.animation import save_animation
-from unclip.pipeline.latent_space import check_frames, path
+from unclip.pipeline.latent_space import Points, check_frames, path
 from unclip.pipeline.settings import DECODING
 
 
@@ -46,8 +46,8 @@ def work(given: Given) -> Work:
     check_frames(frames, 2)
     inverts, steps = bool(given.values.get("invert")), given.count_of_steps()
 
-    def between(z_i: Tensor, x_t: Tensor | None) -> Found:
-        return path(z_i, frames), None if x_t is None else path(x_t, frames)
+    def between(z_i: Tensor, x_t: Tensor | None) -> Points:
+        return Points(path(z_i, frames), None if x_t is None else path(x_t, frames))
 
     flags = {"frames": frames, "invert": inverts, "invert-steps": steps if inverts else None}
     opened = ", ".join(f"Image.open({one.name!r})" for one in pictures)

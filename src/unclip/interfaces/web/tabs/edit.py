@@ -3,7 +3,6 @@
 from typing import Any
 
 import gradio as gr
-import torch
 from torch import Tensor
 
 from unclip.interfaces.server.desk import Desk
@@ -17,9 +16,9 @@ from unclip.interfaces.web.tabs.form import (
     prompt_field,
     steps_field,
 )
-from unclip.interfaces.web.tabs.moved import Found, moved
+from unclip.interfaces.web.tabs.moved import moved
 from unclip.pipeline.inputs import check_prompts
-from unclip.pipeline.latent_space import check_thetas, towards
+from unclip.pipeline.latent_space import Points, check_thetas, text_edited
 from unclip.pipeline.settings import DECODING
 
 
@@ -49,12 +48,8 @@ def work(given: Given) -> Work:
     thetas = [theta * k / (frames - 1) for k in range(frames)] if frames > 1 else [theta]
     inverts, steps = bool(given.values.get("invert")), given.count_of_steps()
 
-    def turned(z_i: Tensor, x_t: Tensor | None) -> Found:
-        direction = given.desk.pipe.text_direction(to, source)
-        z_all = z_i.repeat_interleave(len(thetas), dim=0)
-        by = torch.tensor(thetas, dtype=torch.float64)
-        x_all = None if x_t is None else x_t.repeat_interleave(len(thetas), dim=0)
-        return towards(z_all, direction.expand_as(z_all), by), x_all
+    def turned(z_i: Tensor, x_t: Tensor | None) -> Points:
+        return text_edited(z_i, x_t, given.desk.pipe.text_direction(to, source), thetas)
 
     flags = {
         "from": source, "to": to, "theta": theta, "frames": frames,
@@ -66,7 +61,7 @@ def work(given: Given) -> Work:
     return moved(
         given, "edit", [picture], flags, turned, [f"θ = {one:.2f}" for one in thetas],
         f"{opening(given.desk, pillow=True)}\n{opened}\nmade = {made}\n{SAVED}\n",
-        inverts=inverts, steps=steps, shown=[("the image", picture.image)],
+        inverts=inverts, edits=True, steps=steps, shown=[("the image", picture.image)],
         notices=given.desk.notices(to, source),
     )  # fmt: skip
 

@@ -11,11 +11,9 @@ from torch import Tensor
 from unclip.interfaces.web.jobs import Work
 from unclip.interfaces.web.same import line_of, words_of
 from unclip.interfaces.web.tabs.form import Given, Picture, inversion, sees_images
+from unclip.pipeline.latent_space import Points
 from unclip.pipeline.settings import Settings
-from unclip.pipeline.together import Planned, Wanted, Watch
-
-Found = tuple[Tensor, Tensor | None]
-"""z_i (N, D) of the images to be made, and x_T (N, 3, h, h) if they have no fresh noise."""
+from unclip.pipeline.together import Planned, Wanted, Watch, decoded_from
 
 
 def moved(
@@ -23,11 +21,12 @@ def moved(
     command: str,
     pictures: Sequence[Picture],
     flags: Mapping[str, Any],
-    find: Callable[[Tensor, Tensor | None], Found],
+    find: Callable[[Tensor, Tensor | None], Points],
     labels: Sequence[str],
     python: str,
     *,
     inverts: bool = False,
+    edits: bool = False,
     steps: int = 100,
     **more: Any,
 ) -> Work:
@@ -36,18 +35,19 @@ def moved(
     Args:
         command: of the command line, with its flags.
         inverts: whether x_T is the images' own, found in so many steps.
+        edits: whether they are then changed.
         more: of `Work`.
     """
     desk = given.desk
     sees_images(desk)
-    settings = given.settings.for_reconstruction(steps) if inverts else given.settings
+    settings = given.settings.for_reconstruction(steps, edits) if inverts else given.settings
     row = Planned(desk.pipe, Wanted(settings, given.seed, z_i=torch.zeros(1)))
     words = words_of(
         desk, command, [one.name for one in pictures], flags, given.seed, given.settings
     )
     info = {"command": words, "seed": given.seed, **given.notes()}
 
-    def latents(watch: Watch) -> Found:
+    def latents(watch: Watch) -> Points:
         if inverts:
             found = [inversion(given, one, steps, watch) for one in pictures]
             return find(
@@ -73,11 +73,7 @@ def moved(
     )
 
 
-def planned(given: Given, settings: Settings, found: Found) -> list[Planned]:
+def planned(given: Given, settings: Settings, found: Points) -> list[Planned]:
     """The rows of what was found, one noise for all."""
-    z_i, x_t = found
-    starts = [None] * len(z_i) if x_t is None else list(x_t)
-    return [
-        Planned(given.desk.pipe, Wanted(settings, given.seed, z_i=z, start=start))
-        for z, start in zip(z_i, starts, strict=True)
-    ]
+    wanted = decoded_from(found, settings, [given.seed] * len(found.z_i))
+    return [Planned(given.desk.pipe, one) for one in wanted]

@@ -12,8 +12,9 @@ from unclip.interfaces.server.fields import MOST_IMAGES
 from unclip.interfaces.web.jobs import Work
 from unclip.interfaces.web.same import SAVED, Raw, call, opening
 from unclip.interfaces.web.tabs.form import Given, Tab, picture_field
-from unclip.interfaces.web.tabs.moved import Found, moved
+from unclip.interfaces.web.tabs.moved import moved
 from unclip.networks.pca import Components, Moments
+from unclip.pipeline.latent_space import Points
 from unclip.pipeline.manipulations import probed
 from unclip.pipeline.settings import DECODING
 
@@ -41,9 +42,9 @@ def work(given: Given) -> Work:
     def basis() -> Components:
         return Components.of(Moments.of(embeddings_of(given.desk.pipe, DATA, SAMPLES)))
 
-    def rebuilt(z_i: Tensor, x_t: Tensor | None) -> Found:
+    def rebuilt(z_i: Tensor, x_t: Tensor | None) -> Points:
         found = given.memory.found(("components", DATA, SAMPLES), basis)
-        return torch.cat([found.rebuilt(z_i, count) for count in counts]), None
+        return Points(torch.cat([found.rebuilt(z_i, count) for count in counts]))
 
     made = call(
         "pipe.probe", Raw("image"), Raw("z_all"), counts, seed=given.seed, settings=given.settings
