@@ -64,13 +64,19 @@ def test_blends(tiny_model: Path, picture: str, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "b.png").width > 3 * 96  # a sheet
 
 
-def test_edit_and_probe(tiny_model: Path, picture: str, tmp_path: Path) -> None:
+def test_edit_and_probe(tiny_model: Path, picture: str, tmp_path: Path, capsys: Capture) -> None:
     out, sheet = tmp_path / "out", tmp_path / "sheet.png"
     words = ["--to", "a red circle", "--from", "a photo", "--frames", "2", "--no-invert"]
     more = ["-o", str(out), "--sheet", str(sheet)]
     assert unclip("edit", picture, *words, *more, model=tiny_model) == 0
     assert len(list(out.iterdir())) == 2
     assert sheet.exists()
+    capsys.readouterr()
+    steps = ["--invert-steps", "7", "-o", str(sheet)]
+    assert unclip("edit", picture, *words, *steps, model=tiny_model) == 0
+    assert "nothing is inverted: --invert-steps does nothing" in capsys.readouterr().err
+    assert unclip("edit", picture, *words, "--sheet", str(sheet), *steps, model=tiny_model) == 2
+    assert "the same file" in capsys.readouterr().err
     words = ["--samples", "3", "--components", "1", "64", "-o", str(tmp_path / "p.png")]
     assert unclip("probe", picture, *words, model=tiny_model) == 0
     assert (tmp_path / "p.png").exists()

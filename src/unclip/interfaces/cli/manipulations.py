@@ -6,6 +6,7 @@ pictures; anything else is a folder.
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from unclip.checks import many
+from unclip.checks import Notice, many
 from unclip.interfaces.cli.marking import MarkingOptions
 from unclip.interfaces.cli.numbers import Steps
 from unclip.interfaces.cli.options import BatchOptions, computed_as
@@ -62,6 +63,8 @@ class ImageOptions(BatchOptions, MarkingOptions):
             check_folder(self.output)
         if self.sheet is not None:
             check_file(self.sheet, ".png")
+            if self.sheet == self.output:
+                raise ValueError("--output and --sheet are the same file: give two, or one of them")
         return self.provenance()
 
 
@@ -82,10 +85,18 @@ class InversionOptions(ImageOptions):
         """Images or latents as they are, or with `--invert` the latents of images."""
         if not isinstance(images, list):
             images.check(pipe.clip.width, pipe.decoder.size, pipe.fingerprint)
-        if not self.invert or not isinstance(images, list):
+            self._said("the file holds latents, which are inverted already")
+            return images
+        if not self.invert:
+            self._said("nothing is inverted")
             return images
         pipe.evaluations(self.settings(), "decoder")  # what cannot be done is refused before
         return inverted(pipe, images, self.invert_steps, self.batch_size)
+
+    def _said(self, why: str) -> None:
+        """A `Notice` where steps of an inversion were asked for that is none."""
+        if self.invert_steps != type(self).__dataclass_fields__["invert_steps"].default:
+            warnings.warn(f"{why}: --invert-steps does nothing", Notice, stacklevel=3)
 
 
 def open_images(paths: Sequence[Path]) -> list["Image.Image"]:
