@@ -85,7 +85,8 @@ def of_pipelines(pipe: Pipeline, tiny_model: Path) -> Table:
             {"prompt": "a", **common, **quick, "height": 16, "width": None, "prior_latents": None},
         ),
         "decode_embeddings": (
-            pipe.decode_embeddings, {"image_embeddings": z_i[:1], "start": None, **common}
+            pipe.decode_embeddings,
+            {"image_embeddings": z_i[:1], "start": None, "scales": None, **common},
         ),
         "inpaint": (
             pipe.inpaint,
@@ -118,7 +119,7 @@ def of_pipelines(pipe: Pipeline, tiny_model: Path) -> Table:
         "decode": (
             pipe.decode,
             {"z_i": z_i[:1], "text": text, "noise": noise, "settings": settings, "start": None,
-             "known": None},
+             "known": None, "scales": None},
         ),
         "from_pretrained": (
             Pipeline.from_pretrained,
@@ -146,7 +147,8 @@ def of_others(pipe: Pipeline, clip: CLIP, tiny_model: Path, place: Path) -> Tabl
         "Latents": (Latents, {"z_i": latents.z_i, "x_T": latents.x_T, "steps": 2, "model": ""}),
         "save": (latents.save, {"path": place / "l.safetensors"}),
         "load": (Latents.load, {"path": place / "l.safetensors"}),
-        "for_reconstruction": (Settings().for_reconstruction, {"steps": 1}),
+        "for_reconstruction": (Settings().for_reconstruction, {"steps": 1, "edits": False}),
+        "guided": (Settings().guided, {"scales": [1.0], "count": 1}),
         "check": (latents.check, {"width": 64, "size": 16, "model": ""}),
         "Tokenizer": (
             Tokenizer, {"vocab": tokenizer.vocab, "merges": tokenizer.merges, "pad_token": "!"}

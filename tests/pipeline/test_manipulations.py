@@ -141,8 +141,10 @@ def test_guidance_grows_as_latents_are_edited(pipe: Pipeline, latents: Latents) 
     assert all(torch.equal(several[k::3], alone[k]) for k in range(3))
     at_once = edits([0.0, 0.2, 0.7], batch_size=6)
     assert torch.allclose(at_once, several, atol=1e-3)  # sums in another order
-    with pytest.raises(ValueError, match="1 scales were given for 2 embeddings"):
-        pipe.decode_embeddings(latents.z_i, scales=[1.0], **SMALL)
+    wrong: Any
+    for wrong, says in (([1.0], "1 scale was given for 2 images"), ([1.0, -1.0], "scale")):
+        with pytest.raises(ValueError, match=says):
+            pipe.decode_embeddings(latents.z_i, scales=wrong, **SMALL)
 
 
 def test_all_components_are_the_plain_decode(pipe: Pipeline, latents: Latents) -> None:

@@ -95,8 +95,8 @@ def decode_embeddings(
         if request.decoder_latents is not None:
             raise ValueError("start and decoder_latents are both x_T: give one of them")
 
-    if scales is not None and len(scales) != len(z_all):
-        raise ValueError(f"{len(scales)} scales were given for {many(len(z_all), 'embeddings')}")
+    request.settings.guided(scales, len(z_all))  # refused before the work
+    scales = None if scales is None else listed(scales)
 
     def draw(part: Part) -> Tensor:
         z_i, text = z_all[part.of], pipe.null.expand(len(part.of))

@@ -27,7 +27,7 @@ from unclip.pipeline.inpainting import Hole
 from unclip.pipeline.inputs import check_count, check_prompts, check_stage
 from unclip.pipeline.loading import load
 from unclip.pipeline.requests import Output, OutputType, Part, Request
-from unclip.pipeline.settings import Settings, model_says, published
+from unclip.pipeline.settings import Settings, check_settings, model_says, published
 from unclip.pipeline.translation import check_opening
 from unclip.pipeline.upscaling import enlarged
 from unclip.stages.conditioning import FrozenCLIP, TextCondition
@@ -310,7 +310,7 @@ class Pipeline(DiffusersAPI):
         of_kind(known, Known | None, "known", "a Known")  # type: ignore[arg-type]
         sampling = how.scaled([
             self.sampling("decoder", one, painting=known is not None)
-            for one in settings.guided(scales, len(z_i))
+            for one in check_settings(settings).guided(scales, len(z_i))
         ])  # fmt: skip
         null = self.null_for("decoder", settings, sampling)
         images = self.decoder.sample(z_i, text, sampling, noise, null, callback, start, known)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from unclip.checks import check_interval, of_kind, shown
+from unclip.checks import check_interval, listed, many, of_kind, shown, true_or_false, whole_number
 from unclip.config import (
     Between,
     Candidates,
@@ -235,7 +235,17 @@ class Settings(Knobs):
 
     def guided(self, scales: Sequence[float] | None, count: int) -> list["Settings"]:
         """Of `count` images, each with one of these scales of the decoder's guidance, computed by
-        both branches; as they are where a scale is said, or a student asked for."""
+        both branches; as they are where a scale is said, or a student asked for.
+
+        Raises:
+            ValueError: not so many scales, or one that makes no sense.
+        """
+        count = whole_number(count, "the number of images", 0, 2**31)
+        scales = None if scales is None else listed(scales)
+        if scales is not None and len(scales) != count:
+            raise ValueError(
+                f"{many(len(scales), 'scales were')} given for {many(count, 'images')}"
+            )
         said = self.decoder_guidance_scale is not None or self.guidance_kind == "distilled"
         if scales is None or said:
             return [self] * count
@@ -252,6 +262,7 @@ class Settings(Knobs):
             steps: of the inversion, which the decoder takes too.
             edits: whether the images are then changed: guidance is left open (`text_edited`).
         """
+        edits = true_or_false(edits, "edits")
         said = {name: one.inverted for name, one in knobs_of(type(self)).items()
                 if one.inverted is not None and getattr(self, name) is None
                 and not (edits and one.edited)}  # fmt: skip
