@@ -146,10 +146,11 @@ def test_a_whole_run(pipe: Pipeline, judge: Judge, monkeypatch: pytest.MonkeyPat
     assert result.variations["η = 1"]["all"].total == 3
     assert result.ends["θ = 0"]["all"].total == result.ends["θ = 1"]["all"].total == 1
     assert result.best("fresh", "object") == 0
-    # θ = 0 from inverted latents is the reconstruction, which the blend begins and ends with.
+    # θ = 0 from inverted latents is the reconstruction, which the blend begins and ends with; it is
+    # computed beside guided ones, in sums of another order.
     rebuilt, _, one, _, two, _, ends = seen[:7]
-    assert torch.equal(one[0], rebuilt[0])
-    assert torch.equal(two[0], rebuilt[1])
+    assert torch.allclose(one[0], rebuilt[0], atol=1e-4)
+    assert torch.allclose(two[0], rebuilt[1], atol=1e-4)
     assert torch.equal(ends, rebuilt)
 
 

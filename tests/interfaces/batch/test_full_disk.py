@@ -62,8 +62,7 @@ def test_a_full_disk_ends_the_job_which_goes_on_when_there_is_room(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = (json.dumps({"prompt": f"a red star {k}"}) + "\n" for k in range(8))
-    Path("prompts.jsonl").write_text("".join(lines))
+    Path("prompts.jsonl").write_text(8 * (json.dumps({"prompt": "a red star"}) + "\n"))
     Path("disk").mkdir()
 
     def run(out: str) -> tuple[int, str]:
