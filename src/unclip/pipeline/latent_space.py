@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.checks import listed, many, real_number, shown, whole_number
+from unclip.pipeline.settings import edit_guidance
 
 _ALIGNED = 1e-7  # sine below which two directions are taken for parallel or opposite
 
@@ -156,14 +157,11 @@ def towards(z_i: Tensor, direction: Tensor, theta: Tensor | float) -> Tensor:
 def text_edited(
     z_i: Tensor, x_t: Tensor | None, direction: Tensor, thetas: Sequence[float]
 ) -> Points:
-    """Images (N) on their way towards z_d (1, D): one for each θ (section 3.3).
-
-    With noise of their own, guidance grows with θ, 1 + 2 θ and 2 at most: more edits come out as
-    asked (docs/experiments.md), and θ = 0 is the image itself, which guidance would change.
-    """
+    """Images (N) on their way towards z_d (1, D): one for each θ (section 3.3). With noise of their
+    own, guidance grows with θ (`edit_guidance`)."""
     own, by = z_i.repeat_interleave(len(thetas), dim=0), [*thetas] * len(z_i)
     moved = towards(own, direction.expand_as(own), torch.tensor(by, dtype=torch.float64))
     if x_t is None:
         return Points(moved)
     start = x_t.repeat_interleave(len(thetas), dim=0)
-    return Points(moved, start, [1 + min(1.0, 2 * theta) for theta in by])
+    return Points(moved, start, [edit_guidance(theta) for theta in by])

@@ -308,10 +308,11 @@ class Pipeline(DiffusersAPI):
             )
         start = None if start is None else check_noise(start, len(z_i), self.decoder.size)
         of_kind(known, Known | None, "known", "a Known")  # type: ignore[arg-type]
-        sampling = how.scaled([
-            self.sampling("decoder", one, painting=known is not None)
-            for one in check_settings(settings).guided(scales, len(z_i))
-        ])  # fmt: skip
+        check_settings(settings)
+        each = [settings] if scales is None else settings.guided(scales, len(z_i))
+        sampling = how.scaled(
+            [self.sampling("decoder", one, painting=known is not None) for one in each]
+        )
         null = self.null_for("decoder", settings, sampling)
         images = self.decoder.sample(z_i, text, sampling, noise, null, callback, start, known)
         return images.clamp(-1, 1)  # as the layout defines; most schedulers clip already

@@ -60,6 +60,19 @@ INPAINTING = "inpainting"
 """What only inpainting asks for, as if it were a stage."""
 
 
+_EDITED = "1 + 2 θ, 2 at most,"
+"""`edit_guidance` in words."""
+
+
+def edit_guidance(theta: float) -> float:
+    """The decoder's guidance scale for a text diff of an inverted image, where none is said.
+
+    More edits come out as asked than without (docs/experiments.md), and θ = 0 is the image itself,
+    which guidance would change.
+    """
+    return 1 + min(1.0, 2 * theta)
+
+
 @dataclass(frozen=True)
 class Preset:
     """How each stage is sampled.
@@ -130,7 +143,7 @@ class Settings(Knobs):
     )  # fmt: skip
     decoder_guidance_scale: Scale | None = knob(
         "Guidance scale of the decoder", "decoder", flag="guidance", row="guidance_scale",
-        model=True, published=8.0, inverted=1.0, edited="1 + 2 θ, 2 at most,",
+        model=True, published=8.0, inverted=1.0, edited=_EDITED,
     )  # fmt: skip
     sampler: str | None = knob(
         "Sampler of all stages", *STAGES, choices=SAMPLERS, preset=True, model=True,
@@ -260,7 +273,7 @@ class Settings(Knobs):
 
         Args:
             steps: of the inversion, which the decoder takes too.
-            edits: whether the images are then changed: guidance is left open (`text_edited`).
+            edits: whether the images are then changed: guidance is left open (`edit_guidance`).
         """
         edits = true_or_false(edits, "edits")
         said = {name: one.inverted for name, one in knobs_of(type(self)).items()
